@@ -1,0 +1,123 @@
+//! What a server and a host's agent say to each other: the desired set going down, reports going up.
+
+use std::net::Ipv4Addr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::address::Ipv4Range;
+use crate::ids::{ClusterId, ElasticIpId, Generation, InstanceId};
+use crate::instance::{Backend, InstanceReport};
+use crate::names::HostName;
+
+/// How often an agent reports even when nothing changed, in seconds.
+pub const REPORT_INTERVAL_SECONDS: i64 = 5;
+
+/// After how many seconds without a report a host counts as silent.
+pub const REPORT_SILENCE_SECONDS: i64 = 3 * REPORT_INTERVAL_SECONDS;
+
+/// Everything that should be in force on one host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DesiredSet {
+    pub cluster_id: ClusterId,
+    pub host: HostName,
+    pub generation: Generation,
+    /// Every range of every pool: what the host must keep from its own services, associated or not.
+    pub ranges: Vec<Ipv4Range>,
+    /// Sorted by address.
+    pub attachments: Vec<Attachment>,
+}
+
+/// One association, as the host that runs the instance needs to know it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Attachment {
+    pub public_ip: Ipv4Addr,
+    pub elastic_ip_id: ElasticIpId,
+    pub instance_id: InstanceId,
+}
+
+/// The instances of one host, in full for every backend that could be asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InventoryReport {
+    pub backends: Vec<BackendInventory>,
+}
+
+/// The instances of one backend of one host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackendInventory {
+    pub backend: Backend,
+    pub listing: BackendListing,
+}
+
+/// What a backend said when it was asked for its instances.
+///
+/// The record keeps the instances of an unreachable backend as they were: silence is not removal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "outcome")]
+pub enum BackendListing {
+    Listed { instances: Vec<InstanceReport> },
+    Unreachable { reason: String },
+}
+
+/// What a host has in force.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppliedReport {
+    pub cluster_id: ClusterId,
+    /// The newest desired set that is wholly in force, but for `problems`.
+    pub generation: Generation,
+    pub data_plane: DataPlaneHealth,
+    /// The attachments of that set that are not in force or not known to be, sorted by address.
+    pub problems: Vec<AttachmentProblem>,
+}
+
+/// Whether a host can carry traffic at all.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "state")]
+pub enum DataPlaneHealth {
+    Ready,
+    /// The host was asked to do without, or lacks the rights.
+    Absent {
+        reason: String,
+    },
+    /// The last attempt to apply the desired set failed as a whole.
+    Failing {
+        reason: String,
+    },
+}
+
+/// One attachment that is not in force, or not known to be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttachmentProblem {
+    pub public_ip: Ipv4Addr,
+    pub kind: ProblemKind,
+    pub reason: String,
+}
+
+/// How sure the host is that traffic does not flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProblemKind {
+    /// The attachment is not in force.
+    Failing,
+    /// The rules are in place, but the backend that could say where the instance is does not answer.
+    Unknown,
+}
+
+impl ProblemKind {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Failing => "failing",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+impl std::str::FromStr for ProblemKind {
+    type Err = crate::instance::UnknownWord;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        [Self::Failing, Self::Unknown].into_iter().find(|one| one.as_str() == text).ok_or_else(
+            || crate::instance::UnknownWord { text: text.to_owned(), known: "failing, unknown" },
+        )
+    }
+}

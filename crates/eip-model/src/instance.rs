@@ -1,0 +1,214 @@
+//! Containers and virtual machines, as a host's agent reports them and as callers see them.
+
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::str::FromStr;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::ids::InstanceId;
+use crate::names::{HostName, ProjectName};
+
+/// The kinds of thing that can run an instance.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Backend {
+    Docker,
+    Libvirt,
+    Sandbox,
+}
+
+impl Backend {
+    pub const ALL: [Self; 3] = [Self::Docker, Self::Libvirt, Self::Sandbox];
+
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Docker => "docker",
+            Self::Libvirt => "libvirt",
+            Self::Sandbox => "sandbox",
+        }
+    }
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Backend {
+    type Err = UnknownWord;
+
+    fn from_str(text: &str) -> Result<Self, UnknownWord> {
+        Self::ALL
+            .into_iter()
+            .find(|one| one.as_str() == text)
+            .ok_or_else(|| UnknownWord { text: text.to_owned(), known: "docker, libvirt, sandbox" })
+    }
+}
+
+/// A word that is none of a closed list.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("\"{text}\" is none of {known}")]
+pub struct UnknownWord {
+    pub text: String,
+    pub known: &'static str,
+}
+
+/// Whether an instance runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum InstanceState {
+    Running,
+    Paused,
+    Stopped,
+}
+
+impl InstanceState {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+impl fmt::Display for InstanceState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for InstanceState {
+    type Err = UnknownWord;
+
+    fn from_str(text: &str) -> Result<Self, UnknownWord> {
+        [Self::Running, Self::Paused, Self::Stopped]
+            .into_iter()
+            .find(|one| one.as_str() == text)
+            .ok_or_else(|| UnknownWord { text: text.to_owned(), known: "running, paused, stopped" })
+    }
+}
+
+/// One instance as its host's agent sees it.
+///
+/// `private_ip` is present while the instance has an address that an elastic IP can be pointed at;
+/// a stopped container has none.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstanceReport {
+    pub id: InstanceId,
+    pub backend: Backend,
+    pub name: String,
+    /// `None` when the host's default project owns it.
+    pub project: Option<ProjectName>,
+    pub state: InstanceState,
+    pub private_ip: Option<Ipv4Addr>,
+    /// The network of the instance, by the name that its backend gives it.
+    pub vpc_id: Option<String>,
+    /// Why no elastic IP can be pointed at it even while it runs.
+    pub unusable: Option<Unusable>,
+}
+
+impl InstanceReport {
+    /// Returns the address that an elastic IP may be pointed at now.
+    #[must_use]
+    pub fn target(&self) -> Option<Ipv4Addr> {
+        match (self.state, &self.unusable) {
+            (InstanceState::Running, None) => self.private_ip,
+            (InstanceState::Running, Some(_))
+            | (InstanceState::Paused | InstanceState::Stopped, _) => None,
+        }
+    }
+}
+
+/// Why an instance cannot take an elastic IP, whatever its state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Unusable {
+    /// It shares the network of its host.
+    HostNetwork,
+    /// It shares the network of another instance.
+    SharedNetwork,
+    /// It has no network, or no IPv4 address on any.
+    NoAddress,
+    /// Its label names a project that no project can be called.
+    BadProject,
+}
+
+impl Unusable {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::HostNetwork => "host_network",
+            Self::SharedNetwork => "shared_network",
+            Self::NoAddress => "no_address",
+            Self::BadProject => "bad_project",
+        }
+    }
+
+    /// Says it to a person.
+    #[must_use]
+    pub const fn sentence(self) -> &'static str {
+        match self {
+            Self::HostNetwork => "it shares the network of its host",
+            Self::SharedNetwork => "it shares the network of another instance",
+            Self::NoAddress => "it has no IPv4 address",
+            Self::BadProject => "its project label is not a valid project name",
+        }
+    }
+}
+
+impl FromStr for Unusable {
+    type Err = UnknownWord;
+
+    fn from_str(text: &str) -> Result<Self, UnknownWord> {
+        [Self::HostNetwork, Self::SharedNetwork, Self::NoAddress, Self::BadProject]
+            .into_iter()
+            .find(|one| one.as_str() == text)
+            .ok_or_else(|| UnknownWord {
+                text: text.to_owned(),
+                known: "host_network, shared_network, no_address, bad_project",
+            })
+    }
+}
+
+/// One instance as callers of the API see it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Instance {
+    #[schema(value_type = uuid::Uuid)]
+    pub id: InstanceId,
+    pub name: String,
+    pub backend: Backend,
+    #[schema(value_type = String)]
+    pub project: ProjectName,
+    pub state: InstanceState,
+    #[schema(value_type = String)]
+    pub host: HostName,
+    #[schema(value_type = Option<String>, format = "ipv4")]
+    pub private_ip: Option<Ipv4Addr>,
+    pub vpc_id: Option<String>,
+    /// Whether an elastic IP could be associated with it now.
+    pub eligible: bool,
+    /// Why not, when it could not.
+    pub reason: Option<String>,
+    /// The address of the elastic IP that is associated with it.
+    #[schema(value_type = Option<String>, format = "ipv4")]
+    pub public_ip: Option<Ipv4Addr>,
+    /// When the host last reported a change of it.
+    #[schema(value_type = String, format = "date-time")]
+    pub updated_at: Timestamp,
+}
+
+/// A list of instances. `next_cursor` is for pages to come.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct InstanceList {
+    pub items: Vec<Instance>,
+    pub next_cursor: Option<String>,
+}

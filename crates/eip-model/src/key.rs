@@ -1,0 +1,104 @@
+//! What an API key may do.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::instance::UnknownWord;
+use crate::names::{HostName, ProjectName};
+
+/// The public part of an API key: what logs, events and lists name it by.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct KeyId(String);
+
+impl KeyId {
+    #[must_use]
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What the holder of a key is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Role {
+    /// Everything, in every project; acts in its own when it names none.
+    Admin { project: ProjectName },
+    /// Its project.
+    Member { project: ProjectName },
+    /// Its project, without changing anything.
+    Reader { project: ProjectName },
+    /// One host's agent: that host's desired set and reports, and nothing else.
+    Agent { host: HostName },
+}
+
+impl Role {
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Admin { .. } => "admin",
+            Self::Member { .. } => "member",
+            Self::Reader { .. } => "reader",
+            Self::Agent { .. } => "agent",
+        }
+    }
+
+    /// Reads the parts as a store keeps them.
+    ///
+    /// # Errors
+    /// [`UnknownWord`] when the word is no role, or the part that it needs is missing.
+    pub fn from_parts(
+        word: &str,
+        project: Option<ProjectName>,
+        host: Option<HostName>,
+    ) -> Result<Self, UnknownWord> {
+        match (word, project, host) {
+            ("admin", Some(project), None) => Ok(Self::Admin { project }),
+            ("member", Some(project), None) => Ok(Self::Member { project }),
+            ("reader", Some(project), None) => Ok(Self::Reader { project }),
+            ("agent", None, Some(host)) => Ok(Self::Agent { host }),
+            _ => Err(UnknownWord {
+                text: word.to_owned(),
+                known: "admin, member, reader (of a project), agent (of a host)",
+            }),
+        }
+    }
+
+    #[must_use]
+    pub const fn project(&self) -> Option<&ProjectName> {
+        match self {
+            Self::Admin { project } | Self::Member { project } | Self::Reader { project } => {
+                Some(project)
+            }
+            Self::Agent { .. } => None,
+        }
+    }
+
+    #[must_use]
+    pub const fn host(&self) -> Option<&HostName> {
+        match self {
+            Self::Agent { host } => Some(host),
+            Self::Admin { .. } | Self::Member { .. } | Self::Reader { .. } => None,
+        }
+    }
+}
+
+impl FromStr for KeyId {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(Self(text.to_owned()))
+    }
+}

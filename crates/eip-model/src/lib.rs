@@ -1,0 +1,43 @@
+//! The rules of the Elastic IP service, and the words in which its parts talk to each other.
+//!
+//! Nothing in here does I/O, reads a clock or draws a random number: time, ids and randomness come
+//! in as arguments, so that every rule can be tested in microseconds.
+
+mod address;
+mod agent;
+mod elastic_ip;
+mod event;
+mod free_map;
+mod host;
+mod ids;
+mod instance;
+mod key;
+mod names;
+mod network;
+mod plan;
+mod pool;
+mod problem;
+mod requests;
+
+pub use address::{CraftError, Ipv4Range, OFFSET_SPACE, RangeError, craft_id, derive_offset};
+pub use agent::{
+    AppliedReport, Attachment, AttachmentProblem, BackendInventory, BackendListing,
+    DataPlaneHealth, DesiredSet, InventoryReport, ProblemKind, REPORT_INTERVAL_SECONDS,
+    REPORT_SILENCE_SECONDS,
+};
+pub use elastic_ip::{
+    AssociationView, DataPlane, DataPlaneState, ElasticIp, ElasticIpPage, ElasticIpStatus,
+    data_plane,
+};
+pub use event::{Event, EventKind};
+pub use free_map::FreeMap;
+pub use host::{BackendStatus, Host, HostList};
+pub use ids::{ClusterId, ElasticIpId, ElasticIpRef, Generation, InstanceId, InstanceRef};
+pub use instance::{Backend, Instance, InstanceList, InstanceReport, InstanceState, Unusable};
+pub use key::{KeyId, Role};
+pub use names::{HostName, InvalidName, Label, PoolName, ProjectName, Tags, TagsError};
+pub use network::LocalNetwork;
+pub use plan::{Change, Resolution, changes, resolve};
+pub use pool::{Pool, PoolConfig, PoolList, Reserved};
+pub use problem::{ErrorCode, Problem};
+pub use requests::{AllocateRequest, AssociateRequest, DisassociateRequest, UpdateRequest};

@@ -1,0 +1,102 @@
+//! The bodies that callers send.
+//!
+//! A field that is not known is refused: a misspelt `allow_reassociation` that is silently ignored
+//! would do something else than what was asked.
+
+use std::net::Ipv4Addr;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::names::{Label, PoolName, Tags};
+
+/// `POST /elastic-ips`. Everything is optional.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct AllocateRequest {
+    /// This very address, if it is free or the caller's own in quarantine.
+    #[schema(value_type = Option<String>, format = "ipv4")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub address: Option<Ipv4Addr>,
+    #[schema(value_type = Option<String>)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pool: Option<PoolName>,
+    #[schema(value_type = Option<String>)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<Label>,
+    #[schema(value_type = std::collections::BTreeMap<String, String>)]
+    pub tags: Tags,
+}
+
+/// `POST /elastic-ips/{id}/associate`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AssociateRequest {
+    /// The instance's UUID, its unique name, or `docker:name`, `libvirt:name`, `sandbox:name`.
+    pub instance_id: String,
+    /// Take the elastic IP from the instance that has it now, in one step.
+    #[serde(default)]
+    pub allow_reassociation: bool,
+    /// How long to wait for the host, in seconds: 0 to 60, by default 5.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0, maximum = 60)]
+    pub wait_seconds: Option<u8>,
+}
+
+/// `POST /elastic-ips/{id}/disassociate`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct DisassociateRequest {
+    /// How long to wait for the host, in seconds: 0 to 60, by default 5.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0, maximum = 60)]
+    pub wait_seconds: Option<u8>,
+}
+
+/// `PATCH /elastic-ips/{id}`: what is given is changed, what is left out stays.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct UpdateRequest {
+    /// `null` or an empty text takes the name away.
+    #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub name: Option<Option<Label>>,
+    /// All tags; the old ones go.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<std::collections::BTreeMap<String, String>>)]
+    pub tags: Option<Tags>,
+}
+
+/// Tells a field that is `null` from one that is left out.
+fn given<'de, D>(deserializer: D) -> Result<Option<Option<Label>>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+{
+    let text = Option::<String>::deserialize(deserializer)?;
+    let label = text
+        .filter(|text| !text.is_empty())
+        .map(|text| text.parse::<Label>().map_err(serde::de::Error::custom))
+        .transpose()?;
+    Ok(Some(label))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_misspelt_field_is_refused_by_name() {
+        let text = r#"{"instance_id": "web", "allow_reasociation": true}"#;
+        let error = serde_json::from_str::<AssociateRequest>(text).unwrap_err();
+        assert!(error.to_string().contains("allow_reasociation"));
+    }
+
+    #[test]
+    fn a_name_that_is_null_goes_and_one_left_out_stays() {
+        let read = |text| serde_json::from_str::<UpdateRequest>(text).unwrap().name;
+        assert_eq!(read("{}"), None);
+        assert_eq!(read(r#"{"name": null}"#), Some(None));
+        assert_eq!(read(r#"{"name": ""}"#), Some(None));
+        assert_eq!(read(r#"{"name": "web"}"#), Some(Some("web".parse().unwrap())));
+    }
+}

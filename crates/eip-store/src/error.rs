@@ -1,0 +1,69 @@
+//! Why the record did not do what it was asked.
+
+use std::net::Ipv4Addr;
+
+use eip_model::{InstanceState, Unusable};
+
+/// The record was reached and said no, or it was not reached.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// A rule stands against it. Nothing was changed; trying again changes nothing.
+    #[error("the record refused: {0}")]
+    Refused(Refusal),
+    /// The database does not answer, is full or read-only, or stayed busy. Trying again may help;
+    /// the change may or may not have been made when `outcome_unknown`.
+    #[error("the database cannot be used to {doing}")]
+    Unavailable {
+        doing: &'static str,
+        outcome_unknown: bool,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A row holds what no program of ours writes.
+    #[error("table {table} holds something that cannot be: {what}")]
+    Corrupt { table: &'static str, what: String },
+}
+
+/// A rule that stands against a change.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error("no such elastic IP")]
+    ElasticIpNotFound,
+    #[error("no such instance")]
+    InstanceNotFound,
+    /// Held, or asleep in quarantine for somebody else.
+    #[error("the address is not free")]
+    AddressInUse,
+    #[error("the project has an elastic IP of this name")]
+    NameInUse,
+    #[error("associated with instance {instance_name}")]
+    AlreadyAssociated { instance_name: String },
+    #[error("not associated")]
+    NotAssociated,
+    #[error("still associated with instance {instance_name}")]
+    StillAssociated { instance_name: String },
+    #[error("the instance has elastic IP {public_ip}")]
+    InstanceHasElasticIp { public_ip: Ipv4Addr },
+    #[error("the instance is {state}")]
+    InstanceNotRunning { state: InstanceState },
+    /// It runs but has no address to point at; `unusable` says why, where the host knows.
+    #[error("the instance has no usable network")]
+    InstanceHasNoNetwork { unusable: Option<Unusable> },
+}
+
+impl From<Refusal> for StoreError {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl StoreError {
+    /// Whether the same call may succeed later without anyone changing anything.
+    #[must_use]
+    pub const fn retryable(&self) -> bool {
+        match self {
+            Self::Unavailable { .. } => true,
+            Self::Refused(_) | Self::Corrupt { .. } => false,
+        }
+    }
+}

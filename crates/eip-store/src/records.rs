@@ -1,0 +1,245 @@
+//! What goes into the record and what comes out of it.
+
+use std::net::Ipv4Addr;
+
+use eip_model::{
+    AssociationView, BackendStatus, DataPlane, DataPlaneHealth, DataPlaneState, ElasticIp,
+    ElasticIpId, ElasticIpRef, ElasticIpStatus, Generation, Host, HostName, InstanceId,
+    InstanceRef, Ipv4Range, KeyId, Label, PoolName, ProjectName, REPORT_SILENCE_SECONDS, Role,
+    Tags, data_plane,
+};
+use jiff::{Timestamp, ToSpan};
+
+/// Whose things a caller may see and change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Scope {
+    Everything,
+    Project(ProjectName),
+}
+
+impl Scope {
+    /// Returns the one project that may be seen, where there is one.
+    #[must_use]
+    pub const fn project(&self) -> Option<&ProjectName> {
+        match self {
+            Self::Everything => None,
+            Self::Project(project) => Some(project),
+        }
+    }
+}
+
+/// An address to be held from now on.
+#[derive(Debug, Clone)]
+pub struct NewAllocation {
+    /// Made so that it stands for `address` in `range`; the database checks it.
+    pub id: ElasticIpId,
+    pub address: Ipv4Addr,
+    pub range: Ipv4Range,
+    pub pool: PoolName,
+    pub project: ProjectName,
+    pub name: Option<Label>,
+    pub tags: Tags,
+    /// Whether the caller asked for this very address, and so may wake it from the quarantine that
+    /// follows its own release.
+    pub asked_for: bool,
+    pub actor: String,
+    pub now: Timestamp,
+}
+
+#[derive(Debug, Clone)]
+pub struct AssociateCommand {
+    pub target: ElasticIpRef,
+    pub scope: Scope,
+    pub instance_id: InstanceId,
+    pub allow_reassociation: bool,
+    pub actor: String,
+    pub now: Timestamp,
+}
+
+#[derive(Debug, Clone)]
+pub struct DisassociateCommand {
+    pub target: ElasticIpRef,
+    pub scope: Scope,
+    pub actor: String,
+    pub now: Timestamp,
+}
+
+#[derive(Debug, Clone)]
+pub struct ReleaseCommand {
+    pub target: ElasticIpRef,
+    pub scope: Scope,
+    pub actor: String,
+    pub now: Timestamp,
+}
+
+#[derive(Debug, Clone)]
+pub struct UpdateCommand {
+    pub target: ElasticIpRef,
+    pub scope: Scope,
+    pub name: Option<Option<Label>>,
+    pub tags: Option<Tags>,
+    pub actor: String,
+    pub now: Timestamp,
+}
+
+/// A change that a host must make true: when `host` has reported `generation`, it has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wish {
+    pub elastic_ip: ElasticIpId,
+    pub host: HostName,
+    pub generation: Generation,
+    /// The host that held the address before, where it is another one. Its agent must wake, too.
+    pub previous_host: Option<HostName>,
+    /// Whether the record changed; associating where it already is changes nothing.
+    pub changed: bool,
+}
+
+/// An elastic IP and its association, as recorded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ElasticIpRecord {
+    pub id: ElasticIpId,
+    pub address: Ipv4Addr,
+    pub project: ProjectName,
+    pub pool: PoolName,
+    pub name: Option<Label>,
+    pub tags: Tags,
+    pub allocated_at: Timestamp,
+    pub updated_at: Timestamp,
+    /// Grows with every change of the elastic IP or its association.
+    pub revision: u64,
+    pub association: Option<AssociationRecord>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AssociationRecord {
+    pub instance_id: InstanceId,
+    pub instance_name: String,
+    pub private_ip: Option<Ipv4Addr>,
+    pub vpc_id: Option<String>,
+    pub host: HostName,
+    pub view: AssociationView,
+}
+
+impl ElasticIpRecord {
+    /// Returns what a caller sees at `now`.
+    #[must_use]
+    pub fn at(self, now: Timestamp) -> ElasticIp {
+        let (status, plane) = match &self.association {
+            Some(association) => (ElasticIpStatus::Associated, data_plane(&association.view, now)),
+            None => (
+                ElasticIpStatus::Allocated,
+                DataPlane { state: DataPlaneState::None, reason: None, since: self.updated_at },
+            ),
+        };
+        let association = self.association;
+        ElasticIp {
+            id: self.id,
+            public_ip: self.address,
+            status,
+            data_plane: plane,
+            project: self.project,
+            pool: self.pool,
+            name: self.name,
+            tags: self.tags,
+            instance_id: association.as_ref().map(|one| one.instance_id),
+            instance_name: association.as_ref().map(|one| one.instance_name.clone()),
+            private_ip: association.as_ref().and_then(|one| one.private_ip),
+            vpc_id: association.as_ref().and_then(|one| one.vpc_id.clone()),
+            associated_at: association.as_ref().map(|one| one.view.associated_at),
+            host: association.map(|one| one.host),
+            allocated_at: self.allocated_at,
+            updated_at: self.updated_at,
+        }
+    }
+}
+
+/// Which elastic IPs to list: all fields that are given must match.
+#[derive(Debug, Clone)]
+pub struct ElasticIpFilter {
+    pub scope: Scope,
+    pub status: Option<ElasticIpStatus>,
+    pub instance_id: Option<InstanceId>,
+    pub public_ip: Option<Ipv4Addr>,
+    pub name: Option<Label>,
+    pub pool: Option<PoolName>,
+    pub tag: Option<(String, String)>,
+    /// Only addresses after this one.
+    pub after: Option<Ipv4Addr>,
+    pub limit: u32,
+}
+
+/// Which instances to list.
+#[derive(Debug, Clone)]
+pub struct InstanceFilter {
+    pub scope: Scope,
+    /// Only those that a caller could mean by this.
+    pub named: Option<InstanceRef>,
+}
+
+/// A key to be known from now on.
+#[derive(Debug, Clone)]
+pub struct NewApiKey {
+    pub id: KeyId,
+    /// SHA-256 of the whole key as the caller presents it.
+    pub digest: [u8; 32],
+    pub role: Role,
+    pub now: Timestamp,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiKeyRecord {
+    pub id: KeyId,
+    pub digest: [u8; 32],
+    pub role: Role,
+    pub expires_at: Option<Timestamp>,
+    pub revoked_at: Option<Timestamp>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PoolCounts {
+    pub allocated: u64,
+    pub associated: u64,
+    pub quarantined: u64,
+}
+
+/// What a host's inventory changed in the record.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct InventoryOutcome {
+    /// Elastic IPs whose instance was removed, and their association with it.
+    pub ended: Vec<Ipv4Addr>,
+    /// Instances that were left out because another host holds their id.
+    pub refused: Vec<InstanceId>,
+}
+
+/// A host as recorded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostRecord {
+    pub name: HostName,
+    pub desired: Generation,
+    pub observed: Generation,
+    pub health: DataPlaneHealth,
+    pub backends: Vec<BackendStatus>,
+    pub last_seen_at: Timestamp,
+}
+
+impl HostRecord {
+    /// Returns what a caller sees at `now`.
+    #[must_use]
+    pub fn at(self, now: Timestamp) -> Host {
+        let (data_plane, data_plane_reason) = match self.health {
+            DataPlaneHealth::Ready => ("ready", None),
+            DataPlaneHealth::Absent { reason } => ("absent", Some(reason)),
+            DataPlaneHealth::Failing { reason } => ("failing", Some(reason)),
+        };
+        Host {
+            online: now <= self.last_seen_at + REPORT_SILENCE_SECONDS.seconds(),
+            name: self.name,
+            data_plane: data_plane.to_owned(),
+            data_plane_reason,
+            backends: self.backends,
+            desired_generation: self.desired,
+            observed_generation: self.observed,
+            last_seen_at: self.last_seen_at,
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! The transactions of the service.
+
+use std::net::Ipv4Addr;
+
+use async_trait::async_trait;
+use eip_model::{
+    AppliedReport, BackendInventory, ClusterId, DesiredSet, ElasticIpId, ElasticIpRef, Event,
+    Generation, HostName, Instance, PoolConfig, PoolName, ProjectName,
+};
+use jiff::Timestamp;
+
+use crate::error::StoreError;
+use crate::records::{
+    ApiKeyRecord, AssociateCommand, DisassociateCommand, ElasticIpFilter, ElasticIpRecord,
+    HostRecord, InstanceFilter, InventoryOutcome, NewAllocation, NewApiKey, PoolCounts,
+    ReleaseCommand, Scope, UpdateCommand, Wish,
+};
+
+/// The record of the service, whatever database keeps it.
+///
+/// Every method that changes something is one transaction: when it returns `Ok` the change and its
+/// event are durable, when it returns [`StoreError::Refused`] nothing changed. Time comes in as an
+/// argument. Every method may fail with [`StoreError::Unavailable`] and [`StoreError::Corrupt`].
+#[async_trait]
+pub trait Repository: std::fmt::Debug + Send + Sync + 'static {
+    /// The id of this record, made when the database was first used.
+    fn cluster_id(&self) -> ClusterId;
+
+    /// What kind of database this is and where, without secrets, for logs and `/readyz`.
+    fn describe(&self) -> String;
+
+    /// Makes sure that the database answers.
+    async fn ping(&self) -> Result<(), StoreError>;
+
+    // Set-up
+
+    /// Makes the project unless it is there.
+    async fn ensure_project(&self, name: &ProjectName, now: Timestamp) -> Result<(), StoreError>;
+
+    /// Makes the pool unless one of this name is there, in which case the one that is there stays.
+    async fn ensure_pool(&self, pool: &PoolConfig, now: Timestamp) -> Result<(), StoreError>;
+
+    /// Returns all pools by name.
+    async fn pools(&self) -> Result<Vec<PoolConfig>, StoreError>;
+
+    async fn pool_counts(&self, pool: &PoolName) -> Result<PoolCounts, StoreError>;
+
+    /// Makes the key known; the same id again replaces its digest and role.
+    async fn put_api_key(&self, key: &NewApiKey) -> Result<(), StoreError>;
+
+    async fn find_api_key(&self, digest: &[u8; 32]) -> Result<Option<ApiKeyRecord>, StoreError>;
+
+    // Elastic IPs
+
+    /// Returns every address that is held or asleep, in any order.
+    async fn addresses_in_use(&self) -> Result<Vec<Ipv4Addr>, StoreError>;
+
+    /// Holds the address for the project.
+    ///
+    /// Refuses with `AddressInUse` when it is held, or asleep and not to be woken by this caller,
+    /// and with `NameInUse`. An address whose quarantine has ended counts as free.
+    async fn allocate(&self, new: &NewAllocation) -> Result<ElasticIpRecord, StoreError>;
+
+    /// Ends the hold and starts the quarantine that the pool asks for.
+    ///
+    /// Refuses with `ElasticIpNotFound` and `StillAssociated`.
+    async fn release(&self, command: &ReleaseCommand) -> Result<(), StoreError>;
+
+    /// Points the elastic IP at the instance, or with `allow_reassociation` moves it there.
+    ///
+    /// In one transaction: the elastic IP is held and in scope, the instance is of the same
+    /// project, runs and has a private address, neither is associated otherwise; links the two,
+    /// writes the event and bumps the generation of every host concerned. A move between hosts
+    /// fences: the new host gets the address in its desired set only once the old one has reported
+    /// the generation that lacks it. Refuses with what stands against it, asked in this order:
+    /// `ElasticIpNotFound`, `InstanceNotFound`, `InstanceNotRunning`, `InstanceHasNoNetwork`,
+    /// `AlreadyAssociated`, `InstanceHasElasticIp`. Associating where it already is, is no change.
+    async fn associate(&self, command: &AssociateCommand) -> Result<Wish, StoreError>;
+
+    /// Ends the association. Refuses with `ElasticIpNotFound` and `NotAssociated`.
+    async fn disassociate(&self, command: &DisassociateCommand) -> Result<Wish, StoreError>;
+
+    /// Changes name and tags. Refuses with `ElasticIpNotFound` and `NameInUse`.
+    async fn update(&self, command: &UpdateCommand) -> Result<ElasticIpRecord, StoreError>;
+
+    /// Returns the elastic IP that is held under this id or address, if the scope may see it.
+    async fn find_elastic_ip(
+        &self,
+        target: ElasticIpRef,
+        scope: &Scope,
+    ) -> Result<Option<ElasticIpRecord>, StoreError>;
+
+    /// Returns at most `limit` elastic IPs, ordered by address.
+    async fn list_elastic_ips(
+        &self,
+        filter: &ElasticIpFilter,
+    ) -> Result<Vec<ElasticIpRecord>, StoreError>;
+
+    /// Frees the addresses whose quarantine has ended by `now`, and returns them.
+    async fn end_quarantines(&self, now: Timestamp) -> Result<Vec<Ipv4Addr>, StoreError>;
+
+    /// Returns the events of one elastic IP, oldest first, also after its release.
+    async fn events_of(&self, id: ElasticIpId, scope: &Scope) -> Result<Vec<Event>, StoreError>;
+
+    // Hosts and instances
+
+    /// Returns instances ordered by host, backend and name. An instance whose host names no project
+    /// for it was given the host's default when it was reported.
+    async fn list_instances(&self, filter: &InstanceFilter) -> Result<Vec<Instance>, StoreError>;
+
+    async fn list_hosts(&self) -> Result<Vec<HostRecord>, StoreError>;
+
+    /// Takes in the instances of a host.
+    ///
+    /// What a listed backend no longer has is removed, and its association ends with an event; what
+    /// an unreachable backend had stays. A host that is new is made known. An instance whose id
+    /// belongs to another host is left out. `default_project` owns what names no project.
+    async fn record_inventory(
+        &self,
+        host: &HostName,
+        default_project: &ProjectName,
+        backends: &[BackendInventory],
+        now: Timestamp,
+    ) -> Result<InventoryOutcome, StoreError>;
+
+    /// Takes in what a host has in force, and lifts the fences that were waiting for it.
+    ///
+    /// Returns the hosts whose desired set changed by that.
+    async fn record_applied(
+        &self,
+        host: &HostName,
+        report: &AppliedReport,
+        now: Timestamp,
+    ) -> Result<Vec<HostName>, StoreError>;
+
+    /// Returns everything that should be in force on the host, as of one moment. A host that is not
+    /// known has generation 0 and nothing.
+    async fn desired_set(&self, host: &HostName) -> Result<DesiredSet, StoreError>;
+
+    /// Returns the generation of the host's desired set and the newest one it reported.
+    async fn generations(&self, host: &HostName) -> Result<(Generation, Generation), StoreError>;
+}

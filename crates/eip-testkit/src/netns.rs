@@ -1,0 +1,1 @@
+//! Hosts for tests: network namespaces with no way out.
