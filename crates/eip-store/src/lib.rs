@@ -2,16 +2,29 @@
 //!
 //! [`Repository`] is a set of use-case transactions, not of rows: each one is a single transaction
 //! that also writes its event, and each rule that two callers could break by racing is held by a
-//! constraint of the database. PostgreSQL and the embedded SQLite tell the same story.
+//! constraint of the database. PostgreSQL and the embedded SQLite tell the same story: the use
+//! cases are written once, over a transaction of either.
 
+mod cases;
+mod eligible;
 mod error;
+mod open;
+mod postgres;
 mod records;
 mod repository;
+mod rows;
+mod rules;
+mod sqlite;
+mod transaction;
+mod value;
 
 pub use error::{Refusal, StoreError};
+pub use open::{OpenError, open};
+pub use postgres::PostgresRepository;
 pub use records::{
     ApiKeyRecord, AssociateCommand, AssociationRecord, DisassociateCommand, ElasticIpFilter,
     ElasticIpRecord, HostRecord, InstanceFilter, InventoryOutcome, NewAllocation, NewApiKey,
     PoolCounts, ReleaseCommand, Scope, UpdateCommand, Wish,
 };
 pub use repository::Repository;
+pub use sqlite::SqliteRepository;

@@ -1,0 +1,203 @@
+//! Taking in the instances of a host.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use eip_model::{
+    BackendInventory, ElasticIpRef, EventKind, HostName, InstanceId, InstanceReport, ProjectName,
+};
+use jiff::Timestamp;
+
+use super::held::{Held, lock, pointed, tell, touch};
+use super::hosts::{bump, end_association, ensure, letting_go};
+use super::inventory_diff::{Changes, changes, statuses};
+use crate::error::{Refusal, StoreError};
+use crate::records::{InventoryOutcome, Scope};
+use crate::rows::{Cells, Wrong};
+use crate::transaction::{Failure, Tx, UseCase};
+use crate::value::{Value, values};
+
+#[derive(Debug)]
+pub(super) struct RecordInventory {
+    pub(super) host: HostName,
+    pub(super) default_project: ProjectName,
+    pub(super) backends: Vec<BackendInventory>,
+    pub(super) now: Timestamp,
+}
+
+impl UseCase for RecordInventory {
+    type Answer = InventoryOutcome;
+    const DOING: &'static str = "take in the instances of a host";
+
+    async fn run<T: Tx>(&self, tx: &mut T) -> Result<InventoryOutcome, Failure> {
+        // Two reports of one host, compared with the same record, would undo each other.
+        tx.alone(&format!("inventory of {}", self.host)).await?;
+        ensure(tx, &self.host, self.now).await?;
+        let known = self.known(tx).await?;
+        let Changes { written, removed } = changes(&known, &self.backends, &self.default_project);
+        let held = self.lock_held(tx, &removed).await?;
+        let refused = self.write(tx, &written).await?;
+        let ended = self.end(tx, &removed, &held).await?;
+        for id in removed {
+            tx.run("DELETE FROM instance WHERE id = $1", values![id]).await?;
+        }
+        let statuses = serde_json::to_value(statuses(&self.backends))
+            .map_err(|e| StoreError::Corrupt { table: "host", what: e.to_string() })?;
+        tx.run(
+            "UPDATE host SET backends = $2, last_seen_at = $3 WHERE name = $1",
+            values![&self.host, Value::Json(statuses), self.now],
+        )
+        .await?;
+        Ok(InventoryOutcome { ended, refused })
+    }
+}
+
+impl RecordInventory {
+    async fn known<T: Tx>(
+        &self,
+        tx: &mut T,
+    ) -> Result<BTreeMap<InstanceId, InstanceReport>, Failure> {
+        let known = tx
+            .rows(
+                "SELECT id, backend, name, project, state, private_ip, vpc_id, unusable
+                   FROM instance WHERE host = $1",
+                values![&self.host],
+            )
+            .await?;
+        let read = |row: &T::Row| -> Result<_, Wrong> {
+            let id = InstanceId::new(row.id("id")?);
+            let report = InstanceReport {
+                id,
+                backend: row.parsed("backend")?,
+                name: row.words("name")?,
+                project: Some(row.parsed("project")?),
+                state: row.parsed("state")?,
+                private_ip: row.maybe_address("private_ip")?,
+                vpc_id: row.text("vpc_id")?,
+                unusable: row.maybe("unusable")?,
+            };
+            Ok((id, report))
+        };
+        let known = known.iter().map(read).collect::<Result<_, _>>();
+        Ok(known.map_err(|e| e.within("instance"))?)
+    }
+
+    /// Locks the elastic IPs that point at instances which are gone, by address.
+    async fn lock_held<T: Tx>(
+        &self,
+        tx: &mut T,
+        removed: &[InstanceId],
+    ) -> Result<BTreeMap<Ipv4Addr, Held>, Failure> {
+        let mut held = BTreeMap::new();
+        for (address, _) in self.associations_of(tx, removed).await? {
+            match lock(tx, ElasticIpRef::Address(address), &Scope::Everything).await {
+                Ok(one) => {
+                    held.insert(address, one);
+                }
+                // It was disassociated and released in the meantime.
+                Err(Failure::Store(StoreError::Refused(Refusal::ElasticIpNotFound))) => {}
+                Err(failure) => return Err(failure),
+            }
+        }
+        Ok(held)
+    }
+
+    async fn associations_of<T: Tx>(
+        &self,
+        tx: &mut T,
+        removed: &[InstanceId],
+    ) -> Result<BTreeMap<Ipv4Addr, InstanceId>, Failure> {
+        if removed.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let found = tx
+            .rows(
+                "SELECT address, instance_id FROM association WHERE host = $1",
+                values![&self.host],
+            )
+            .await?;
+        let read = |row: &T::Row| -> Result<_, Wrong> {
+            Ok((row.address("address")?, InstanceId::new(row.id("instance_id")?)))
+        };
+        let found = found.iter().map(read).collect::<Result<BTreeMap<_, _>, _>>();
+        let mut found = found.map_err(|e| e.within("association"))?;
+        found.retain(|_, id| removed.contains(id));
+        Ok(found)
+    }
+
+    /// Writes what is new or different, and returns what belongs to another host.
+    async fn write<T: Tx>(
+        &self,
+        tx: &mut T,
+        written: &[InstanceReport],
+    ) -> Result<Vec<InstanceId>, Failure> {
+        let mut refused = Vec::new();
+        for one in written {
+            let ours = tx
+                .row(
+                    "INSERT INTO instance AS was
+                            (id, host, backend, name, project, state, private_ip, vpc_id,
+                             unusable, updated_at)
+                     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+                     ON CONFLICT (id) DO UPDATE
+                        SET backend = excluded.backend, name = excluded.name,
+                            project = excluded.project, state = excluded.state,
+                            private_ip = excluded.private_ip, vpc_id = excluded.vpc_id,
+                            unusable = excluded.unusable, updated_at = excluded.updated_at
+                      WHERE was.host = excluded.host
+                     RETURNING id",
+                    values![
+                        one.id,
+                        &self.host,
+                        one.backend.as_str(),
+                        one.name.as_str(),
+                        one.project.as_ref(),
+                        one.state.as_str(),
+                        one.private_ip,
+                        one.vpc_id.as_deref(),
+                        one.unusable.map(eip_model::Unusable::as_str),
+                        self.now,
+                    ],
+                )
+                .await?;
+            if ours.is_none() {
+                refused.push(one.id);
+            }
+        }
+        Ok(refused)
+    }
+
+    /// Ends the associations of instances that are gone, and bumps the host once if there are any.
+    async fn end<T: Tx>(
+        &self,
+        tx: &mut T,
+        removed: &[InstanceId],
+        held: &BTreeMap<Ipv4Addr, Held>,
+    ) -> Result<Vec<Ipv4Addr>, Failure> {
+        for id in removed {
+            tx.run("SELECT id FROM instance WHERE id = $1 FOR UPDATE", values![*id]).await?;
+        }
+        // Nobody can point at these instances any more: what there is now is all.
+        let associations = self.associations_of(tx, removed).await?;
+        if associations.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut ending = Vec::new();
+        for address in associations.keys() {
+            // It was made after the elastic IPs were locked, and their locks come first.
+            let new = || Failure::Again("an instance was associated while it was removed".into());
+            let held = held.get(address).ok_or_else(new)?;
+            let pointed = pointed(tx, *address).await?.ok_or_else(new)?;
+            ending.push((held, pointed, letting_go(tx, *address).await?));
+        }
+        let generation = bump(tx, &self.host).await?;
+        let actor = format!("agent:{}", self.host);
+        for (held, pointed, letting_go) in &ending {
+            end_association(tx, held.address, pointed, letting_go, generation).await?;
+            let told = held.told(&actor, self.now);
+            tell(tx, EventKind::InstanceRemoved, told, pointed.party()).await?;
+            touch(tx, held, self.now).await?;
+        }
+        Ok(associations.into_keys().collect())
+    }
+}

@@ -1,0 +1,42 @@
+//! Changing what people call an elastic IP.
+
+use eip_model::{ElasticIpRef, EventKind};
+
+use super::allocate::pairs;
+use super::held::{Held, Party, gone, lock, tell};
+use crate::records::{ElasticIpRecord, UpdateCommand};
+use crate::rows;
+use crate::transaction::{Failure, Tx, UseCase};
+use crate::value::{Statement, Value, values};
+
+impl UseCase for UpdateCommand {
+    type Answer = ElasticIpRecord;
+    const DOING: &'static str = "update an elastic IP";
+
+    /// Writing what is there already is no change: no event, and the revision stays.
+    async fn run<T: Tx>(&self, tx: &mut T) -> Result<ElasticIpRecord, Failure> {
+        let held = lock(tx, self.target, &self.scope).await?;
+        let name = self.name.as_ref().unwrap_or(&held.name);
+        let tags = self.tags.as_ref().unwrap_or(&held.tags);
+        if *name != held.name || *tags != held.tags {
+            tx.run(
+                "UPDATE elastic_ip
+                    SET revision = revision + 1, updated_at = $2, name = $3, tags = $4
+                  WHERE address = $1",
+                values![held.address, self.now, name.as_ref(), Value::Json(pairs(tags))],
+            )
+            .await?;
+            let told = held.told(&self.actor, self.now);
+            tell(tx, EventKind::Updated, told, Party::default()).await?;
+        }
+        read(tx, &held).await
+    }
+}
+
+async fn read<T: Tx>(tx: &mut T, held: &Held) -> Result<ElasticIpRecord, Failure> {
+    let statement =
+        Statement::new(&format!("{} AND e.address = ?", rows::ELASTIC_IP), values![held.address]);
+    let row = tx.row(&statement.text, &statement.values).await?;
+    let target = ElasticIpRef::Address(held.address);
+    Ok(rows::elastic_ip(&row.ok_or_else(|| gone("elastic_ip", target))?)?)
+}

@@ -1,0 +1,79 @@
+//! From a database URL to the record that is there.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::postgres::PostgresRepository;
+use crate::repository::Repository;
+use crate::sqlite::SqliteRepository;
+
+/// The newest schema that this program knows; both databases count alike.
+pub(crate) const SCHEMA: i32 = 1;
+
+/// The record cannot be opened. No message holds a password.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error(
+        "the database is given as sqlite:PATH or postgres://USER@HOST/NAME, not like \"{scheme}\""
+    )]
+    UnknownScheme { scheme: String },
+    #[error("the address of the PostgreSQL database is not valid")]
+    InvalidUrl(#[source] tokio_postgres::Error),
+    #[error(
+        "sslmode={mode} was asked for, and this version has no TLS to PostgreSQL; use a unix socket or a tunnel, or sslmode=disable"
+    )]
+    TlsNotSupported { mode: String },
+    #[error("cannot {doing} {path}")]
+    File {
+        doing: &'static str,
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    /// SQLite has one writer, and it is in the other process.
+    #[error("another process is using {path}; stop it, or use PostgreSQL for several servers")]
+    InUse { path: PathBuf },
+    /// Left untouched.
+    #[error(
+        "the database has schema {found} and this program knows schema {known} at most; use the newer program that wrote it"
+    )]
+    Newer { found: i32, known: i32 },
+    #[error("cannot {doing}")]
+    Database {
+        doing: &'static str,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+impl OpenError {
+    pub(crate) fn database<E>(doing: &'static str) -> impl FnOnce(E) -> Self
+    where
+        E: std::error::Error + Send + Sync + 'static,
+    {
+        move |source| Self::Database { doing, source: Box::new(source) }
+    }
+}
+
+/// Opens the record at `url`, making it where there is none and bringing its schema up to date.
+///
+/// `sqlite:PATH` is a file on this machine, used by one process; `postgres://...` or
+/// `postgresql://...` is a database that several servers may share.
+///
+/// # Errors
+/// [`OpenError`] says what stands in the way.
+pub async fn open(url: &str) -> Result<Arc<dyn Repository>, OpenError> {
+    let scheme = url.split_once(':').map_or(url, |(scheme, _)| scheme);
+    match scheme {
+        "sqlite" => {
+            let path = url.trim_start_matches("sqlite:");
+            let path = path.strip_prefix("//").unwrap_or(path);
+            if path.is_empty() || path.starts_with(":memory:") {
+                return Err(OpenError::UnknownScheme { scheme: url.to_owned() });
+            }
+            Ok(Arc::new(SqliteRepository::open(path.into()).await?))
+        }
+        "postgres" | "postgresql" => Ok(Arc::new(PostgresRepository::open(url).await?)),
+        other => Err(OpenError::UnknownScheme { scheme: other.to_owned() }),
+    }
+}

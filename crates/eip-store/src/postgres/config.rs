@@ -1,0 +1,81 @@
+//! How to reach the database, and what every connection to it is set to.
+
+use std::time::Duration;
+
+use tokio_postgres::Config;
+use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
+
+use crate::open::OpenError;
+
+/// How long to wait for a connection, for one that is free, and for a commit.
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A transaction of ours takes milliseconds; what takes longer waits for something that is wrong,
+/// and must not hold locks meanwhile. Whether a commit waits for a standby is left as the server
+/// has it.
+const SETTINGS: &str = "-c lock_timeout=3s -c statement_timeout=10s \
+     -c idle_in_transaction_session_timeout=10s -c default_transaction_isolation=read\\ committed";
+
+/// Reads the URL, and adds what it leaves open.
+pub(super) fn read(url: &str) -> Result<Config, OpenError> {
+    // The driver knows no other modes, and would call the URL invalid.
+    for mode in ["verify-ca", "verify-full", "allow"] {
+        if url.contains(&format!("sslmode={mode}")) && mode != "allow" {
+            return Err(OpenError::TlsNotSupported { mode: mode.to_owned() });
+        }
+    }
+    let mut config: Config = url.parse().map_err(OpenError::InvalidUrl)?;
+    match config.get_ssl_mode() {
+        SslMode::Disable | SslMode::Prefer => {}
+        SslMode::Require => return Err(OpenError::TlsNotSupported { mode: "require".to_owned() }),
+        other => return Err(OpenError::TlsNotSupported { mode: format!("{other:?}") }),
+    }
+    let settings = match config.get_options() {
+        Some(given) => format!("{SETTINGS} {given}"),
+        None => SETTINGS.to_owned(),
+    };
+    config.options(settings);
+    // A standby would refuse the writes and answer reads with what was true a while ago.
+    config.target_session_attrs(TargetSessionAttrs::ReadWrite);
+    if config.get_application_name().is_none() {
+        config.application_name("eip");
+    }
+    if config.get_connect_timeout().is_none() {
+        config.connect_timeout(PATIENCE);
+    }
+    if config.get_tcp_user_timeout().is_none() {
+        config.tcp_user_timeout(PATIENCE * 2);
+    }
+    Ok(config)
+}
+
+/// Says where the database is, without who we are there.
+pub(super) fn place(config: &Config) -> String {
+    let hosts = config.get_hosts().iter().map(|host| match host {
+        Host::Tcp(name) => name.clone(),
+        Host::Unix(path) => path.display().to_string(),
+    });
+    let hosts: Vec<String> = hosts.collect();
+    format!("{}, database {}", hosts.join(","), config.get_dbname().unwrap_or("default"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tls_that_is_asked_for_is_refused_instead_of_left_out() {
+        for mode in ["require", "verify-ca", "verify-full"] {
+            let url = format!("postgres://eip@db/eip?sslmode={mode}");
+            let error = read(&url).unwrap_err();
+            assert!(matches!(error, OpenError::TlsNotSupported { .. }), "{mode}: {error}");
+        }
+        assert!(read("postgres://eip@db/eip?sslmode=disable").is_ok());
+    }
+
+    #[test]
+    fn the_place_of_a_database_holds_no_secret() {
+        let config = read("postgres://eip:hunter2@db1,db2/elastic").unwrap();
+        assert_eq!(place(&config), "db1,db2, database elastic");
+    }
+}

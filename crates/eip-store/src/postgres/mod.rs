@@ -1,0 +1,164 @@
+//! The record in a PostgreSQL database, which several servers may share.
+
+mod attempt;
+mod config;
+mod migrate;
+mod statements;
+
+use std::net::Ipv4Addr;
+
+use deadpool_postgres::{Client, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
+use eip_model::ClusterId;
+use tokio_postgres::{Config, IsolationLevel, NoTls};
+
+use crate::error::StoreError;
+use crate::open::OpenError;
+use crate::transaction::{Database, Failure, UseCase};
+use attempt::{Attempts, attempt, unreachable};
+use statements::{PostgresTx, meaning};
+
+/// How many connections a server has at most.
+const CONNECTIONS: usize = 16;
+
+/// How many addresses are read at a time.
+const PAGE: i64 = 65_536;
+
+/// The record in a PostgreSQL database.
+#[derive(Debug)]
+pub struct PostgresRepository {
+    place: String,
+    cluster_id: ClusterId,
+    pool: Pool,
+}
+
+impl PostgresRepository {
+    /// Connects, and brings the schema up to date. Several servers may do so at once.
+    ///
+    /// # Errors
+    /// [`OpenError`] when the URL is not valid or asks for TLS, the database does not answer, or a
+    /// newer program wrote it.
+    pub async fn open(url: &str) -> Result<Self, OpenError> {
+        let config = config::read(url)?;
+        let cluster_id = migrate::migrate(&config).await?;
+        let pool = pool(config.clone())
+            .map_err(OpenError::database("make the connections to PostgreSQL"))?;
+        Ok(Self { place: config::place(&config), cluster_id, pool })
+    }
+
+    async fn client(&self, doing: &'static str) -> Result<Client, StoreError> {
+        self.pool.get().await.map_err(|e| unreachable(doing, false, e))
+    }
+}
+
+fn pool(config: Config) -> Result<Pool, deadpool_postgres::BuildError> {
+    let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
+    Pool::builder(Manager::from_config(config, NoTls, recycling))
+        .max_size(CONNECTIONS)
+        .runtime(Runtime::Tokio1)
+        .wait_timeout(Some(config::PATIENCE))
+        .create_timeout(Some(config::PATIENCE))
+        .recycle_timeout(Some(config::PATIENCE))
+        .build()
+}
+
+impl Database for PostgresRepository {
+    fn cluster_id(&self) -> ClusterId {
+        self.cluster_id
+    }
+
+    fn describe(&self) -> String {
+        format!("PostgreSQL at {}", self.place)
+    }
+
+    /// A transaction that lost a race is tried again as a whole, after a moment that differs.
+    async fn change<U: UseCase>(&self, case: U) -> Result<U::Answer, StoreError> {
+        let mut attempts = Attempts::at(U::DOING);
+        loop {
+            match self.try_change(&case).await {
+                Ok(answer) => return Ok(answer),
+                Err(failure) => attempts.after(failure).await?,
+            }
+        }
+    }
+
+    async fn look<U: UseCase>(&self, case: U) -> Result<U::Answer, StoreError> {
+        let mut attempts = Attempts::at(U::DOING);
+        loop {
+            match self.try_look(&case).await {
+                Ok(answer) => return Ok(answer),
+                Err(failure) => attempts.after(failure).await?,
+            }
+        }
+    }
+
+    async fn read<U: UseCase>(&self, case: U) -> Result<U::Answer, StoreError> {
+        let mut attempts = Attempts::at(U::DOING);
+        loop {
+            match self.try_read(&case).await {
+                Ok(answer) => return Ok(answer),
+                Err(failure) => attempts.after(failure).await?,
+            }
+        }
+    }
+
+    async fn addresses(&self) -> Result<Vec<Ipv4Addr>, StoreError> {
+        let mut attempts = Attempts::at("read the addresses in use");
+        loop {
+            match self.try_addresses("read the addresses in use").await {
+                Ok(answer) => return Ok(answer),
+                Err(failure) => attempts.after(failure).await?,
+            }
+        }
+    }
+}
+
+impl PostgresRepository {
+    async fn try_change<U: UseCase>(&self, case: &U) -> Result<U::Answer, Failure> {
+        attempt(self.client(U::DOING).await?, case).await
+    }
+
+    async fn try_look<U: UseCase>(&self, case: &U) -> Result<U::Answer, Failure> {
+        let client = self.client(U::DOING).await?;
+        case.run(&mut PostgresTx { client: &client, doing: U::DOING }).await
+    }
+
+    async fn try_read<U: UseCase>(&self, case: &U) -> Result<U::Answer, Failure> {
+        let mut client = self.client(U::DOING).await?;
+        let begun = client
+            .build_transaction()
+            .isolation_level(IsolationLevel::RepeatableRead)
+            .read_only(true)
+            .start()
+            .await;
+        let tx = begun.map_err(|e| meaning(U::DOING, e))?;
+        let answer = case.run(&mut PostgresTx { client: &tx, doing: U::DOING }).await?;
+        tx.commit().await.map_err(|e| meaning(U::DOING, e))?;
+        Ok(answer)
+    }
+
+    /// Reads arrays instead of rows: a row costs more than the number in it.
+    async fn try_addresses(&self, doing: &'static str) -> Result<Vec<Ipv4Addr>, Failure> {
+        let client = self.client(doing).await?;
+        let statement = client
+            .prepare_cached(
+                "SELECT coalesce(array_agg(address), '{}')
+                   FROM (SELECT address FROM elastic_ip WHERE address > $1
+                          ORDER BY address LIMIT $2) page",
+            )
+            .await
+            .map_err(|e| meaning(doing, e))?;
+        let mut addresses = Vec::new();
+        let mut after = -1_i64;
+        loop {
+            let row = client.query_one(&statement, &[&after, &PAGE]).await;
+            let page: Vec<i64> =
+                row.and_then(|row| row.try_get(0)).map_err(|e| meaning(doing, e))?;
+            let numbers = page.iter().filter_map(|number| u32::try_from(*number).ok());
+            addresses.extend(numbers.map(Ipv4Addr::from_bits));
+            match page.iter().max() {
+                Some(last) => after = *last,
+                None => return Ok(addresses),
+            }
+        }
+    }
+}

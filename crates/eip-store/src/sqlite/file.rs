@@ -1,0 +1,108 @@
+//! The file of the record: who may open it, and what must hold before it is written to.
+
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use refinery::{Migration, Runner};
+use rusqlite::{Connection, OpenFlags, OptionalExtension};
+
+use crate::open::{OpenError, SCHEMA};
+
+const MIGRATIONS: [(&str, &str); SCHEMA as usize] =
+    [("V1__the_record", include_str!("../../migrations/sqlite/V1__the_record.sql"))];
+
+/// Makes the folder and the file for this user only, and takes the lock that keeps others out.
+///
+/// The lock is on a file of its own: SQLite's own locks are gone as soon as anything in this
+/// process closes the database file.
+pub(super) fn prepare(path: &Path) -> Result<File, OpenError> {
+    let failed = |doing, path: &Path| {
+        let path = path.to_owned();
+        move |source| OpenError::File { doing, path, source }
+    };
+    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
+        made.map_err(failed("make the folder", folder))?;
+    }
+    let open = |path: &Path| {
+        OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path)
+    };
+    let lock_path = lock_path(path);
+    let lock = open(&lock_path).map_err(failed("open", &lock_path))?;
+    match lock.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Err(OpenError::InUse { path: path.to_owned() }),
+        Err(TryLockError::Error(source)) => return Err(failed("lock", &lock_path)(source)),
+    }
+    open(path).map_err(failed("open", path))?;
+    Ok(lock)
+}
+
+fn lock_path(path: &Path) -> PathBuf {
+    let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let mut name = real.into_os_string();
+    name.push(".lock");
+    name.into()
+}
+
+/// Opens the connection that writes, and brings the schema up to date.
+pub(super) fn connect(path: &Path) -> Result<Connection, OpenError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let failed = OpenError::database::<rusqlite::Error>;
+    let mut connection =
+        Connection::open_with_flags(path, flags).map_err(failed("open the SQLite database"))?;
+    let found = schema(&connection).map_err(failed("read the schema of the SQLite database"))?;
+    if found > SCHEMA {
+        return Err(OpenError::Newer { found, known: SCHEMA });
+    }
+    set_up(&connection).map_err(failed("set up the SQLite database"))?;
+    let migrations = MIGRATIONS.iter().map(|(name, sql)| Migration::unapplied(name, sql));
+    let migrations = migrations.collect::<Result<Vec<_>, _>>();
+    let migrations = migrations.map_err(OpenError::database("read the migrations"))?;
+    Runner::new(&migrations)
+        .run(&mut connection)
+        .map_err(OpenError::database("bring the SQLite database up to date"))?;
+    Ok(connection)
+}
+
+/// Returns the newest migration that was applied; 0 for a new file.
+fn schema(connection: &Connection) -> rusqlite::Result<i32> {
+    let migrated = connection
+        .query_one(
+            "SELECT 1 FROM sqlite_schema WHERE name = 'refinery_schema_history'",
+            [],
+            |row| row.get::<_, i32>(0),
+        )
+        .optional()?;
+    if migrated.is_none() {
+        return Ok(0);
+    }
+    let version = "SELECT coalesce(max(version), 0) FROM refinery_schema_history";
+    connection.query_one(version, [], |row| row.get(0))
+}
+
+/// A commit is on the disk when it is answered (FULL): with many changes in one commit this costs
+/// a third more than losing the last ones in a power cut. The log is folded in every 4,000 pages,
+/// so that it is written over instead of growing: growing costs a second flush each time.
+fn set_up(connection: &Connection) -> rusqlite::Result<()> {
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "foreign_keys", true)?;
+    connection.pragma_update(None, "busy_timeout", 5_000)?;
+    connection.pragma_update(None, "wal_autocheckpoint", 4_000)?;
+    connection.pragma_update(None, "cache_size", -65_536)?;
+    connection.set_prepared_statement_cache_capacity(128);
+    Ok(())
+}
+
+/// Opens a connection that cannot write.
+pub(super) fn connect_to_read(path: &Path) -> Result<Connection, OpenError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let failed = OpenError::database::<rusqlite::Error>;
+    let doing = "open the SQLite database for reading";
+    let connection = Connection::open_with_flags(path, flags).map_err(failed(doing))?;
+    connection.pragma_update(None, "busy_timeout", 5_000).map_err(failed(doing))?;
+    connection.set_prepared_statement_cache_capacity(64);
+    Ok(connection)
+}

@@ -1,0 +1,121 @@
+//! What a use case needs of a database: a transaction that runs statements.
+//!
+//! The use cases are written once, in the SQL that PostgreSQL and SQLite have in common, so that
+//! both tell the same story by construction. The two databases differ in how they keep writers
+//! apart (row locks here, one writer there), in how they retry and in how they commit: that is what
+//! `postgres` and `sqlite` are for.
+
+use std::future::Future;
+use std::net::Ipv4Addr;
+
+use crate::error::{Refusal, StoreError};
+use crate::rows::Cells;
+use crate::value::Value;
+
+/// One transaction of one database.
+pub(crate) trait Tx: Send {
+    type Row: Cells + Send + Sync;
+
+    const DIALECT: Dialect;
+
+    /// Runs one statement and returns the rows that it gives. Parameters are `$1`, `$2`...
+    ///
+    /// `FOR UPDATE` and `FOR SHARE` at the end of a statement are left out by a database that has
+    /// one writer at a time.
+    fn rows(
+        &mut self,
+        sql: &str,
+        values: &[Value<'_>],
+    ) -> impl Future<Output = Result<Vec<Self::Row>, Failure>> + Send;
+
+    /// Waits until no other transaction has gone into the part that has this name.
+    fn alone(&mut self, name: &str) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// Runs one statement and returns its first row, if it gives any.
+    fn row(
+        &mut self,
+        sql: &str,
+        values: &[Value<'_>],
+    ) -> impl Future<Output = Result<Option<Self::Row>, Failure>> + Send {
+        async { Ok(self.rows(sql, values).await?.into_iter().next()) }
+    }
+
+    /// Runs one statement for what it changes.
+    fn run(
+        &mut self,
+        sql: &str,
+        values: &[Value<'_>],
+    ) -> impl Future<Output = Result<(), Failure>> + Send {
+        async { self.rows(sql, values).await.map(drop) }
+    }
+}
+
+/// The few pieces of SQL that the databases write differently.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Dialect {
+    /// Whether `e.tags` has the pair of two parameters.
+    pub(crate) has_tag: &'static str,
+    /// The transaction that an event was written in, as text.
+    pub(crate) event_xid: &'static str,
+}
+
+/// Why a transaction did not come to its end.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The caller has to know.
+    Store(StoreError),
+    /// It lost a race in a way that a new attempt settles.
+    Again(Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        Self::Store(StoreError::Refused(refusal))
+    }
+}
+
+/// One use case: what happens in one transaction.
+///
+/// It may run more than once before it is committed, so it keeps nothing from one run to the next.
+pub(crate) trait UseCase: Send + Sync + 'static {
+    type Answer: Send + 'static;
+
+    /// What it is for, as in "the database cannot be used to ...".
+    const DOING: &'static str;
+
+    fn run<T: Tx>(&self, tx: &mut T) -> impl Future<Output = Result<Self::Answer, Failure>> + Send;
+}
+
+/// A database that keeps the record.
+pub(crate) trait Database: std::fmt::Debug + Send + Sync + 'static {
+    fn cluster_id(&self) -> eip_model::ClusterId;
+
+    fn describe(&self) -> String;
+
+    /// Runs a use case that changes something. `Ok` means that it is durable.
+    fn change<U: UseCase>(
+        &self,
+        case: U,
+    ) -> impl Future<Output = Result<U::Answer, StoreError>> + Send;
+
+    /// Runs a use case that reads with one statement.
+    fn look<U: UseCase>(
+        &self,
+        case: U,
+    ) -> impl Future<Output = Result<U::Answer, StoreError>> + Send;
+
+    /// Runs a use case that reads with several statements, all as of one moment.
+    fn read<U: UseCase>(
+        &self,
+        case: U,
+    ) -> impl Future<Output = Result<U::Answer, StoreError>> + Send;
+
+    /// Returns every address in the table of elastic IPs. There may be millions.
+    fn addresses(&self) -> impl Future<Output = Result<Vec<Ipv4Addr>, StoreError>> + Send;
+}
