@@ -23,7 +23,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use keep::Keep;
-pub use kernel::{Kernel, KernelError, Wanted};
+pub use kernel::{Kernel, KernelError, Wanted, open_kernel};
 use server::{Fetched, LinkError};
 pub use server::{ServerLink, ServerUrlError};
 use turn::Turns;

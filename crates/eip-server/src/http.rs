@@ -25,6 +25,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Serves the router on every listener until told to stop, then lets requests in flight end.
 pub async fn serve(listeners: Vec<TcpListener>, router: Router, stop: CancellationToken) {
     let room = Arc::new(Semaphore::new(CONNECTIONS));
+    tokio::spawn(crate::metrics::keep_up(stop.clone()));
     let mut accepting = tokio::task::JoinSet::new();
     for listener in listeners {
         let accept = accept(listener, router.clone(), room.clone(), stop.clone());

@@ -5,6 +5,7 @@
 
 mod api;
 mod http;
+mod metrics;
 mod service;
 
 pub use api::{ApiState, router};

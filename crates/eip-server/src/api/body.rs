@@ -54,7 +54,13 @@ async fn read(request: Request, limit: usize) -> Result<Bytes, Error> {
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
-    let text: &[u8] = if bytes.trim_ascii().is_empty() { b"{}" } else { bytes };
+    let hint = "send one JSON object, or nothing";
+    let text = match bytes.trim_ascii() {
+        [] => b"{}",
+        // Serde would read the fields of an object from an array, by their order.
+        [b'[', ..] => return Err(Error::invalid("the body is an array", hint)),
+        text => text,
+    };
     serde_json::from_slice(text).map_err(|error| {
         let hint = match error.classify() {
             serde_json::error::Category::Data => {
@@ -62,7 +68,7 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
             }
             serde_json::error::Category::Io
             | serde_json::error::Category::Syntax
-            | serde_json::error::Category::Eof => "send one JSON object, or nothing",
+            | serde_json::error::Category::Eof => hint,
         };
         Error::invalid(format!("the body is not what this takes: {error}"), hint)
     })

@@ -18,8 +18,8 @@ pub(crate) async fn readyz(State(state): State<ApiState>) -> Result<&'static str
     Ok("ready\n")
 }
 
-pub(crate) async fn metrics(State(state): State<ApiState>) -> String {
-    state.metrics.render()
+pub(crate) async fn metrics() -> String {
+    crate::metrics::render()
 }
 
 pub(crate) async fn version() -> Json<Value> {

@@ -16,7 +16,6 @@ use axum::Router;
 use axum::http::{Method, Uri};
 use axum::middleware;
 use axum::routing::{get, post, put};
-use metrics_exporter_prometheus::PrometheusHandle;
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 
@@ -26,7 +25,6 @@ use crate::service::{Error, Service};
 #[derive(Clone)]
 pub struct ApiState {
     service: Arc<Service>,
-    metrics: PrometheusHandle,
     stop: CancellationToken,
 }
 
@@ -39,8 +37,8 @@ impl std::fmt::Debug for ApiState {
 impl ApiState {
     /// `stop` ends requests that wait.
     #[must_use]
-    pub fn new(service: Arc<Service>, metrics: PrometheusHandle, stop: CancellationToken) -> Self {
-        Self { service, metrics, stop }
+    pub fn new(service: Arc<Service>, stop: CancellationToken) -> Self {
+        Self { service, stop }
     }
 }
 
