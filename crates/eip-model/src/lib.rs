@@ -27,7 +27,7 @@ pub use agent::{
 };
 pub use elastic_ip::{
     AssociationView, DataPlane, DataPlaneState, ElasticIp, ElasticIpPage, ElasticIpStatus,
-    data_plane,
+    LettingGo, data_plane, idle_data_plane,
 };
 pub use event::{Event, EventKind};
 pub use free_map::FreeMap;

@@ -70,6 +70,7 @@ impl UseCase for NewAllocation {
             updated_at: self.now,
             revision: 1,
             association: None,
+            letting_go: None,
         })
     }
 }
