@@ -194,9 +194,14 @@ async fn an_address_is_never_in_two_desired_sets_whatever_the_order(
     for name in ["hv1", "hv2", "hv3"] {
         let (world, done, carrying) = (world.clone(), done.clone(), carrying.clone());
         agents.push(tokio::spawn(async move {
+            let mut had = world.desired(name).await;
             loop {
                 let last = done.load(std::sync::atomic::Ordering::SeqCst);
                 let desired = world.desired(name).await;
+                // An agent that sees the generation it knows does not look again.
+                if desired.generation == had.generation {
+                    assert_eq!(desired, had, "changed without a new generation");
+                }
                 {
                     let mut carrying = carrying.lock().unwrap();
                     if desired.attachments.is_empty() {
@@ -207,6 +212,7 @@ async fn an_address_is_never_in_two_desired_sets_whatever_the_order(
                     }
                 }
                 world.applied(name, desired.generation).await;
+                had = desired;
                 if last {
                     return;
                 }

@@ -8,6 +8,7 @@ mod fences;
 mod holding;
 mod inventory;
 mod listing;
+mod locks;
 mod opening;
 mod races;
 mod reports;
