@@ -9,7 +9,7 @@ CREATE TABLE cluster (
     id       BLOB    NOT NULL,
     CONSTRAINT cluster_pkey PRIMARY KEY (only_row),
     CONSTRAINT cluster_has_one_row CHECK (only_row = 1)
-) STRICT;
+) STRICT, WITHOUT ROWID;
 
 CREATE TABLE project (
     name       TEXT    NOT NULL,

@@ -62,6 +62,8 @@ pub(super) fn statuses(backends: &[BackendInventory]) -> Vec<BackendStatus> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::slice::from_ref;
+
     use eip_model::{Backend, InstanceState};
     use uuid::Uuid;
 
@@ -94,7 +96,7 @@ mod tests {
     #[test]
     fn what_has_not_changed_is_not_written() {
         let one = instance(1, Backend::Docker);
-        let same = compare(&known(std::slice::from_ref(&one)), &[listed(Backend::Docker, &[one])]);
+        let same = compare(&known(from_ref(&one)), &[listed(Backend::Docker, &[one])]);
         assert_eq!(same, Changes::default());
     }
 
@@ -102,8 +104,8 @@ mod tests {
     fn an_instance_without_a_project_is_the_default_projects_and_stays_so() {
         let stored = instance(1, Backend::Docker);
         let nameless = InstanceReport { project: None, ..stored.clone() };
-        let first = compare(&known(&[]), &[listed(Backend::Docker, &[nameless.clone()])]);
-        assert_eq!(first.written, [stored.clone()]);
+        let first = compare(&known(&[]), &[listed(Backend::Docker, from_ref(&nameless))]);
+        assert_eq!(first.written, from_ref(&stored));
         let again = compare(&known(&[stored]), &[listed(Backend::Docker, &[nameless])]);
         assert_eq!(again, Changes::default());
     }
@@ -125,7 +127,7 @@ mod tests {
         let there = instance(1, Backend::Libvirt);
         let told = compare(
             &world,
-            &[listed(Backend::Docker, &[]), listed(Backend::Libvirt, &[there.clone()])],
+            &[listed(Backend::Docker, &[]), listed(Backend::Libvirt, from_ref(&there))],
         );
         assert_eq!(told, Changes { written: vec![there], removed: vec![] });
     }

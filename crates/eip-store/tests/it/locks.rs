@@ -1,0 +1,97 @@
+//! What PostgreSQL's row locks are for: each test stops another transaction half-way.
+//!
+//! SQLite has one writer and needs none of this.
+
+use std::time::Duration;
+
+use eip_model::{ElasticIpRef, InstanceState};
+use eip_store::Refusal;
+use eip_testkit::eventually_async;
+use tokio_postgres::{Client, NoTls};
+
+use crate::world::{Kind, World, address, associate, refusal};
+
+async fn connect(url: &str) -> Client {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client
+}
+
+/// Returns once somebody in this database waits for a lock.
+async fn somebody_waits(client: &Client) {
+    eventually_async("somebody waits for a lock", Duration::from_secs(2), async || {
+        let waiting = "SELECT 1 FROM pg_stat_activity
+                        WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        client.query_opt(waiting, &[]).await.unwrap().map(drop)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_instance_that_is_just_stopping_is_not_associated() {
+    let world = World::new(Kind::Postgres).await;
+    world.report("hv1", &[1]).await;
+    let eip = world.hold(1).await;
+    let (other, looker) = (connect(&world.url).await, connect(&world.url).await);
+    other.batch_execute("BEGIN; UPDATE instance SET state = 'stopped'").await.unwrap();
+    let repo = world.repo.clone();
+    let command = associate(ElasticIpRef::Id(eip.id), 1);
+    let associating = tokio::spawn(async move { repo.associate(&command).await });
+    somebody_waits(&looker).await;
+    other.batch_execute("COMMIT").await.unwrap();
+    let state = InstanceState::Stopped;
+    assert_eq!(refusal(associating.await.unwrap()), Refusal::InstanceNotRunning { state });
+}
+
+#[tokio::test]
+async fn an_associate_in_the_middle_of_a_report_waits_for_it() {
+    let world = World::new(Kind::Postgres).await;
+    world.report("hv1", &[1]).await;
+    world.report("hv2", &[2]).await;
+    let eip = world.hold(1).await;
+    world.point(&eip, 1).await;
+    world.part(&eip).await.unwrap();
+    let (report, looker) = (connect(&world.url).await, connect(&world.url).await);
+    report.batch_execute("BEGIN; DELETE FROM letting_go").await.unwrap();
+    let repo = world.repo.clone();
+    let command = associate(ElasticIpRef::Id(eip.id), 2);
+    let associating = tokio::spawn(async move { repo.associate(&command).await });
+    // Had it gone ahead, the desired set of hv2 would change at the commit without a bump.
+    somebody_waits(&looker).await;
+    report.batch_execute("COMMIT").await.unwrap();
+    let wish = associating.await.unwrap().unwrap();
+    let desired = world.desired("hv2").await;
+    assert_eq!(desired.generation, wish.generation);
+    assert_eq!(desired.attachments[0].public_ip, address(1));
+}
+
+#[tokio::test]
+async fn an_elastic_ip_that_is_just_being_released_is_not_associated() {
+    let world = World::new(Kind::Postgres).await;
+    world.report("hv1", &[1]).await;
+    let eip = world.hold(1).await;
+    let (other, looker) = (connect(&world.url).await, connect(&world.url).await);
+    let release = "BEGIN; UPDATE elastic_ip SET released_at = now(), quarantine_until = now()";
+    other.batch_execute(release).await.unwrap();
+    let repo = world.repo.clone();
+    let command = associate(ElasticIpRef::Id(eip.id), 1);
+    let associating = tokio::spawn(async move { repo.associate(&command).await });
+    somebody_waits(&looker).await;
+    other.batch_execute("COMMIT").await.unwrap();
+    assert_eq!(refusal(associating.await.unwrap()), Refusal::ElasticIpNotFound);
+}
+
+#[tokio::test]
+async fn a_lock_that_never_comes_is_an_answer_within_seconds() {
+    let world = World::new(Kind::Postgres).await;
+    let eip = world.hold(1).await;
+    let other = connect(&world.url).await;
+    other.batch_execute("BEGIN; SELECT 1 FROM elastic_ip FOR UPDATE").await.unwrap();
+    let waited = tokio::time::timeout(Duration::from_secs(8), world.release(&eip)).await;
+    let error = waited.unwrap().unwrap_err();
+    assert!(error.retryable(), "{error:?}");
+    let unknown = matches!(error, eip_store::StoreError::Unavailable { outcome_unknown: true, .. });
+    assert!(!unknown, "{error:?}");
+    other.batch_execute("ROLLBACK").await.unwrap();
+    world.release(&eip).await.unwrap();
+}

@@ -1,0 +1,15 @@
+//! The story of the record, told to SQLite and to PostgreSQL alike.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
+
+mod associating;
+mod events;
+mod fences;
+mod holding;
+mod inventory;
+mod listing;
+mod locks;
+mod opening;
+mod races;
+mod reports;
+mod world;
