@@ -29,11 +29,12 @@ pub trait Kernel: std::fmt::Debug + Send + 'static {
     /// When the kernel refused.
     fn apply(&mut self, wanted: &Wanted) -> Result<(), KernelError>;
 
-    /// Puts right what others have changed since. Returns what was, where anything was.
+    /// Puts right what others have changed since `wanted` was applied. Returns what was, where
+    /// anything was.
     ///
     /// # Errors
     /// When the kernel refused.
-    fn mend(&mut self) -> Result<Option<&'static str>, KernelError>;
+    fn mend(&mut self, wanted: &Wanted) -> Result<Option<&'static str>, KernelError>;
 }
 
 /// TEMPORARY

@@ -142,10 +142,8 @@ impl Plane {
 
     /// Puts right what others changed, and lets a failed turn be tried again.
     async fn mend(&mut self) {
-        if self.in_force.is_none() {
-            return;
-        }
-        match self.with_kernel(|kernel| kernel.mend()).await {
+        let Some(wanted) = self.in_force.clone() else { return };
+        match self.with_kernel(move |kernel| kernel.mend(&wanted)).await {
             Some(Ok(Some(what))) => warn!(what, "Mended what another program had changed"),
             Some(Err(error)) => {
                 error!(%error, "Could not mend the data plane; will apply it anew");

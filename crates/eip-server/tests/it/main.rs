@@ -1,4 +1,5 @@
 //! The API over real HTTP, on both stores.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
 mod agents;
 mod bad_input;
