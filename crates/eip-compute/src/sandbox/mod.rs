@@ -89,6 +89,9 @@ impl Sandboxes {
         name: &SandboxName,
         project: Option<&ProjectName>,
     ) -> Result<SandboxRecord, SandboxError> {
+        if record::read(&self.dir, name)?.is_some_and(|record| record.is_process()) {
+            return Err(SandboxError::Running(name.clone()));
+        }
         let program = std::env::current_exe().map_err(SandboxError::io("find this program"))?;
         let data_dir = self.dir.parent().unwrap_or(&self.dir);
         let mut command = Command::new(program);
