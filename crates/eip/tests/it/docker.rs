@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::Output;
 
 use eip_testkit::eventually;
 use eip_testkit::machine::Daemon;
@@ -43,7 +43,9 @@ impl<'s> Engine<'s> {
         for applet in ["sh", "httpd", "wget", "mkdir"] {
             std::os::unix::fs::symlink("busybox", root.join("bin").join(applet)).unwrap();
         }
-        self.docker(&format!("import - eip-test < <(tar -C {} -c .)", root.display()));
+        let archive = self.scene.folder.path().join("image.tar");
+        self.scene.host.sh(&format!("tar -C {} -cf {} .", root.display(), archive.display()));
+        self.docker(&format!("import {} eip-test", archive.display()));
     }
 
     fn try_docker(&self, args: &str) -> bool {
@@ -58,9 +60,9 @@ impl<'s> Engine<'s> {
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
     }
 
-    fn run(&self, args: &str) -> std::process::Output {
+    fn run(&self, args: &str) -> Output {
         let line = format!("docker -H unix://{} {args}", self.socket.display());
-        Command::new("bash").args(["-c", &line]).output().unwrap()
+        self.scene.host.try_sh(&line)
     }
 
     /// Starts a container that serves a page with its name, and waits until the service knows it.
