@@ -40,4 +40,7 @@ pub use network::LocalNetwork;
 pub use plan::{Change, Resolution, changes, resolve};
 pub use pool::{Pool, PoolConfig, PoolList, Reserved};
 pub use problem::{ErrorCode, Problem};
-pub use requests::{AllocateRequest, AssociateRequest, DisassociateRequest, UpdateRequest};
+pub use requests::{
+    AllocateRequest, AssociateRequest, CreateKeyRequest, CreatedKey, DisassociateRequest,
+    UpdateRequest,
+};

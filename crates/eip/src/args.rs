@@ -231,6 +231,9 @@ pub(crate) enum Client {
     /// Pools of addresses.
     #[command(subcommand)]
     Pool(Pools),
+    /// Keys of the API.
+    #[command(subcommand)]
+    Key(Keys),
 }
 
 #[derive(Debug, ClapArgs)]
@@ -311,6 +314,41 @@ pub(crate) enum Pools {
     /// List them, with how full they are.
     #[command(visible_alias = "ls")]
     List,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Keys {
+    /// Make one. It is printed this once.
+    Create {
+        /// What its holder may do; `agent` speaks for the host that --host names.
+        #[arg(long, default_value = "member")]
+        role: KeyRole,
+        /// The project it is for [default: your own].
+        #[arg(long)]
+        project: Option<ProjectName>,
+        /// The host whose agent it is for.
+        #[arg(long, required_if_eq("role", "agent"), conflicts_with = "project")]
+        host: Option<HostName>,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum KeyRole {
+    Admin,
+    Member,
+    Reader,
+    Agent,
+}
+
+impl KeyRole {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Admin => "admin",
+            Self::Member => "member",
+            Self::Reader => "reader",
+            Self::Agent => "agent",
+        }
+    }
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {

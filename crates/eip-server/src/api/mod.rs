@@ -6,6 +6,7 @@ mod caller;
 mod cursor;
 mod elastic_ips;
 mod inventory;
+mod keys;
 mod meta;
 mod problem;
 mod trace;
@@ -57,6 +58,7 @@ pub fn router(state: ApiState) -> Router {
         .route("/instances/{id}", get(inventory::instance))
         .route("/hosts", get(inventory::hosts))
         .route("/pools", get(inventory::pools))
+        .route("/api-keys", post(keys::create))
         .route("/agent/v1/inventory", put(agent::inventory))
         .route("/agent/v1/applied", put(agent::applied))
         .route("/agent/v1/desired", get(agent::desired))

@@ -59,6 +59,16 @@ impl Caller {
         }
     }
 
+    /// Returns the project of an administrator.
+    pub(crate) fn may_administer(&self) -> Result<&ProjectName, Error> {
+        match &self.role {
+            Role::Admin { project } => Ok(project),
+            Role::Member { .. } | Role::Reader { .. } | Role::Agent { .. } => {
+                Err(self.forbidden("administer the service"))
+            }
+        }
+    }
+
     /// Returns the host whose agent the caller is.
     pub(crate) fn host(&self) -> Result<&HostName, Error> {
         self.role.host().ok_or_else(|| self.forbidden("speak for a host"))

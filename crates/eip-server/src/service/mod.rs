@@ -13,7 +13,7 @@ mod signals;
 use std::sync::Arc;
 use std::time::Duration;
 
-use eip_model::{HostName, PoolConfig, PoolName, ProjectName, Role};
+use eip_model::{CreateKeyRequest, CreatedKey, HostName, PoolConfig, PoolName, ProjectName, Role};
 use eip_store::{NewApiKey, Repository};
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
@@ -95,6 +95,32 @@ impl Service {
         host: HostName,
     ) -> Result<(), eip_store::StoreError> {
         self.admit(key, Role::Agent { host }).await
+    }
+
+    /// Makes a key. It is in the answer and nowhere else.
+    pub(crate) async fn create_key(
+        &self,
+        caller: &Caller,
+        request: CreateKeyRequest,
+    ) -> Result<CreatedKey, Error> {
+        let own = caller.may_administer()?;
+        let CreateKeyRequest { role: word, project, host } = request;
+        let project = match host {
+            Some(_) => project,
+            None => project.or_else(|| Some(own.clone())),
+        };
+        let role = Role::from_parts(&word, project.clone(), host.clone()).map_err(|error| {
+            let hint = "a key of role agent names a host and no project, any other no host";
+            Error::invalid(error.to_string(), hint)
+        })?;
+        if let Some(project) = &project {
+            let made = self.repository.ensure_project(project, Timestamp::now()).await;
+            made.map_err(Error::Store)?;
+        }
+        let key = ApiKey::generate();
+        self.admit(&key, role).await.map_err(Error::Store)?;
+        info!(key.id = %caller.key, made = %key.id(), role = word, "Made an API key");
+        Ok(CreatedKey { id: key.id(), role: word, project, host, key: key.expose().to_owned() })
     }
 
     async fn admit(&self, key: &ApiKey, role: Role) -> Result<(), eip_store::StoreError> {

@@ -104,3 +104,40 @@ async fn an_agent_may_speak_for_its_host_and_nothing_else() {
     let as_admin = world.request(Method::GET, "/agent/v1/desired");
     assert_eq!(read(as_admin).await.0, StatusCode::FORBIDDEN);
 }
+
+#[tokio::test]
+async fn a_key_may_do_what_its_role_says_in_its_project_alone() {
+    let world = World::new(Store::Sqlite).await;
+    let of_others = world.allocate().await;
+    let create = async |body: &str| world.post("/api-keys", body.to_owned()).await;
+    let (status, made) = create(r#"{"role": "member", "project": "team-a"}"#).await;
+    assert_eq!(status, StatusCode::CREATED, "{made}");
+    let member = made["key"].as_str().unwrap().to_owned();
+    let (_, made) = create(r#"{"role": "reader", "project": "team-a"}"#).await;
+    let reader = made["key"].as_str().unwrap().to_owned();
+    let call = async |key: &str, method: Method, path: &str| {
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        read(client.request(method, format!("{}{path}", world.base)).header("X-API-Key", key)).await
+    };
+    let (status, own) = call(&member, Method::POST, "/elastic-ips").await;
+    assert_eq!((status, &own["project"]), (StatusCode::CREATED, &"team-a".into()));
+    let own = format!("/elastic-ips/{}", own["id"].as_str().unwrap());
+    assert_eq!(call(&reader, Method::GET, &own).await.0, StatusCode::OK);
+    assert_eq!(call(&reader, Method::DELETE, &own).await.0, StatusCode::FORBIDDEN);
+    assert_eq!(call(&reader, Method::POST, "/elastic-ips").await.0, StatusCode::FORBIDDEN);
+    let of_others = format!("/elastic-ips/{of_others}");
+    for method in [Method::GET, Method::DELETE] {
+        let answer = call(&member, method, &of_others).await;
+        assert_eq!(answer.0, StatusCode::NOT_FOUND, "{}", answer.1);
+    }
+    let more = reqwest::Client::builder().no_proxy().build().unwrap();
+    let more = more.post(format!("{}/api-keys", world.base)).header("X-API-Key", &member);
+    assert_eq!(read(more.body(r#"{"role": "admin"}"#)).await.0, StatusCode::FORBIDDEN);
+    let (_, listed) = call(&member, Method::GET, "/elastic-ips").await;
+    assert_eq!(listed["items"].as_array().unwrap().len(), 1);
+    for wrong in
+        [r#"{"role": "king"}"#, r#"{"role": "agent"}"#, r#"{"role": "admin", "host": "h"}"#]
+    {
+        assert_eq!(create(wrong).await.0, StatusCode::BAD_REQUEST, "{wrong}");
+    }
+}

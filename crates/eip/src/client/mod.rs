@@ -5,11 +5,12 @@ mod find;
 pub(crate) mod output;
 
 use eip_model::{
-    AllocateRequest, AssociateRequest, DataPlaneState, DisassociateRequest, ElasticIp,
-    ElasticIpPage, ElasticIpStatus, HostList, Instance, InstanceList, PoolList, Tags,
+    AllocateRequest, AssociateRequest, CreateKeyRequest, CreatedKey, DataPlaneState,
+    DisassociateRequest, ElasticIp, ElasticIpPage, ElasticIpStatus, HostList, Instance,
+    InstanceList, PoolList, Tags,
 };
 
-use crate::args::{self, Client, Global, Hosts, Instances, Pools};
+use crate::args::{self, Client, Global, Hosts, Instances, Keys, Pools};
 use crate::exit::{Exit, Failure};
 use crate::settings::Settings;
 use api::Api;
@@ -64,6 +65,11 @@ pub(crate) async fn run(
             shown.instance(&find::instance(&api, &instance).await?)
         }
         Client::Host(Hosts::List) => shown.hosts(&api.get::<HostList>("/hosts", &[]).await?),
+        Client::Key(Keys::Create { role, project, host }) => {
+            let role = role.as_str().to_owned();
+            let request = CreateKeyRequest { role, project, host };
+            shown.key(&api.post::<CreatedKey>("/api-keys", &request).await?)
+        }
         Client::Pool(Pools::List) => shown.pools(&api.get::<PoolList>("/pools", &[]).await?),
     }
 }

@@ -4,8 +4,8 @@ use std::io::{IsTerminal as _, Write as _};
 
 use comfy_table::{ContentArrangement, Table};
 use eip_model::{
-    DataPlaneState, ElasticIp, ElasticIpPage, ElasticIpStatus, HostList, Instance, InstanceList,
-    PoolList,
+    CreatedKey, DataPlaneState, ElasticIp, ElasticIpPage, ElasticIpStatus, HostList, Instance,
+    InstanceList, PoolList,
 };
 use jiff::Timestamp;
 use serde::Serialize;
@@ -78,6 +78,17 @@ impl Shown {
         let said = format!("{} released", one.public_ip);
         print_line(if self.quiet { one.public_ip.to_string() } else { said }.as_str());
         Ok(())
+    }
+
+    /// Shows a new key as it is to be stored: nothing else is on its line.
+    pub(crate) fn key(self, made: &CreatedKey) -> Result<(), Failure> {
+        match self.output {
+            Output::Json => print_json(made),
+            Output::Table => {
+                print_line(&made.key);
+                Ok(())
+            }
+        }
     }
 
     pub(crate) fn instances(self, list: &InstanceList) -> Result<(), Failure> {
