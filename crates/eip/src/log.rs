@@ -8,7 +8,7 @@ use crate::args::LogFormat;
 use crate::exit::Failure;
 
 /// What is written unless told otherwise.
-const DEFAULT: &str = "info,refinery_core=warn";
+const DEFAULT: &str = "info,refinery_core=warn,tokio_postgres=warn";
 
 /// Starts it. `EIP_LOG` says what is written, as `info` or `eip_agent=debug,info`.
 pub(crate) fn start(format: LogFormat) -> Result<(), Failure> {
