@@ -36,8 +36,3 @@ pub trait Kernel: std::fmt::Debug + Send + 'static {
     /// When the kernel refused.
     fn mend(&mut self, wanted: &Wanted) -> Result<Option<&'static str>, KernelError>;
 }
-
-/// TEMPORARY
-pub fn open_kernel(_: &std::path::Path) -> Result<Box<dyn Kernel>, String> {
-    Err("none yet".into())
-}

@@ -7,6 +7,7 @@
 
 mod keep;
 mod kernel;
+mod netfilter;
 mod server;
 mod turn;
 mod world;
@@ -23,7 +24,8 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use keep::Keep;
-pub use kernel::{Kernel, KernelError, Wanted, open_kernel};
+pub use kernel::{Kernel, KernelError, Wanted};
+pub use netfilter::open_kernel;
 use server::{Fetched, LinkError};
 pub use server::{ServerLink, ServerUrlError};
 use turn::Turns;

@@ -118,7 +118,7 @@ fn agent_config(
     let kernel: Result<Box<dyn Kernel>, String> = if asked.no_data_plane {
         Err("this host was told to carry no traffic".to_owned())
     } else {
-        eip_agent::open_kernel(data_dir)
+        eip_agent::open_kernel()
     };
     Ok(AgentConfig { host, data_dir: data_dir.to_owned(), backends, kernel })
 }
