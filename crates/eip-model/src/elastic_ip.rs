@@ -158,6 +158,31 @@ pub fn data_plane(view: &AssociationView, now: Timestamp) -> DataPlane {
     }
 }
 
+/// A host that may still carry an address whose association has ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LettingGo {
+    pub host: HostName,
+    pub last_seen_at: Timestamp,
+}
+
+/// Says what the data plane does at `now` for an elastic IP that is pointed at nothing since `since`.
+#[must_use]
+pub fn idle_data_plane(
+    letting_go: Option<&LettingGo>,
+    since: Timestamp,
+    now: Timestamp,
+) -> DataPlane {
+    let Some(LettingGo { host, last_seen_at }) = letting_go else {
+        return DataPlane { state: DataPlaneState::None, reason: None, since };
+    };
+    if now > *last_seen_at + REPORT_SILENCE_SECONDS.seconds() {
+        let reason = Some(format!("host {host} is silent and may still carry the address"));
+        return DataPlane { state: DataPlaneState::Unknown, reason, since: *last_seen_at };
+    }
+    let reason = Some(format!("waiting for host {host} to let go of the address"));
+    DataPlane { state: DataPlaneState::Pending, reason, since }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -216,6 +241,14 @@ mod tests {
     fn a_move_between_hosts_waits_for_the_old_one() {
         let view = AssociationView { fenced_by: Some("hv1".parse().unwrap()), ..applied() };
         assert_eq!(data_plane(&view, at(201)).state, DataPlaneState::Pending);
+    }
+
+    #[test]
+    fn an_address_is_idle_only_when_its_last_host_has_let_go() {
+        let host = LettingGo { host: "hv1".parse().unwrap(), last_seen_at: at(100) };
+        assert_eq!(idle_data_plane(None, at(90), at(101)).state, DataPlaneState::None);
+        assert_eq!(idle_data_plane(Some(&host), at(90), at(101)).state, DataPlaneState::Pending);
+        assert_eq!(idle_data_plane(Some(&host), at(90), at(999)).state, DataPlaneState::Unknown);
     }
 
     #[test]

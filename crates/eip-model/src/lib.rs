@@ -27,7 +27,7 @@ pub use agent::{
 };
 pub use elastic_ip::{
     AssociationView, DataPlane, DataPlaneState, ElasticIp, ElasticIpPage, ElasticIpStatus,
-    data_plane,
+    LettingGo, data_plane, idle_data_plane,
 };
 pub use event::{Event, EventKind};
 pub use free_map::FreeMap;
@@ -40,4 +40,7 @@ pub use network::LocalNetwork;
 pub use plan::{Change, Resolution, changes, resolve};
 pub use pool::{Pool, PoolConfig, PoolList, Reserved};
 pub use problem::{ErrorCode, Problem};
-pub use requests::{AllocateRequest, AssociateRequest, DisassociateRequest, UpdateRequest};
+pub use requests::{
+    AllocateRequest, AssociateRequest, CreateKeyRequest, CreatedKey, DisassociateRequest,
+    UpdateRequest,
+};

@@ -8,7 +8,8 @@ use std::net::Ipv4Addr;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::names::{Label, PoolName, Tags};
+use crate::key::KeyId;
+use crate::names::{HostName, Label, PoolName, ProjectName, Tags};
 
 /// `POST /elastic-ips`. Everything is optional.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -65,6 +66,34 @@ pub struct UpdateRequest {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<std::collections::BTreeMap<String, String>>)]
     pub tags: Option<Tags>,
+}
+
+/// `POST /api-keys`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CreateKeyRequest {
+    /// `admin`, `member` and `reader` are of a project, `agent` is of a host.
+    pub role: String,
+    /// By default the caller's own.
+    #[schema(value_type = Option<String>)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub project: Option<ProjectName>,
+    #[schema(value_type = Option<String>)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<HostName>,
+}
+
+/// A key that was just made. It is shown this once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CreatedKey {
+    #[schema(value_type = String)]
+    pub id: KeyId,
+    pub role: String,
+    #[schema(value_type = Option<String>)]
+    pub project: Option<ProjectName>,
+    #[schema(value_type = Option<String>)]
+    pub host: Option<HostName>,
+    pub key: String,
 }
 
 /// Tells a field that is `null` from one that is left out.

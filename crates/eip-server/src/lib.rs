@@ -1,1 +1,14 @@
+//! The Elastic IP service and the HTTP API in front of it.
+//!
+//! Two rooms: `service` holds one function per use case and knows nothing of HTTP; `api` parses,
+//! calls one of them and renders what it said. Neither touches a kernel or a compute backend.
 
+mod api;
+mod http;
+mod metrics;
+mod service;
+
+pub use api::{ApiState, router};
+pub use http::serve;
+pub use service::keys::{ApiKey, InvalidApiKey};
+pub use service::{Service, ServiceConfig};

@@ -3,10 +3,10 @@
 use std::net::Ipv4Addr;
 
 use eip_model::{
-    AssociationView, BackendStatus, DataPlane, DataPlaneHealth, DataPlaneState, ElasticIp,
-    ElasticIpId, ElasticIpRef, ElasticIpStatus, Generation, Host, HostName, InstanceId,
-    InstanceRef, Ipv4Range, KeyId, Label, PoolName, ProjectName, REPORT_SILENCE_SECONDS, Role,
-    Tags, data_plane,
+    AssociationView, BackendStatus, DataPlaneHealth, ElasticIp, ElasticIpId, ElasticIpRef,
+    ElasticIpStatus, Generation, Host, HostName, InstanceId, InstanceRef, Ipv4Range, KeyId, Label,
+    LettingGo, PoolName, ProjectName, REPORT_SILENCE_SECONDS, Role, Tags, data_plane,
+    idle_data_plane,
 };
 use jiff::{Timestamp, ToSpan};
 
@@ -111,6 +111,8 @@ pub struct ElasticIpRecord {
     /// Grows with every change of the elastic IP or its association.
     pub revision: u64,
     pub association: Option<AssociationRecord>,
+    /// While it is pointed at nothing: a host that has not yet reported that it let go of it.
+    pub letting_go: Option<LettingGo>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -129,10 +131,10 @@ impl ElasticIpRecord {
     pub fn at(self, now: Timestamp) -> ElasticIp {
         let (status, plane) = match &self.association {
             Some(association) => (ElasticIpStatus::Associated, data_plane(&association.view, now)),
-            None => (
-                ElasticIpStatus::Allocated,
-                DataPlane { state: DataPlaneState::None, reason: None, since: self.updated_at },
-            ),
+            None => {
+                let plane = idle_data_plane(self.letting_go.as_ref(), self.updated_at, now);
+                (ElasticIpStatus::Allocated, plane)
+            }
         };
         let association = self.association;
         ElasticIp {

@@ -6,7 +6,8 @@ use std::str::FromStr;
 
 use eip_model::{
     AssociationView, Attachment, AttachmentProblem, BackendStatus, DataPlaneHealth, ElasticIpId,
-    Event, Generation, HostName, Instance, InstanceId, Ipv4Range, KeyId, PoolConfig, Role, Tags,
+    Event, Generation, HostName, Instance, InstanceId, Ipv4Range, KeyId, LettingGo, PoolConfig,
+    Role, Tags,
 };
 use jiff::Timestamp;
 use uuid::Uuid;
@@ -92,11 +93,16 @@ pub(crate) const ELASTIC_IP: &str = "
            h.name AS host, h.observed_generation, h.health, h.health_reason, h.last_seen_at,
            (SELECT min(l.host) FROM letting_go l
              WHERE l.address = a.address AND l.host <> a.host) AS fenced_by,
+           g.host AS letting_go, g.last_seen_at AS letting_go_seen_at,
            p.kind AS problem_kind, p.reason AS problem_reason, p.since AS problem_since
       FROM elastic_ip e
       LEFT JOIN association a ON a.address = e.address
       LEFT JOIN instance i ON i.id = a.instance_id
       LEFT JOIN host h ON h.name = a.host
+      LEFT JOIN (SELECT l.address, l.host, o.last_seen_at
+                   FROM letting_go l JOIN host o ON o.name = l.host) g
+        ON a.address IS NULL AND g.address = e.address
+       AND g.host = (SELECT min(l.host) FROM letting_go l WHERE l.address = e.address)
       LEFT JOIN attachment_problem p ON p.address = a.address";
 
 /// Whether the elastic IP is held, not asleep.
@@ -119,12 +125,20 @@ pub(crate) fn elastic_ip(row: &impl Cells) -> Result<ElasticIpRecord, StoreError
             updated_at: row.moment("updated_at")?,
             revision: row.number("revision")?,
             association: None,
+            letting_go: letting_go(row)?,
         })
     };
     let record = read().map_err(|e| Wrong(format!("{address}: {}", e.0)).within("elastic_ip"))?;
     let association = association(row, address)
         .map_err(|e| Wrong(format!("{address}: {}", e.0)).within("association"))?;
     Ok(ElasticIpRecord { association, ..record })
+}
+
+fn letting_go(row: &impl Cells) -> Result<Option<LettingGo>, Wrong> {
+    let Some(host) = row.maybe("letting_go")? else {
+        return Ok(None);
+    };
+    Ok(Some(LettingGo { host, last_seen_at: row.moment("letting_go_seen_at")? }))
 }
 
 pub(crate) fn tags(row: &impl Cells) -> Result<Tags, Wrong> {

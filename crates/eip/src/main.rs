@@ -1,1 +1,51 @@
-fn main() {}
+//! `eip`: the service, a host's agent and the command line, in one program.
+
+mod args;
+mod client;
+mod exit;
+mod log;
+mod sandbox;
+mod serve;
+mod settings;
+
+use clap::Parser as _;
+
+use args::{Args, Command};
+use exit::Failure;
+use settings::Settings;
+
+fn main() -> std::process::ExitCode {
+    let args = Args::parse();
+    let output = args.global.output;
+    match run(args) {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(failure) => failure.report(output),
+    }
+}
+
+fn run(args: Args) -> Result<(), Failure> {
+    let settings = Settings::load()?;
+    match args.command {
+        Command::Serve(command) => {
+            log::start(command.log_format)?;
+            multi_threaded()?.block_on(serve::serve(command, &settings))
+        }
+        Command::Agent(command) => {
+            log::start(command.log_format)?;
+            multi_threaded()?.block_on(serve::agent(command, &settings))
+        }
+        // Before any thread: a sandbox moves the whole process into its namespace.
+        Command::Sandbox(command) => sandbox::run(command, &settings, args.global.output),
+        Command::Client(command) => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime =
+                runtime.map_err(|error| Failure::other("cannot start a runtime", &error))?;
+            runtime.block_on(client::run(command, &args.global, &settings))
+        }
+    }
+}
+
+fn multi_threaded() -> Result<tokio::runtime::Runtime, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    runtime.map_err(|error| Failure::other("cannot start a runtime", &error))
+}

@@ -77,6 +77,7 @@ impl NewAllocation {
             updated_at: self.now,
             revision: 1,
             association: None,
+            letting_go: None,
         }
     }
 }

@@ -1,0 +1,175 @@
+//! The turn of the loop: read both sides, resolve, apply, report. It takes no input: whatever woke
+//! it, it does the same.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use eip_model::{
+    AppliedReport, DataPlaneHealth, DesiredSet, Generation, InventoryReport, Resolution, resolve,
+};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info, warn};
+
+use crate::keep::Keep;
+use crate::kernel::{Kernel, KernelError, Wanted};
+use crate::world::World;
+
+/// How often what others may have changed is looked at.
+const MEND_INTERVAL: Duration = Duration::from_secs(1);
+/// How long to wait at the start for the backends before their last lists of an earlier run serve.
+const FIRST_LOOK: Duration = Duration::from_secs(5);
+
+/// What a turn reads, and where it reports.
+#[derive(Debug)]
+pub(crate) struct Turns {
+    pub(crate) world: World,
+    pub(crate) desired: watch::Receiver<Option<DesiredSet>>,
+    pub(crate) inventory: watch::Sender<Option<InventoryReport>>,
+    pub(crate) applied: watch::Sender<Option<AppliedReport>>,
+}
+
+/// The data plane and what it was last told.
+#[derive(Debug)]
+struct Plane {
+    kernel: Result<Arc<Mutex<Box<dyn Kernel>>>, String>,
+    in_force: Option<Wanted>,
+    failure: Option<KernelError>,
+    /// The newest desired set that was applied as a whole.
+    generation: Generation,
+}
+
+impl Turns {
+    pub(crate) async fn run(
+        mut self,
+        kernel: Result<Box<dyn Kernel>, String>,
+        mut keep: Keep,
+        stop: CancellationToken,
+    ) {
+        let mut plane = Plane {
+            kernel: kernel.map(|kernel| Arc::new(Mutex::new(kernel))),
+            in_force: None,
+            failure: None,
+            generation: Generation::default(),
+        };
+        // Rules of an earlier run are in place; nothing is hurried, and nothing is unmapped because
+        // its backend has not been asked yet.
+        let first = tokio::time::timeout(FIRST_LOOK, self.first_look());
+        if stop.run_until_cancelled(first).await.is_none() {
+            return;
+        }
+        let mut mend = tokio::time::interval(MEND_INTERVAL);
+        mend.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            self.turn(&mut plane, &mut keep).await;
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.world.changed() => {}
+                changed = self.desired.changed() => if changed.is_err() { return },
+                _ = mend.tick() => plane.mend().await,
+            }
+        }
+    }
+
+    async fn first_look(&mut self) {
+        while !self.world.seen() {
+            self.world.changed().await;
+        }
+    }
+
+    async fn turn(&mut self, plane: &mut Plane, keep: &mut Keep) {
+        self.world.look();
+        let backends = self.world.inventory();
+        let desired = self.desired.borrow_and_update().clone();
+        if let Some(desired) = &desired {
+            let found = resolve(&desired.attachments, &self.world.known(), &backends);
+            let Resolution { targets, problems } = found;
+            let networks = self.world.networks();
+            plane.apply(Wanted { ranges: desired.ranges.clone(), networks, targets }).await;
+            if plane.failure.is_none() {
+                plane.generation = desired.generation;
+            }
+            let report = AppliedReport {
+                cluster_id: desired.cluster_id,
+                generation: plane.generation,
+                data_plane: plane.health(),
+                problems,
+            };
+            publish(&self.applied, report);
+        }
+        publish(&self.inventory, InventoryReport { backends });
+        if let Some(desired) = desired {
+            // After the change is in force and told: a crash in between costs one question.
+            keep.save(&desired, self.world.listings());
+        }
+    }
+}
+
+/// Tells what is new; what is not new is told again by whoever sends it, in its own time.
+fn publish<T: PartialEq>(to: &watch::Sender<Option<T>>, report: T) {
+    to.send_if_modified(|last| {
+        let changed = last.as_ref() != Some(&report);
+        *last = Some(report);
+        changed
+    });
+}
+
+impl Plane {
+    async fn apply(&mut self, wanted: Wanted) {
+        if self.in_force.as_ref() == Some(&wanted) && self.failure.is_none() {
+            return;
+        }
+        let count = wanted.targets.len();
+        let told = wanted.clone();
+        match self.with_kernel(move |kernel| kernel.apply(&told)).await {
+            Some(Ok(())) => {
+                if self.failure.take().is_some() {
+                    info!("The data plane works again");
+                }
+                debug!(attachments = count, "Applied");
+                self.in_force = Some(wanted);
+            }
+            Some(Err(error)) => {
+                if self.failure.as_ref() != Some(&error) {
+                    error!(%error, "Could not apply the desired set; will retry");
+                }
+                self.in_force = None;
+                self.failure = Some(error);
+            }
+            None => {}
+        }
+    }
+
+    /// Puts right what others changed, and lets a failed turn be tried again.
+    async fn mend(&mut self) {
+        let Some(wanted) = self.in_force.clone() else { return };
+        match self.with_kernel(move |kernel| kernel.mend(&wanted)).await {
+            Some(Ok(Some(what))) => warn!(what, "Mended what another program had changed"),
+            Some(Err(error)) => {
+                error!(%error, "Could not mend the data plane; will apply it anew");
+                self.in_force = None;
+            }
+            Some(Ok(None)) | None => {}
+        }
+    }
+
+    async fn with_kernel<T: Send + 'static>(
+        &self,
+        call: impl FnOnce(&mut dyn Kernel) -> Result<T, KernelError> + Send + 'static,
+    ) -> Option<Result<T, KernelError>> {
+        let kernel = self.kernel.as_ref().ok()?.clone();
+        let done = tokio::task::spawn_blocking(move || {
+            call(&mut **kernel.lock().unwrap_or_else(PoisonError::into_inner))
+        });
+        let panicked = || KernelError("the data plane gave up on this".to_owned());
+        Some(done.await.unwrap_or_else(|_| Err(panicked())))
+    }
+
+    fn health(&self) -> DataPlaneHealth {
+        match (&self.kernel, &self.failure) {
+            (Err(reason), _) => DataPlaneHealth::Absent { reason: reason.clone() },
+            (Ok(_), Some(error)) => DataPlaneHealth::Failing { reason: error.to_string() },
+            (Ok(_), None) => DataPlaneHealth::Ready,
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! Failures, restarts, and servers that are not to be trusted.
+
+use crate::{Scene, container};
+
+#[tokio::test]
+async fn a_kernel_that_refuses_once_or_twice_is_asked_again() {
+    for failures in [1, 2] {
+        let mut scene = Scene::new().await;
+        scene.start_agent();
+        scene.runs(vec![container(2)]);
+        scene.associate(1, 2).await;
+        scene.kernel.fail(failures);
+        scene.runs(vec![container(2), container(3)]);
+        let body = r#"{"instance_id": "web-3", "allow_reassociation": true, "wait_seconds": 0}"#;
+        let path = "/elastic-ips/100.64.0.1/associate";
+        let limit = std::time::Duration::from_secs(10);
+        let moved =
+            || async { (scene.post(path, body).await["instance_name"] == "web-3").then_some(()) };
+        eip_testkit::eventually_async("the move", limit, moved).await;
+        scene.in_force(&[(1, 3)]).await;
+        scene.told("100.64.0.1", "active").await;
+    }
+}
+
+#[tokio::test]
+async fn a_kernel_that_goes_on_refusing_is_told_with_its_reason() {
+    let mut scene = Scene::new().await;
+    scene.kernel.fail(usize::MAX);
+    scene.start_agent();
+    scene.runs(vec![container(2)]);
+    let answer = scene.associate(1, 2).await;
+    assert_eq!(answer["data_plane"]["state"], "failing", "{answer}");
+    assert_eq!(answer["data_plane"]["reason"], "cannot load the table: no buffer space");
+}
+
+#[tokio::test]
+async fn a_host_without_a_data_plane_records_and_says_none() {
+    let mut scene = Scene::new().await;
+    scene.start_agent_with(Err("not permitted".to_owned()));
+    scene.runs(vec![container(2)]);
+    let answer = scene.associate(1, 2).await;
+    assert_eq!(answer["status"], "associated");
+    assert_eq!(answer["data_plane"]["state"], "none", "{answer}");
+    assert_eq!(answer["data_plane"]["reason"], "not permitted");
+}
+
+#[tokio::test]
+async fn what_others_disturb_is_mended() {
+    let mut scene = Scene::new().await;
+    scene.start_agent();
+    scene.runs(vec![container(2)]);
+    scene.associate(1, 2).await;
+    scene.kernel.disturb();
+    scene.in_force(&[(1, 2)]).await;
+}
+
+#[tokio::test]
+async fn a_host_comes_back_without_the_server_and_without_its_backend() {
+    let mut scene = Scene::new().await;
+    scene.start_agent();
+    scene.runs(vec![container(2)]);
+    scene.associate(1, 2).await;
+    scene.stop_agent().await;
+    scene.stop_server().await;
+    scene.in_force(&[(1, 2)]).await;
+    scene.kernel.disturb();
+    scene.falls_silent();
+    scene.start_agent();
+    scene.in_force(&[(1, 2)]).await;
+}
+
+#[tokio::test]
+async fn a_server_that_lost_its_record_does_not_clear_the_host() {
+    let mut scene = Scene::new().await;
+    scene.start_agent();
+    scene.runs(vec![container(2)]);
+    scene.associate(1, 2).await;
+    let applied = scene.kernel.applied();
+    scene.stop_server().await;
+    scene.start_server("another.db").await;
+    // The new server has heard from the agent, so the agent has heard from it.
+    let answer = scene.associate(9, 2).await;
+    assert_eq!(answer["data_plane"]["state"], "pending", "{answer}");
+    scene.in_force(&[(1, 2)]).await;
+    assert_eq!(scene.kernel.applied(), applied);
+    assert!(scene.data_dir().join("agent.json").exists());
+}

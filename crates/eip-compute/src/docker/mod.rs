@@ -1,0 +1,238 @@
+//! Docker, through the API on its socket (engine 20.10, API 1.41, and newer).
+//!
+//! The whole list is read at the start and whenever the event stream was lost; between that, each
+//! event leads to one look at the container that it names. An event that says that a container has
+//! died is believed at once, before anything is asked: another container may inherit its address.
+
+mod read;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bollard::Docker;
+use bollard::models::{EventMessage, EventMessageTypeEnum};
+use bollard::query_parameters::{
+    EventsOptionsBuilder, ListContainersOptionsBuilder, ListNetworksOptions,
+};
+use eip_model::{Backend, InstanceReport, InstanceState, LocalNetwork};
+use futures_util::StreamExt as _;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::sight::{ComputeBackend, Listing, Sight};
+
+/// Where Docker listens unless told otherwise.
+pub const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
+
+/// How long one question may take.
+const ANSWER: Duration = Duration::from_secs(5);
+/// How often a silent engine is asked whether it still lives.
+const PULSE: Duration = Duration::from_secs(2);
+/// How long to wait before a lost engine is tried again.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// The Docker engine behind one socket.
+#[derive(Debug)]
+pub struct DockerBackend {
+    socket: PathBuf,
+}
+
+impl DockerBackend {
+    #[must_use]
+    pub fn new(socket: impl Into<PathBuf>) -> Self {
+        Self { socket: socket.into() }
+    }
+}
+
+#[async_trait]
+impl ComputeBackend for DockerBackend {
+    fn backend(&self) -> Backend {
+        Backend::Docker
+    }
+
+    fn place(&self) -> String {
+        self.socket.display().to_string()
+    }
+
+    async fn watch(&self, sight: watch::Sender<Sight>, stop: CancellationToken) {
+        loop {
+            let Some(lost) = stop.run_until_cancelled(self.follow(&sight)).await else { return };
+            let reason = lost.to_string();
+            let news = sight.send_if_modified(|seen| {
+                let now = Sight::Unreachable { reason: reason.clone() };
+                let changed = !matches!(seen, Sight::Unreachable { .. });
+                *seen = now;
+                changed
+            });
+            if news {
+                warn!(
+                    backend = "docker",
+                    reason, "The compute backend does not answer; will retry"
+                );
+            }
+            if stop.run_until_cancelled(tokio::time::sleep(RETRY)).await.is_none() {
+                return;
+            }
+        }
+    }
+}
+
+impl DockerBackend {
+    /// Lists and follows until the engine is lost, and says how.
+    async fn follow(&self, sight: &watch::Sender<Sight>) -> Lost {
+        match self.try_follow(sight).await {
+            Ok(never) => match never {},
+            Err(lost) => lost,
+        }
+    }
+
+    async fn try_follow(
+        &self,
+        sight: &watch::Sender<Sight>,
+    ) -> Result<std::convert::Infallible, Lost> {
+        let path = self.socket.to_string_lossy();
+        let docker = Docker::connect_with_unix(&path, 120, bollard::API_DEFAULT_VERSION)
+            .map_err(|source| Lost::Asking { what: "open its socket", source })?;
+        // Asking for events since before the list leaves no gap between the two.
+        let since = jiff::Timestamp::now().as_second() - 1;
+        let mut engine = Engine { docker, known: BTreeMap::new(), networks: Vec::new() };
+        engine.look_at_all().await?;
+        info!(backend = "docker", instances = engine.known.len(), "Listed");
+        sight.send_replace(Sight::Listed(engine.listing()));
+
+        let options = EventsOptionsBuilder::new().since(&since.to_string()).build();
+        let docker = engine.docker.clone();
+        let events = docker.events(Some(options));
+        tokio::pin!(events);
+        let mut pulse = tokio::time::interval(PULSE);
+        pulse.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                event = events.next() => {
+                    let event = event.ok_or(Lost::Ended)?;
+                    let event = event.map_err(|source| Lost::Asking { what: "follow its events", source })?;
+                    if engine.believe(&event) {
+                        sight.send_replace(Sight::Listed(engine.listing()));
+                    }
+                    engine.look_again(&event).await?;
+                }
+                _ = pulse.tick() => {
+                    answer("ask whether it lives", engine.docker.ping()).await?;
+                }
+            }
+            let listing = Sight::Listed(engine.listing());
+            sight.send_if_modified(|seen| {
+                let changed = *seen != listing;
+                *seen = listing;
+                changed
+            });
+        }
+    }
+}
+
+/// Why an engine is not followed any more.
+#[derive(Debug, thiserror::Error)]
+enum Lost {
+    #[error("could not {what}: {source}")]
+    Asking { what: &'static str, source: bollard::errors::Error },
+    #[error("no answer within {} s when asked to {what}", ANSWER.as_secs())]
+    Silent { what: &'static str },
+    #[error("it closed its event stream")]
+    Ended,
+}
+
+/// Asks one question, with a deadline.
+async fn answer<T>(
+    what: &'static str,
+    question: impl Future<Output = Result<T, bollard::errors::Error>>,
+) -> Result<T, Lost> {
+    match tokio::time::timeout(ANSWER, question).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(source)) => Err(Lost::Asking { what, source }),
+        Err(_) => Err(Lost::Silent { what }),
+    }
+}
+
+/// One engine and what is known of it, by container id.
+#[derive(Debug)]
+struct Engine {
+    docker: Docker,
+    known: BTreeMap<String, read::Container>,
+    networks: Vec<LocalNetwork>,
+}
+
+impl Engine {
+    async fn look_at_all(&mut self) -> Result<(), Lost> {
+        let options = ListContainersOptionsBuilder::new().all(true).build();
+        let listed = answer("list its containers", self.docker.list_containers(Some(options)));
+        let listed = listed.await?;
+        self.networks = self.read_networks().await?;
+        self.known = listed.into_iter().filter_map(read::container).collect();
+        Ok(())
+    }
+
+    async fn read_networks(&self) -> Result<Vec<LocalNetwork>, Lost> {
+        let networks = self.docker.list_networks(None::<ListNetworksOptions>);
+        Ok(read::networks(answer("list its networks", networks).await?))
+    }
+
+    /// Takes in what the event itself proves. Returns whether that changed anything.
+    fn believe(&mut self, event: &EventMessage) -> bool {
+        let died = event.typ == Some(EventMessageTypeEnum::CONTAINER)
+            && matches!(event.action.as_deref(), Some("die" | "destroy"));
+        let Some(container) = actor(event).and_then(|id| self.known.get_mut(id)) else {
+            return false;
+        };
+        if !died || container.report.state == InstanceState::Stopped {
+            return false;
+        }
+        container.report.state = InstanceState::Stopped;
+        container.report.private_ip = None;
+        true
+    }
+
+    /// Looks at what the event is about.
+    async fn look_again(&mut self, event: &EventMessage) -> Result<(), Lost> {
+        match event.typ {
+            Some(EventMessageTypeEnum::CONTAINER) => {
+                match (actor(event), event.action.as_deref()) {
+                    // Health checks and `docker exec` change nothing here, and are frequent.
+                    (Some(_), Some(action)) if action.starts_with("exec_") => Ok(()),
+                    (Some(id), _) => self.look_at(id).await,
+                    (None, _) => Ok(()),
+                }
+            }
+            Some(EventMessageTypeEnum::NETWORK) => {
+                self.networks = self.read_networks().await?;
+                let attributes = event.actor.as_ref().and_then(|actor| actor.attributes.as_ref());
+                match attributes.and_then(|map| map.get("container")) {
+                    Some(id) => self.look_at(id).await,
+                    None => Ok(()),
+                }
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    async fn look_at(&mut self, id: &str) -> Result<(), Lost> {
+        let only = std::collections::HashMap::from([("id", vec![id])]);
+        let options = ListContainersOptionsBuilder::new().all(true).filters(&only).build();
+        let found = answer("look at a container", self.docker.list_containers(Some(options)));
+        let found = found.await?;
+        self.known.remove(id);
+        self.known.extend(found.into_iter().filter_map(read::container));
+        Ok(())
+    }
+
+    fn listing(&self) -> Listing {
+        let instances: Vec<InstanceReport> = read::instances(&self.known);
+        Listing { instances, networks: self.networks.clone() }
+    }
+}
+
+fn actor(event: &EventMessage) -> Option<&str> {
+    event.actor.as_ref().and_then(|actor| actor.id.as_deref())
+}

@@ -1,0 +1,61 @@
+//! `/agent/v1`: what the agents of hosts ask and tell. The key says which host speaks.
+
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use eip_model::{AppliedReport, Generation, InventoryReport};
+use serde::Deserialize;
+
+use super::body::{AgentJson, Params};
+use super::{ApiState, finish};
+use crate::service::{Caller, Error};
+
+/// How long an agent may wait for a change, in seconds.
+const LONGEST_WAIT: u64 = 60;
+
+/// `?known=GENERATION&wait_seconds=N`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct DesiredParams {
+    known: Option<u64>,
+    #[serde(default)]
+    wait_seconds: u64,
+}
+
+pub(crate) async fn inventory(
+    State(state): State<ApiState>,
+    caller: Caller,
+    AgentJson(report): AgentJson<InventoryReport>,
+) -> Result<StatusCode, Error> {
+    finish(async move { state.service.take_inventory(&caller, &report).await }).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(crate) async fn applied(
+    State(state): State<ApiState>,
+    caller: Caller,
+    AgentJson(report): AgentJson<AppliedReport>,
+) -> Result<StatusCode, Error> {
+    finish(async move { state.service.take_report(&caller, &report).await }).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// 200 with the desired set as soon as it is not the known one, 204 when the wait is over.
+pub(crate) async fn desired(
+    State(state): State<ApiState>,
+    caller: Caller,
+    Params(params): Params<DesiredParams>,
+) -> Result<Response, Error> {
+    let wait = Duration::from_secs(params.wait_seconds.min(LONGEST_WAIT));
+    let known = params.known.map(Generation::new);
+    let set = state.service.await_desired(&caller, known, wait);
+    match state.stop.run_until_cancelled(set).await {
+        Some(set) => Ok(match set? {
+            Some(set) => axum::Json(set).into_response(),
+            None => StatusCode::NO_CONTENT.into_response(),
+        }),
+        None => Err(Error::Stopping),
+    }
+}

@@ -1,0 +1,131 @@
+//! Bodies: JSON whatever the Content-Type says, since `curl -d` says form; nothing at all is `{}`.
+
+use std::time::Duration;
+
+use axum::body::Bytes;
+use axum::extract::{FromRequest, Path, Query, Request};
+use axum::extract::{FromRequestParts, RawPathParams};
+use axum::http::request::Parts;
+use eip_model::ElasticIpRef;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde::de::DeserializeOwned;
+
+use crate::service::Error;
+
+/// How much a caller may send.
+const LIMIT: usize = 64 * 1024;
+/// How much an agent may send: the inventory of a large host.
+const AGENT_LIMIT: usize = 64 * 1024 * 1024;
+/// How long a body may take to arrive.
+const DEADLINE: Duration = Duration::from_secs(15);
+
+/// A body of at most 64 KiB.
+#[derive(Debug)]
+pub(crate) struct Json<T>(pub(crate) T);
+
+/// A body of an agent.
+#[derive(Debug)]
+pub(crate) struct AgentJson<T>(pub(crate) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
+    type Rejection = Error;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, Error> {
+        parse(&read(request, LIMIT).await?).map(Self)
+    }
+}
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for AgentJson<T> {
+    type Rejection = Error;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, Error> {
+        parse(&read(request, AGENT_LIMIT).await?).map(Self)
+    }
+}
+
+async fn read(request: Request, limit: usize) -> Result<Bytes, Error> {
+    let body = Limited::new(request.into_body(), limit).collect();
+    match tokio::time::timeout(DEADLINE, body).await {
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Error::PayloadTooLarge { limit }),
+        Ok(Err(_)) => Err(Error::invalid("the body ended early", "send all of it")),
+        Err(_) => Err(Error::invalid("the body did not arrive in time", "send it at once")),
+    }
+}
+
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
+    let hint = "send one JSON object, or nothing";
+    let text = match bytes.trim_ascii() {
+        [] => b"{}",
+        // Serde would read the fields of an object from an array, by their order.
+        [b'[', ..] => return Err(Error::invalid("the body is an array", hint)),
+        text => text,
+    };
+    serde_json::from_slice(text).map_err(|error| {
+        let hint = match error.classify() {
+            serde_json::error::Category::Data => {
+                "see docs/errors.md#invalid_request for the fields"
+            }
+            serde_json::error::Category::Io
+            | serde_json::error::Category::Syntax
+            | serde_json::error::Category::Eof => hint,
+        };
+        Error::invalid(format!("the body is not what this takes: {error}"), hint)
+    })
+}
+
+/// The elastic IP that a path names.
+#[derive(Debug)]
+pub(crate) struct Target(pub(crate) ElasticIpRef);
+
+impl<S: Send + Sync> FromRequestParts<S> for Target {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Error> {
+        let params = RawPathParams::from_request_parts(parts, state).await;
+        let params = params.map_err(|_| Error::invalid("the path is not text", "use UTF-8"))?;
+        let id = params.iter().find(|(name, _)| *name == "id").map_or("", |(_, value)| value);
+        match id.parse() {
+            Ok(target) => Ok(Self(target)),
+            Err(error) => {
+                let hint = "name the elastic IP by its id or its address; see GET /elastic-ips";
+                Err(Error::invalid(error.to_string(), hint))
+            }
+        }
+    }
+}
+
+/// One segment of a path, as text.
+#[derive(Debug)]
+pub(crate) struct Segment(pub(crate) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Segment {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Error> {
+        match Path::<String>::from_request_parts(parts, state).await {
+            Ok(Path(text)) => Ok(Self(text)),
+            Err(_) => Err(Error::invalid("the path is not text", "use UTF-8")),
+        }
+    }
+}
+
+/// What stands behind the `?`.
+#[derive(Debug)]
+pub(crate) struct Params<T>(pub(crate) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Error> {
+        match Query::<T>::from_request_parts(parts, state).await {
+            Ok(Query(value)) => Ok(Self(value)),
+            Err(error) => {
+                let cause = std::error::Error::source(&error)
+                    .map_or_else(|| error.to_string(), ToString::to_string);
+                let detail = format!("the query is not what this takes: {cause}");
+                Err(Error::invalid(detail, "see docs/errors.md#invalid_request"))
+            }
+        }
+    }
+}

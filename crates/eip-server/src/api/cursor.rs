@@ -1,0 +1,60 @@
+//! Where the next page begins: opaque to callers, and good only for the list it came from.
+
+use std::net::Ipv4Addr;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use eip_model::ClusterId;
+use sha2::{Digest, Sha256};
+
+use crate::service::Error;
+
+const SEAL: usize = 8;
+
+/// Makes the cursor of the page behind `last`, for the list that `list` describes.
+pub(crate) fn seal(last: Ipv4Addr, list: &str, cluster: ClusterId) -> String {
+    let mut bytes = last.octets().to_vec();
+    bytes.extend(&digest(last, list, cluster)[..SEAL]);
+    URL_SAFE_NO_PAD.encode(bytes)
+}
+
+/// Reads a cursor back.
+///
+/// # Errors
+/// When it was not made for this very list.
+pub(crate) fn open(text: &str, list: &str, cluster: ClusterId) -> Result<Ipv4Addr, Error> {
+    let not_ours = || {
+        let detail = "the cursor is not one of this list";
+        Error::invalid(detail, "send next_cursor as it was given, with the same filters")
+    };
+    let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| not_ours())?;
+    let (address, seal) = bytes.split_first_chunk::<4>().ok_or_else(not_ours)?;
+    let last = Ipv4Addr::from(*address);
+    if digest(last, list, cluster)[..SEAL] == *seal { Ok(last) } else { Err(not_ours()) }
+}
+
+fn digest(last: Ipv4Addr, list: &str, cluster: ClusterId) -> [u8; 32] {
+    let hash = Sha256::new().chain_update(cluster.uuid().as_bytes()).chain_update(last.octets());
+    hash.chain_update(list.as_bytes()).finalize().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cursor_is_good_for_its_own_list_only() {
+        let cluster = ClusterId::new(uuid::Uuid::from_u128(1));
+        let last = Ipv4Addr::new(100, 64, 0, 9);
+        let text = seal(last, "status=allocated", cluster);
+        assert_eq!(open(&text, "status=allocated", cluster).unwrap(), last);
+        assert!(open(&text, "", cluster).is_err());
+        for wrong in ["", "x", "////", &text[1..], &format!("{text}A")] {
+            assert!(open(wrong, "status=allocated", cluster).is_err(), "{wrong}");
+        }
+        let mut flipped = text.into_bytes();
+        flipped[3] = if flipped[3] == b'A' { b'B' } else { b'A' };
+        let flipped = String::from_utf8(flipped).unwrap();
+        assert!(open(&flipped, "status=allocated", cluster).is_err());
+    }
+}

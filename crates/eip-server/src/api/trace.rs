@@ -1,0 +1,52 @@
+//! Around every request: its id, its problem body, its log line and its metrics.
+
+use std::time::Instant;
+
+use axum::extract::{MatchedPath, Request};
+use axum::http::{HeaderName, HeaderValue};
+use axum::middleware::Next;
+use axum::response::Response;
+use tracing::{Level, error, event};
+
+use super::problem::{Pending, render};
+use crate::service::chain;
+
+static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Names the request, runs it, and says how it went.
+pub(crate) async fn request(request: Request, next: Next) -> Response {
+    let begun = Instant::now();
+    let id = request_id(&request);
+    let method = request.method().clone();
+    let matched = request.extensions().get::<MatchedPath>();
+    let route = matched.map_or("none", MatchedPath::as_str).to_owned();
+
+    let mut response = next.run(request).await;
+
+    if let Some(Pending(error)) = response.extensions_mut().remove::<Pending>() {
+        if error.code().status() >= 500 {
+            error!(request.id = %id, route, error = %chain(&*error), "Request failed");
+        }
+        response = render(&error, &id, response);
+    }
+    if let Ok(value) = HeaderValue::from_str(&id) {
+        response.headers_mut().insert(&REQUEST_ID, value);
+    }
+    let status = response.status().as_u16();
+    let seconds = begun.elapsed().as_secs_f64();
+    event!(Level::DEBUG, request.id = %id, %method, route, status, seconds, "Answered");
+    let labels = [("method", method.to_string()), ("route", route), ("status", status.to_string())];
+    metrics::counter!("eip_http_requests_total", &labels).increment(1);
+    metrics::histogram!("eip_http_request_duration_seconds", &labels[..2]).record(seconds);
+    response
+}
+
+/// Takes the caller's own id when it is fit to be written into logs, else makes one.
+fn request_id(request: &Request) -> String {
+    let fit = |text: &&str| {
+        (1..=64).contains(&text.len())
+            && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+    };
+    let given = request.headers().get(&REQUEST_ID).and_then(|value| value.to_str().ok());
+    given.filter(fit).map_or_else(|| uuid::Uuid::now_v7().to_string(), str::to_owned)
+}

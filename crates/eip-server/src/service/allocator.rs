@@ -1,0 +1,180 @@
+//! Choosing an address: the hint of what is free, and the id that stands for it.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use eip_model::{
+    ElasticIpId, FreeMap, Ipv4Range, PoolConfig, PoolName, Reserved, craft_id, derive_offset,
+};
+
+/// An address that nobody else in this process is trying for, and the id that stands for it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Candidate {
+    pub(crate) id: ElasticIpId,
+    pub(crate) address: Ipv4Addr,
+    pub(crate) range: Ipv4Range,
+}
+
+/// Which addresses of every pool are believed to be free.
+///
+/// A hint: the unique key of the record decides. What is wrongly believed free costs one more try;
+/// what is wrongly believed taken is found again by [`Allocator::learn`], which is always asked
+/// before a pool is called exhausted.
+#[derive(Debug)]
+pub(crate) struct Allocator {
+    pools: BTreeMap<PoolName, PoolHint>,
+}
+
+#[derive(Debug)]
+struct PoolHint {
+    config: PoolConfig,
+    free: Mutex<Vec<FreeMap>>,
+}
+
+impl Allocator {
+    pub(crate) fn new(pools: Vec<PoolConfig>) -> Self {
+        let hint = |config: PoolConfig| {
+            let free = config.ranges.iter().copied().map(all_free).collect();
+            (config.name.clone(), PoolHint { config, free: Mutex::new(free) })
+        };
+        Self { pools: pools.into_iter().map(hint).collect() }
+    }
+
+    pub(crate) fn pool(&self, name: &PoolName) -> Option<&PoolConfig> {
+        self.pools.get(name).map(|hint| &hint.config)
+    }
+
+    pub(crate) fn pool_of(&self, address: Ipv4Addr) -> Option<&PoolConfig> {
+        let hints = self.pools.values().map(|hint| &hint.config);
+        hints.into_iter().find(|config| config.range_of(address).is_some())
+    }
+
+    /// How many addresses of the pool can be handed out at all.
+    pub(crate) fn size(config: &PoolConfig) -> u64 {
+        let usable =
+            |range: &Ipv4Range| u64::from(range.size()) - Reserved::offsets(*range).count() as u64;
+        config.ranges.iter().map(usable).sum()
+    }
+
+    /// Takes the address that `random` stands for if it is free, else the next free one after it.
+    pub(crate) fn take_any(&self, pool: &PoolName, random: [u8; 16]) -> Option<Candidate> {
+        let hint = self.pools.get(pool)?;
+        let mut free = hint.free();
+        for (range, map) in hint.config.ranges.iter().copied().zip(free.iter_mut()) {
+            let own = derive_offset(uuid::Uuid::from_bytes(random), range.size());
+            if let Some(offset) = map.next_free(own) {
+                map.take(offset);
+                return candidate(range, offset, random);
+            }
+        }
+        None
+    }
+
+    /// Takes this very address, free or not: its holder may be asking for it back.
+    pub(crate) fn take(&self, address: Ipv4Addr, random: [u8; 16]) -> Option<Candidate> {
+        let config = self.pool_of(address)?;
+        let range = config.range_of(address)?;
+        let offset = range.offset_of(address)?;
+        self.mark(address, FreeMap::take);
+        candidate(range, offset, random)
+    }
+
+    pub(crate) fn give_back(&self, address: Ipv4Addr) {
+        self.mark(address, FreeMap::give_back);
+    }
+
+    /// Corrects the hint: all of `in_use` is taken, and everything else is free.
+    ///
+    /// An address that was released or allocated meanwhile may end up wrong: the next try tells.
+    pub(crate) fn learn(&self, in_use: &[Ipv4Addr]) {
+        for hint in self.pools.values() {
+            let ranges = &hint.config.ranges;
+            let mut fresh: Vec<FreeMap> = ranges.iter().copied().map(all_free).collect();
+            for address in in_use {
+                for (range, map) in ranges.iter().zip(fresh.iter_mut()) {
+                    if let Some(offset) = range.offset_of(*address) {
+                        map.take(offset);
+                    }
+                }
+            }
+            *hint.free() = fresh;
+        }
+    }
+
+    fn mark(&self, address: Ipv4Addr, how: fn(&mut FreeMap, u32) -> bool) {
+        for hint in self.pools.values() {
+            let mut free = hint.free();
+            for (range, map) in hint.config.ranges.iter().zip(free.iter_mut()) {
+                if let Some(offset) = range.offset_of(address)
+                    && !Reserved::holds(*range, address)
+                {
+                    how(map, offset);
+                }
+            }
+        }
+    }
+}
+
+impl PoolHint {
+    fn free(&self) -> MutexGuard<'_, Vec<FreeMap>> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn all_free(range: Ipv4Range) -> FreeMap {
+    let mut map = FreeMap::new(range.size());
+    for offset in Reserved::offsets(range) {
+        map.take(offset);
+    }
+    map
+}
+
+fn candidate(range: Ipv4Range, offset: u32, random: [u8; 16]) -> Option<Candidate> {
+    let id = ElasticIpId::new(craft_id(random, offset, range.size()).ok()?);
+    Some(Candidate { id, address: range.at(offset)?, range })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    fn allocator(ranges: &[&str]) -> (Allocator, PoolName) {
+        let name: PoolName = "small".parse().unwrap();
+        let ranges = ranges.iter().map(|range| range.parse().unwrap()).collect();
+        let config = PoolConfig { name: name.clone(), ranges, quarantine_seconds: 0 };
+        (Allocator::new(vec![config]), name)
+    }
+
+    #[test]
+    fn every_address_of_every_range_is_handed_out_once_and_the_ends_never() {
+        let (allocator, pool) = allocator(&["203.0.113.0/28", "198.51.100.4-198.51.100.9"]);
+        let mut got = BTreeSet::new();
+        while let Some(one) = allocator.take_any(&pool, [7; 16]) {
+            assert_eq!(one.range.derive(one.id.uuid()), one.address);
+            assert!(got.insert(one.address), "twice: {}", one.address);
+        }
+        assert_eq!(got.len(), 14 + 4);
+        assert!(!got.contains(&Ipv4Addr::new(203, 0, 113, 0)));
+        assert!(!got.contains(&Ipv4Addr::new(198, 51, 100, 9)));
+    }
+
+    #[test]
+    fn an_id_whose_own_address_is_free_keeps_its_bytes() {
+        let (allocator, pool) = allocator(&["100.64.0.0/10"]);
+        let random = *uuid::Uuid::new_v4().as_bytes();
+        let one = allocator.take_any(&pool, random).unwrap();
+        assert_eq!(*one.id.uuid().as_bytes(), random);
+    }
+
+    #[test]
+    fn what_was_learnt_is_not_handed_out_and_what_came_back_is() {
+        let (allocator, pool) = allocator(&["203.0.113.0/30"]);
+        let (one, two) = (Ipv4Addr::new(203, 0, 113, 1), Ipv4Addr::new(203, 0, 113, 2));
+        allocator.learn(&[one, two]);
+        assert!(allocator.take_any(&pool, [0; 16]).is_none());
+        allocator.give_back(two);
+        assert_eq!(allocator.take_any(&pool, [0; 16]).unwrap().address, two);
+    }
+}

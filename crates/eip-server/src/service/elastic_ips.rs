@@ -1,0 +1,377 @@
+//! Allocate, associate, disassociate, release, and looking at what there is.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use eip_model::{
+    AllocateRequest, AssociateRequest, DataPlaneState, DisassociateRequest, ElasticIp,
+    ElasticIpPage, ElasticIpRef, ElasticIpStatus, Event, InstanceId, InstanceRef, Label,
+    PoolConfig, PoolName, ProjectName, Reserved, UpdateRequest,
+};
+use eip_store::{
+    AssociateCommand, DisassociateCommand, ElasticIpFilter, ElasticIpRecord, InstanceFilter,
+    NewAllocation, Refusal, ReleaseCommand, Scope, StoreError, UpdateCommand, Wish,
+};
+use jiff::Timestamp;
+use tokio::time::Instant;
+use tracing::info;
+
+use super::allocator::{Allocator, Candidate};
+use super::error::About;
+use super::{Caller, Error, Service};
+
+/// How long a change waits for the host when the caller does not say, in seconds.
+const WAIT_SECONDS: u8 = 5;
+/// How long it may wait at most, in seconds.
+const LONGEST_WAIT_SECONDS: u8 = 60;
+/// How often a waiter looks by itself: another server may have taken the host's report.
+const SLOW_POLL: Duration = Duration::from_millis(250);
+
+/// Which elastic IPs a caller wants to see.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ListQuery {
+    pub(crate) status: Option<ElasticIpStatus>,
+    pub(crate) instance_id: Option<InstanceId>,
+    pub(crate) public_ip: Option<Ipv4Addr>,
+    pub(crate) name: Option<Label>,
+    pub(crate) pool: Option<PoolName>,
+    pub(crate) tag: Option<(String, String)>,
+    pub(crate) after: Option<Ipv4Addr>,
+    pub(crate) limit: u32,
+}
+
+/// Whose an elastic IP is to be, and who says so.
+struct Owner {
+    project: ProjectName,
+    actor: String,
+}
+
+impl Service {
+    /// Holds an address for the caller's project: the one asked for, or any that is free.
+    pub(crate) async fn allocate(
+        &self,
+        caller: &Caller,
+        request: AllocateRequest,
+    ) -> Result<ElasticIp, Error> {
+        let owner = Owner { project: caller.project()?, actor: caller.actor() };
+        let record = match request.address {
+            Some(address) => self.allocate_this(&owner, address, &request).await?,
+            None => self.allocate_any(&owner, &request).await?,
+        };
+        info!(elastic_ip.id = %record.id, key.id = %caller.key, "Allocated");
+        Ok(record.at(Timestamp::now()))
+    }
+
+    async fn allocate_this(
+        &self,
+        owner: &Owner,
+        address: Ipv4Addr,
+        request: &AllocateRequest,
+    ) -> Result<ElasticIpRecord, Error> {
+        let Some(pool) = self.allocator.pool_of(address) else {
+            let hint = "see GET /pools for the addresses that there are";
+            return Err(Error::invalid(format!("{address} lies in no pool"), hint));
+        };
+        if let Some(named) = &request.pool
+            && *named != pool.name
+        {
+            let detail = format!("{address} lies in pool {}, not in {named}", pool.name);
+            return Err(Error::invalid(detail, "name that pool, or none"));
+        }
+        if pool.range_of(address).is_some_and(|range| Reserved::holds(range, address)) {
+            return Err(Error::AddressInUse { address });
+        }
+        let Some(candidate) = self.allocator.take(address, rand::random()) else {
+            return Err(Error::Internal);
+        };
+        let made = self.record_allocation(owner, pool, candidate, request).await;
+        made.map_err(|error| self.not_allocated(candidate, request, error))
+    }
+
+    /// Tries free addresses until the record takes one. The hint that says that none is left is
+    /// corrected once before it is believed.
+    async fn allocate_any(
+        &self,
+        owner: &Owner,
+        request: &AllocateRequest,
+    ) -> Result<ElasticIpRecord, Error> {
+        let name = request.pool.as_ref().unwrap_or(&self.default_pool);
+        let Some(pool) = self.allocator.pool(name) else {
+            return Err(Error::PoolNotFound { pool: name.clone() });
+        };
+        let mut corrected = false;
+        loop {
+            let Some(candidate) = self.allocator.take_any(name, rand::random()) else {
+                if corrected {
+                    let size = Allocator::size(pool);
+                    return Err(Error::PoolExhausted { pool: name.clone(), size });
+                }
+                self.end_quarantines().await.map_err(Error::Store)?;
+                let in_use = self.repository().addresses_in_use().await.map_err(Error::Store)?;
+                self.allocator.learn(&in_use);
+                corrected = true;
+                continue;
+            };
+            match self.record_allocation(owner, pool, candidate, request).await {
+                // Held by somebody else after all. It stays marked as taken.
+                Err(StoreError::Refused(Refusal::AddressInUse)) => {}
+                Err(error) => return Err(self.not_allocated(candidate, request, error)),
+                Ok(record) => return Ok(record),
+            }
+        }
+    }
+
+    async fn record_allocation(
+        &self,
+        owner: &Owner,
+        pool: &PoolConfig,
+        candidate: Candidate,
+        request: &AllocateRequest,
+    ) -> Result<ElasticIpRecord, StoreError> {
+        self.repository()
+            .allocate(&NewAllocation {
+                id: candidate.id,
+                address: candidate.address,
+                range: candidate.range,
+                pool: pool.name.clone(),
+                project: owner.project.clone(),
+                name: request.name.clone(),
+                tags: request.tags.clone(),
+                asked_for: request.address.is_some(),
+                actor: owner.actor.clone(),
+                now: Timestamp::now(),
+            })
+            .await
+    }
+
+    /// Says why, and frees the address in the hint unless it is or may be held after all.
+    fn not_allocated(
+        &self,
+        candidate: Candidate,
+        request: &AllocateRequest,
+        error: StoreError,
+    ) -> Error {
+        let address = candidate.address;
+        if let StoreError::Refused(Refusal::AddressInUse) = error {
+            return Error::AddressInUse { address };
+        }
+        if !matches!(error, StoreError::Unavailable { outcome_unknown: true, .. }) {
+            self.allocator.give_back(address);
+        }
+        let name = request.name.as_ref().map_or("", Label::as_str);
+        About { target: &address, named: &name }.explain(error)
+    }
+
+    /// Points an elastic IP at an instance, and waits until its host has made it true.
+    pub(crate) async fn associate(
+        &self,
+        caller: &Caller,
+        target: ElasticIpRef,
+        request: AssociateRequest,
+    ) -> Result<ElasticIp, Error> {
+        let scope = caller.may_write()?;
+        let wait = wait_for(request.wait_seconds)?;
+        let record = self.find(target, &scope).await?;
+        let named = InstanceRef::parse(&request.instance_id);
+        let instance_id = self.instance_meant(&record, &named).await?;
+        let command = AssociateCommand {
+            target,
+            scope: scope.clone(),
+            instance_id,
+            allow_reassociation: request.allow_reassociation,
+            actor: caller.actor(),
+            now: Timestamp::now(),
+        };
+        let about = About { target: &record.address, named: &named };
+        let wish =
+            self.repository().associate(&command).await.map_err(|error| about.explain(error))?;
+        if wish.changed {
+            info!(
+                elastic_ip.id = %wish.elastic_ip, instance.id = %instance_id, host = %wish.host,
+                generation = %wish.generation, key.id = %caller.key, "Associated"
+            );
+        }
+        self.wake(&wish);
+        self.settled(&wish, target, &scope, wait).await
+    }
+
+    /// Ends an association, and waits until the host has let go of the address.
+    pub(crate) async fn disassociate(
+        &self,
+        caller: &Caller,
+        target: ElasticIpRef,
+        request: DisassociateRequest,
+    ) -> Result<ElasticIp, Error> {
+        let scope = caller.may_write()?;
+        let wait = wait_for(request.wait_seconds)?;
+        let command = DisassociateCommand {
+            target,
+            scope: scope.clone(),
+            actor: caller.actor(),
+            now: Timestamp::now(),
+        };
+        let about = About { target: &target, named: &"" };
+        let wish =
+            self.repository().disassociate(&command).await.map_err(|error| about.explain(error))?;
+        info!(
+            elastic_ip.id = %wish.elastic_ip, host = %wish.host, generation = %wish.generation,
+            key.id = %caller.key, "Disassociated"
+        );
+        self.wake(&wish);
+        self.settled(&wish, target, &scope, wait).await
+    }
+
+    /// Ends the hold on an address and starts its quarantine.
+    pub(crate) async fn release(&self, caller: &Caller, target: ElasticIpRef) -> Result<(), Error> {
+        let scope = caller.may_write()?;
+        let command =
+            ReleaseCommand { target, scope, actor: caller.actor(), now: Timestamp::now() };
+        let about = About { target: &target, named: &"" };
+        self.repository().release(&command).await.map_err(|error| about.explain(error))?;
+        info!(elastic_ip = %target, key.id = %caller.key, "Released");
+        Ok(())
+    }
+
+    /// Changes what people call an elastic IP.
+    pub(crate) async fn update(
+        &self,
+        caller: &Caller,
+        target: ElasticIpRef,
+        request: UpdateRequest,
+    ) -> Result<ElasticIp, Error> {
+        let scope = caller.may_write()?;
+        let name = request.name.clone().flatten().map(String::from).unwrap_or_default();
+        let command = UpdateCommand {
+            target,
+            scope,
+            name: request.name,
+            tags: request.tags,
+            actor: caller.actor(),
+            now: Timestamp::now(),
+        };
+        let about = About { target: &target, named: &name };
+        let record =
+            self.repository().update(&command).await.map_err(|error| about.explain(error))?;
+        Ok(record.at(Timestamp::now()))
+    }
+
+    pub(crate) async fn show(
+        &self,
+        caller: &Caller,
+        target: ElasticIpRef,
+    ) -> Result<ElasticIp, Error> {
+        let record = self.find(target, &caller.may_read()?).await?;
+        Ok(record.at(Timestamp::now()))
+    }
+
+    /// Returns a page; the caller makes `next_cursor` of the last address when the page is full.
+    pub(crate) async fn list(
+        &self,
+        caller: &Caller,
+        query: ListQuery,
+    ) -> Result<ElasticIpPage, Error> {
+        let filter = ElasticIpFilter {
+            scope: caller.may_read()?,
+            status: query.status,
+            instance_id: query.instance_id,
+            public_ip: query.public_ip,
+            name: query.name,
+            pool: query.pool,
+            tag: query.tag,
+            after: query.after,
+            limit: query.limit,
+        };
+        let records = self.repository().list_elastic_ips(&filter).await.map_err(Error::Store)?;
+        let now = Timestamp::now();
+        let items = records.into_iter().map(|record| record.at(now)).collect();
+        Ok(ElasticIpPage { items, next_cursor: None })
+    }
+
+    pub(crate) async fn events_of(
+        &self,
+        caller: &Caller,
+        target: ElasticIpRef,
+    ) -> Result<Vec<Event>, Error> {
+        let scope = caller.may_read()?;
+        let id = match target {
+            ElasticIpRef::Id(id) => id,
+            ElasticIpRef::Address(_) => self.find(target, &scope).await?.id,
+        };
+        let events = self.repository().events_of(id, &scope).await.map_err(Error::Store)?;
+        if events.is_empty() {
+            return Err(Error::ElasticIpNotFound { target: target.to_string() });
+        }
+        Ok(events)
+    }
+
+    async fn find(&self, target: ElasticIpRef, scope: &Scope) -> Result<ElasticIpRecord, Error> {
+        let found = self.repository().find_elastic_ip(target, scope).await;
+        let not_found = || Error::ElasticIpNotFound { target: target.to_string() };
+        found.map_err(Error::Store)?.ok_or_else(not_found)
+    }
+
+    /// Finds the one instance of the elastic IP's project that the caller means.
+    async fn instance_meant(
+        &self,
+        record: &ElasticIpRecord,
+        named: &InstanceRef,
+    ) -> Result<InstanceId, Error> {
+        let filter = InstanceFilter {
+            scope: Scope::Project(record.project.clone()),
+            named: Some(named.clone()),
+        };
+        let found = self.repository().list_instances(&filter).await.map_err(Error::Store)?;
+        match found.as_slice() {
+            [] => Err(Error::InstanceNotFound { named: named.to_string() }),
+            [one] => Ok(one.id),
+            several => {
+                let describe = |one: &eip_model::Instance| {
+                    format!("{} ({}:{} on {})", one.id, one.backend, one.name, one.host)
+                };
+                let candidates = several.iter().map(describe).collect();
+                Err(Error::InstanceAmbiguous { named: named.to_string(), candidates })
+            }
+        }
+    }
+
+    fn wake(&self, wish: &Wish) {
+        if wish.changed {
+            self.signals.desired_changed(&wish.host);
+            if let Some(previous) = &wish.previous_host {
+                self.signals.desired_changed(previous);
+            }
+        }
+    }
+
+    /// Waits until the data plane's state is not `pending` any more or the time is up, and returns
+    /// what is true then.
+    async fn settled(
+        &self,
+        wish: &Wish,
+        target: ElasticIpRef,
+        scope: &Scope,
+        wait: Duration,
+    ) -> Result<ElasticIp, Error> {
+        let deadline = Instant::now() + wait;
+        let mut reports = self.signals.watch_observed(&wish.host);
+        loop {
+            reports.borrow_and_update();
+            let now = self.find(target, scope).await?.at(Timestamp::now());
+            let left = deadline.saturating_duration_since(Instant::now());
+            if now.data_plane.state != DataPlaneState::Pending || left.is_zero() {
+                return Ok(now);
+            }
+            // Either outcome leads to another look.
+            tokio::time::timeout(left.min(SLOW_POLL), reports.changed()).await.ok();
+        }
+    }
+}
+
+fn wait_for(seconds: Option<u8>) -> Result<Duration, Error> {
+    let seconds = seconds.unwrap_or(WAIT_SECONDS);
+    if seconds > LONGEST_WAIT_SECONDS {
+        let detail = format!("wait_seconds is 0 to {LONGEST_WAIT_SECONDS}, not {seconds}");
+        return Err(Error::invalid(detail, "ask again later instead of waiting longer"));
+    }
+    Ok(Duration::from_secs(seconds.into()))
+}

@@ -1,0 +1,247 @@
+//! What the service says when it does not do what it was asked.
+
+use std::fmt;
+use std::net::Ipv4Addr;
+
+use eip_model::{ErrorCode, InstanceState, PoolName, Unusable};
+use eip_store::{Refusal, StoreError};
+use serde_json::{Map, Value, json};
+
+/// Why a use case ended without doing it. `detail` and `hint` are what a caller reads; sources are
+/// for the log alone.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("{detail}")]
+    Invalid { detail: String, hint: String },
+    #[error("{detail}")]
+    Unauthenticated { detail: &'static str },
+    #[error("{detail}")]
+    Forbidden { detail: String },
+    #[error("there is nothing at {path}")]
+    NoSuchPath { path: String },
+    #[error("{path} does not take {method}")]
+    MethodNotAllowed { path: String, method: String },
+    #[error("there is no elastic IP {target}")]
+    ElasticIpNotFound { target: String },
+    #[error("there is no instance {named}")]
+    InstanceNotFound { named: String },
+    #[error("there is no pool {pool}")]
+    PoolNotFound { pool: PoolName },
+    #[error("{address} is not free")]
+    AddressInUse { address: Ipv4Addr },
+    #[error("the project has an elastic IP named {name}")]
+    NameInUse { name: String },
+    #[error("{target} is associated with instance {instance_name}")]
+    AlreadyAssociated { target: String, instance_name: String },
+    #[error("{target} is not associated")]
+    NotAssociated { target: String },
+    #[error("{target} is associated with instance {instance_name}, so it was not released")]
+    StillAssociated { target: String, instance_name: String },
+    #[error("instance {named} has the elastic IP {public_ip}")]
+    InstanceHasElasticIp { named: String, public_ip: Ipv4Addr },
+    #[error("instance {named} is {state}")]
+    InstanceNotRunning { named: String, state: InstanceState },
+    #[error("instance {named} cannot take an elastic IP: {}", sentence(*unusable))]
+    InstanceHasNoNetwork { named: String, unusable: Option<Unusable> },
+    #[error("{} instances are called {named}: {}", candidates.len(), candidates.join(", "))]
+    InstanceAmbiguous { named: String, candidates: Vec<String> },
+    #[error("all {size} addresses of pool {pool} are held or asleep in quarantine")]
+    PoolExhausted { pool: PoolName, size: u64 },
+    #[error("a body holds at most {limit} bytes")]
+    PayloadTooLarge { limit: usize },
+    #[error("the record cannot be used at the moment")]
+    Store(#[source] StoreError),
+    #[error("the service is stopping")]
+    Stopping,
+    #[error("the service failed while it worked on this")]
+    Internal,
+}
+
+fn sentence(unusable: Option<Unusable>) -> &'static str {
+    unusable.map_or("it has no IPv4 address", Unusable::sentence)
+}
+
+impl Error {
+    pub(crate) fn invalid(detail: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::Invalid { detail: detail.into(), hint: hint.into() }
+    }
+
+    pub(crate) const fn code(&self) -> ErrorCode {
+        match self {
+            Self::Invalid { .. } => ErrorCode::InvalidRequest,
+            Self::Unauthenticated { .. } => ErrorCode::Unauthenticated,
+            Self::Forbidden { .. } => ErrorCode::Forbidden,
+            Self::NoSuchPath { .. } => ErrorCode::NotFound,
+            Self::MethodNotAllowed { .. } => ErrorCode::MethodNotAllowed,
+            Self::ElasticIpNotFound { .. } => ErrorCode::ElasticIpNotFound,
+            Self::InstanceNotFound { .. } => ErrorCode::InstanceNotFound,
+            Self::PoolNotFound { .. } => ErrorCode::PoolNotFound,
+            Self::AddressInUse { .. } => ErrorCode::AddressInUse,
+            Self::NameInUse { .. } => ErrorCode::NameInUse,
+            Self::AlreadyAssociated { .. } => ErrorCode::AlreadyAssociated,
+            Self::NotAssociated { .. } => ErrorCode::NotAssociated,
+            Self::StillAssociated { .. } => ErrorCode::StillAssociated,
+            Self::InstanceHasElasticIp { .. } => ErrorCode::InstanceHasElasticIp,
+            Self::InstanceNotRunning { .. } => ErrorCode::InstanceNotRunning,
+            Self::InstanceHasNoNetwork { .. } => ErrorCode::InstanceHasNoNetwork,
+            Self::InstanceAmbiguous { .. } => ErrorCode::InstanceAmbiguous,
+            Self::PoolExhausted { .. } => ErrorCode::PoolExhausted,
+            Self::PayloadTooLarge { .. } => ErrorCode::PayloadTooLarge,
+            Self::Store(StoreError::Unavailable { .. }) | Self::Stopping => ErrorCode::Unavailable,
+            Self::Store(StoreError::Refused(_) | StoreError::Corrupt { .. }) | Self::Internal => {
+                ErrorCode::Internal
+            }
+        }
+    }
+
+    /// What the caller can do about it.
+    pub(crate) fn hint(&self) -> String {
+        match self {
+            Self::Invalid { hint, .. } => hint.clone(),
+            Self::Unauthenticated { .. } => {
+                "send a valid key in the X-API-Key header, or as Authorization: Bearer".into()
+            }
+            Self::Forbidden { .. } => "use a key with a role that may do this".into(),
+            Self::NoSuchPath { .. } => "the API begins at /elastic-ips".into(),
+            Self::MethodNotAllowed { .. } => "see the Allow header for what it takes".into(),
+            Self::ElasticIpNotFound { .. } => "see GET /elastic-ips for those you hold".into(),
+            Self::InstanceNotFound { .. } => {
+                "see GET /instances; a container of another project is not shown".into()
+            }
+            Self::PoolNotFound { .. } => "see GET /pools".into(),
+            Self::AddressInUse { .. } => {
+                "ask for another address, or for any by naming none".into()
+            }
+            Self::NameInUse { .. } => "choose another name, or none".into(),
+            Self::AlreadyAssociated { .. } => {
+                "disassociate it first, or send \"allow_reassociation\": true to move it".into()
+            }
+            Self::NotAssociated { .. } => "there is nothing to undo".into(),
+            Self::StillAssociated { .. } => "disassociate it first".into(),
+            Self::InstanceHasElasticIp { .. } => {
+                "disassociate that one first, or associate another instance".into()
+            }
+            Self::InstanceNotRunning { .. } => "start the instance, then repeat".into(),
+            Self::InstanceHasNoNetwork { .. } => {
+                "connect the instance to a network of its own, then repeat".into()
+            }
+            Self::InstanceAmbiguous { .. } => "name it by its id".into(),
+            Self::PoolExhausted { .. } => {
+                "release an address, wait for a quarantine to end, or use another pool".into()
+            }
+            Self::PayloadTooLarge { .. } => "send less".into(),
+            Self::Store(StoreError::Unavailable { .. }) | Self::Stopping => {
+                "repeat the request in a moment".into()
+            }
+            Self::Store(StoreError::Refused(_) | StoreError::Corrupt { .. }) | Self::Internal => {
+                "the log of the server says more under this request id".into()
+            }
+        }
+    }
+
+    /// What the code is about, as members of the problem.
+    pub(crate) fn context(&self) -> Map<String, Value> {
+        let members = match self {
+            Self::AddressInUse { address } => json!({ "address": address }),
+            Self::AlreadyAssociated { target, instance_name }
+            | Self::StillAssociated { target, instance_name } => {
+                json!({ "elastic_ip": target, "instance_name": instance_name })
+            }
+            Self::NotAssociated { target } | Self::ElasticIpNotFound { target } => {
+                json!({ "elastic_ip": target })
+            }
+            Self::InstanceHasElasticIp { named, public_ip } => {
+                json!({ "instance": named, "public_ip": public_ip })
+            }
+            Self::InstanceNotRunning { named, state } => {
+                json!({ "instance": named, "state": state })
+            }
+            Self::InstanceHasNoNetwork { named, .. } | Self::InstanceNotFound { named } => {
+                json!({ "instance": named })
+            }
+            Self::InstanceAmbiguous { named, candidates } => {
+                json!({ "instance": named, "candidates": candidates })
+            }
+            Self::PoolExhausted { pool, size } => json!({ "pool": pool, "size": size }),
+            Self::PoolNotFound { pool } => json!({ "pool": pool }),
+            Self::NameInUse { name } => json!({ "name": name }),
+            Self::PayloadTooLarge { limit } => json!({ "limit": limit }),
+            Self::Store(StoreError::Unavailable { outcome_unknown: true, .. }) => {
+                json!({ "outcome_unknown": true })
+            }
+            Self::Invalid { .. }
+            | Self::Unauthenticated { .. }
+            | Self::Forbidden { .. }
+            | Self::NoSuchPath { .. }
+            | Self::MethodNotAllowed { .. }
+            | Self::Store(_)
+            | Self::Stopping
+            | Self::Internal => Value::Null,
+        };
+        match members {
+            Value::Object(members) => members,
+            Value::Null
+            | Value::Bool(_)
+            | Value::Number(_)
+            | Value::String(_)
+            | Value::Array(_) => Map::new(),
+        }
+    }
+
+    /// After how many seconds a caller may try again, where trying again can help.
+    pub(crate) const fn retry_after(&self) -> Option<u32> {
+        match self.code().status() {
+            503 => Some(1),
+            _ => None,
+        }
+    }
+}
+
+/// What a refusal is about, for the sentence that the caller reads: the elastic IP or address, and
+/// the instance or name.
+pub(crate) struct About<'a> {
+    pub(crate) target: &'a (dyn fmt::Display + Sync),
+    pub(crate) named: &'a (dyn fmt::Display + Sync),
+}
+
+impl About<'_> {
+    pub(crate) fn explain(&self, error: StoreError) -> Error {
+        let target = || self.target.to_string();
+        let named = || self.named.to_string();
+        let StoreError::Refused(refusal) = error else { return Error::Store(error) };
+        match refusal {
+            Refusal::ElasticIpNotFound => Error::ElasticIpNotFound { target: target() },
+            Refusal::InstanceNotFound => Error::InstanceNotFound { named: named() },
+            Refusal::AlreadyAssociated { instance_name } => {
+                Error::AlreadyAssociated { target: target(), instance_name }
+            }
+            Refusal::NotAssociated => Error::NotAssociated { target: target() },
+            Refusal::StillAssociated { instance_name } => {
+                Error::StillAssociated { target: target(), instance_name }
+            }
+            Refusal::InstanceHasElasticIp { public_ip } => {
+                Error::InstanceHasElasticIp { named: named(), public_ip }
+            }
+            Refusal::InstanceNotRunning { state } => {
+                Error::InstanceNotRunning { named: named(), state }
+            }
+            Refusal::InstanceHasNoNetwork { unusable } => {
+                Error::InstanceHasNoNetwork { named: named(), unusable }
+            }
+            Refusal::NameInUse => Error::NameInUse { name: named() },
+            Refusal::AddressInUse => Error::Store(StoreError::Refused(refusal)),
+        }
+    }
+}
+
+/// Writes an error and everything that caused it on one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

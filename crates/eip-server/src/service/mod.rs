@@ -1,0 +1,158 @@
+//! The use cases: one function each, which authorises, asks the model, makes one transaction and
+//! wakes the hosts concerned.
+
+mod agents;
+mod allocator;
+mod caller;
+mod elastic_ips;
+mod error;
+mod inventory;
+pub(crate) mod keys;
+mod signals;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use eip_model::{CreateKeyRequest, CreatedKey, HostName, PoolConfig, PoolName, ProjectName, Role};
+use eip_store::{NewApiKey, Repository};
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
+
+use allocator::Allocator;
+pub(crate) use caller::Caller;
+pub(crate) use elastic_ips::ListQuery;
+pub(crate) use error::{Error, chain};
+use keys::{ApiKey, KeyRing};
+use signals::Signals;
+
+/// How often addresses whose quarantine has ended are looked for.
+const QUARANTINE_TURN: Duration = Duration::from_secs(1);
+
+/// What the service is told at start.
+#[derive(Debug, Clone)]
+pub struct ServiceConfig {
+    /// The pool that is made at the first start, and used when a request names none.
+    pub default_pool: PoolConfig,
+    /// The project that is made at the first start; owns instances that name none.
+    pub default_project: ProjectName,
+}
+
+/// The Elastic IP service.
+#[derive(Debug)]
+pub struct Service {
+    repository: Arc<dyn Repository>,
+    allocator: Allocator,
+    keys: KeyRing,
+    signals: Signals,
+    default_pool: PoolName,
+    default_project: ProjectName,
+}
+
+impl Service {
+    /// Makes the default project and pool where they are missing, and learns which addresses are in
+    /// use.
+    ///
+    /// # Errors
+    /// When the record cannot be used.
+    pub async fn start(
+        repository: Arc<dyn Repository>,
+        config: ServiceConfig,
+    ) -> Result<Arc<Self>, eip_store::StoreError> {
+        let now = Timestamp::now();
+        repository.ensure_project(&config.default_project, now).await?;
+        repository.ensure_pool(&config.default_pool, now).await?;
+        let allocator = Allocator::new(repository.pools().await?);
+        let service = Arc::new(Self {
+            keys: KeyRing::new(),
+            signals: Signals::default(),
+            default_pool: config.default_pool.name,
+            default_project: config.default_project,
+            repository,
+            allocator,
+        });
+        service.end_quarantines().await?;
+        service.allocator.learn(&service.repository.addresses_in_use().await?);
+        Ok(service)
+    }
+
+    /// Makes the key known to the record; a key of the same id is replaced.
+    ///
+    /// # Errors
+    /// When the record cannot be used.
+    pub async fn admit_admin(&self, key: &ApiKey) -> Result<(), eip_store::StoreError> {
+        let role = Role::Admin { project: self.default_project.clone() };
+        self.admit(key, role).await
+    }
+
+    /// Makes the key of a host's agent known to the record.
+    ///
+    /// # Errors
+    /// When the record cannot be used.
+    pub async fn admit_agent(
+        &self,
+        key: &ApiKey,
+        host: HostName,
+    ) -> Result<(), eip_store::StoreError> {
+        self.admit(key, Role::Agent { host }).await
+    }
+
+    /// Makes a key. It is in the answer and nowhere else.
+    pub(crate) async fn create_key(
+        &self,
+        caller: &Caller,
+        request: CreateKeyRequest,
+    ) -> Result<CreatedKey, Error> {
+        let own = caller.may_administer()?;
+        let CreateKeyRequest { role: word, project, host } = request;
+        let project = match host {
+            Some(_) => project,
+            None => project.or_else(|| Some(own.clone())),
+        };
+        let role = Role::from_parts(&word, project.clone(), host.clone()).map_err(|error| {
+            let hint = "a key of role agent names a host and no project, any other no host";
+            Error::invalid(error.to_string(), hint)
+        })?;
+        if let Some(project) = &project {
+            let made = self.repository.ensure_project(project, Timestamp::now()).await;
+            made.map_err(Error::Store)?;
+        }
+        let key = ApiKey::generate();
+        self.admit(&key, role).await.map_err(Error::Store)?;
+        info!(key.id = %caller.key, made = %key.id(), role = word, "Made an API key");
+        Ok(CreatedKey { id: key.id(), role: word, project, host, key: key.expose().to_owned() })
+    }
+
+    async fn admit(&self, key: &ApiKey, role: Role) -> Result<(), eip_store::StoreError> {
+        let now = Timestamp::now();
+        self.repository
+            .put_api_key(&NewApiKey { id: key.id(), digest: key.digest(), role, now })
+            .await
+    }
+
+    /// Does what time alone brings about, until told to stop.
+    pub async fn tend(self: Arc<Self>, stop: CancellationToken) {
+        let mut turn = tokio::time::interval(QUARANTINE_TURN);
+        turn.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        while stop.run_until_cancelled(turn.tick()).await.is_some() {
+            if let Err(error) = self.end_quarantines().await {
+                error!(error = %chain(&error), "Could not end quarantines; will retry");
+            }
+        }
+    }
+
+    async fn end_quarantines(&self) -> Result<(), eip_store::StoreError> {
+        let freed = self.repository.end_quarantines(Timestamp::now()).await?;
+        if !freed.is_empty() {
+            info!(count = freed.len(), "Quarantine ended");
+        }
+        for address in freed {
+            self.allocator.give_back(address);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn repository(&self) -> &dyn Repository {
+        &*self.repository
+    }
+}

@@ -1,0 +1,71 @@
+//! What agents ask and tell.
+
+use eip_model::{ClusterId, Generation};
+use reqwest::StatusCode;
+use rstest::rstest;
+use uuid::Uuid;
+
+use crate::world::{Store, World, container};
+
+#[rstest]
+#[case(Store::Sqlite)]
+#[case(Store::Postgres)]
+#[tokio::test]
+async fn an_agent_that_waits_is_woken_by_a_change(#[case] store: Store) {
+    let world = World::new(store).await;
+    let host = world.host("hv1").await;
+    host.has(vec![container(2)]).await;
+    let first = host.desired(None).await.unwrap();
+    assert!(first.attachments.is_empty());
+    let id = world.allocate().await;
+    let waiting = host.desired(Some(first.generation));
+    let (second, _) = tokio::join!(waiting, world.associate(&id, "web-2"));
+    let second = second.expect("a change came");
+    assert!(second.generation > first.generation);
+    assert_eq!(second.attachments.len(), 1);
+    assert_eq!(second.attachments[0].instance_id, container(2).id);
+    assert_eq!(second.ranges, ["100.64.0.0/10".parse().unwrap()]);
+}
+
+#[tokio::test]
+async fn a_host_that_nobody_has_heard_of_desires_nothing_and_may_report() {
+    let world = World::new(Store::Sqlite).await;
+    let host = world.host("new").await;
+    let set = host.desired(None).await.unwrap();
+    assert!(set.attachments.is_empty());
+    host.applied(&set).await;
+}
+
+#[tokio::test]
+async fn a_report_of_another_record_is_turned_down() {
+    let world = World::new(Store::Sqlite).await;
+    let host = world.host("hv1").await;
+    host.has(vec![container(2)]).await;
+    let other = ClusterId::new(Uuid::new_v4());
+    let (status, problem) = host.report(other, Generation::new(1)).await;
+    assert_eq!((status, &problem["code"]), (StatusCode::BAD_REQUEST, &"invalid_request".into()));
+}
+
+#[tokio::test]
+async fn a_move_between_hosts_waits_until_the_old_one_has_let_go() {
+    let world = World::new(Store::Sqlite).await;
+    let (old, new) = (world.host("hv1").await, world.host("hv2").await);
+    old.has(vec![container(2)]).await;
+    new.has(vec![container(3)]).await;
+    let id = world.allocate().await;
+    world.associate(&id, "web-2").await;
+    old.applied(&old.desired(None).await.unwrap()).await;
+    let body = r#"{"instance_id": "web-3", "allow_reassociation": true, "wait_seconds": 0}"#;
+    let (status, after) = world.post(&format!("/elastic-ips/{id}/associate"), body).await;
+    assert_eq!((status, &after["host"]), (StatusCode::OK, &"hv2".into()));
+    assert_eq!(after["data_plane"]["state"], "pending");
+    assert!(after["data_plane"]["reason"].as_str().unwrap().contains("hv1"), "{after}");
+    let set = new.desired(None).await.unwrap();
+    assert!(set.attachments.is_empty(), "the new host must wait");
+    old.applied(&old.desired(None).await.unwrap()).await;
+    let set = new.desired(Some(set.generation)).await.expect("the fence was lifted");
+    assert_eq!(set.attachments.len(), 1);
+    new.applied(&set).await;
+    let (_, after) = world.get(&format!("/elastic-ips/{id}")).await;
+    assert_eq!(after["data_plane"]["state"], "active", "{after}");
+}

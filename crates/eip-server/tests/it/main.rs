@@ -1,0 +1,11 @@
+//! The API over real HTTP, on both stores.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+
+mod agents;
+mod bad_input;
+mod listing;
+mod races;
+mod seed;
+mod stopping;
+mod waiting;
+mod world;

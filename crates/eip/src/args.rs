@@ -1,0 +1,370 @@
+//! The command line.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use eip_compute::sandbox::SandboxName;
+use eip_model::{HostName, Label, PoolName, ProjectName};
+
+/// Elastic IPs for machines you own.
+#[derive(Debug, Parser)]
+#[command(name = "eip", version, propagate_version = true, after_help = EXAMPLES)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  eip allocate --name web             hold an address
+  eip associate web docker:web        point it at a container
+  eip move web docker:web-2           point it at another, in one step
+  eip list -o json | jq -r '.items[].public_ip'
+
+Exit codes: 0 ok, 1 other, 2 usage, 3 not found, 4 key, 5 conflict, 6 exhausted or over quota,
+7 waited too long, 8 server unreachable, 9 data plane failed";
+
+#[derive(Debug, Clone, ClapArgs)]
+pub(crate) struct Global {
+    /// How to print the result; a pipe gets tab-separated columns instead of a table.
+    #[arg(short, long, global = true, env = "EIP_OUTPUT", default_value = "table")]
+    pub(crate) output: Output,
+    /// Where the service answers [default: port 8080 of this machine].
+    #[arg(long, global = true, env = "EIP_URL")]
+    pub(crate) url: Option<String>,
+    /// A file that holds the API key [default: admin.key in the data folder].
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) api_key_file: Option<PathBuf>,
+    /// Print only addresses (or names, where there are none).
+    #[arg(short, long, global = true)]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    Table,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the service, with this host's agent.
+    Serve(Serve),
+    /// Run the agent of a host whose service runs elsewhere.
+    Agent(Agent),
+    /// Throw-away instances: network namespaces that answer with their name on port 80.
+    #[command(subcommand)]
+    Sandbox(Sandbox),
+    #[command(flatten)]
+    Client(Client),
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Serve {
+    /// Where to listen [default: 127.0.0.1:8080].
+    #[arg(long, env = "EIP_LISTEN", value_name = "ADDRESS:PORT")]
+    pub(crate) listen: Option<SocketAddr>,
+    /// sqlite:PATH or postgres://... [default: sqlite:eip.db in the data folder].
+    #[arg(long, env = "EIP_DATABASE", value_name = "URL", hide_env_values = true)]
+    pub(crate) database: Option<String>,
+    /// The addresses to hand out: prefixes or first-last, separated by commas. Used at the first
+    /// start, to make the pool `public` [default: 100.64.0.0/10].
+    #[arg(long, value_name = "RANGES", value_delimiter = ',')]
+    pub(crate) pool: Vec<String>,
+    /// How long a released address of that pool sleeps, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    pub(crate) quarantine: u32,
+    /// Serve the API alone: no agent, no data plane.
+    #[arg(long)]
+    pub(crate) no_agent: bool,
+    #[command(flatten)]
+    pub(crate) host: Host,
+    /// How to write the log.
+    #[arg(long, env = "EIP_LOG_FORMAT", default_value = "text")]
+    pub(crate) log_format: LogFormat,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Agent {
+    /// Where the service answers.
+    #[arg(long, env = "EIP_URL", value_name = "URL")]
+    pub(crate) server: Option<String>,
+    /// The file that holds the key of this host's agent [default: agent.key in the data folder].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) key_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) host: Host,
+    /// How to write the log.
+    #[arg(long, env = "EIP_LOG_FORMAT", default_value = "text")]
+    pub(crate) log_format: LogFormat,
+}
+
+/// What an agent needs to know, alone or inside `serve`.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Host {
+    /// Where keys, the record and the agent's file lie [default: /var/lib/eip for root].
+    #[arg(long, env = "EIP_DATA_DIR", value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// docker, sandbox, docker=unix:///path; separated by commas [default: whatever answers].
+    #[arg(long, env = "EIP_COMPUTE", value_name = "BACKENDS", value_delimiter = ',')]
+    pub(crate) compute: Vec<String>,
+    /// What this host is called [default: its hostname].
+    #[arg(long, value_name = "NAME")]
+    pub(crate) host_name: Option<HostName>,
+    /// Carry no traffic: record and report only.
+    #[arg(long)]
+    pub(crate) no_data_plane: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Sandbox {
+    /// Make one and start it in the background; one that was stopped comes back.
+    Add {
+        name: SandboxName,
+        /// The project that owns it [default: the host's].
+        #[arg(long)]
+        project: Option<ProjectName>,
+        #[command(flatten)]
+        place: SandboxPlace,
+    },
+    /// List them.
+    #[command(visible_alias = "ls")]
+    List {
+        #[command(flatten)]
+        place: SandboxPlace,
+    },
+    /// End one, and keep it as stopped.
+    Stop {
+        name: SandboxName,
+        #[command(flatten)]
+        place: SandboxPlace,
+    },
+    /// End one, and forget it.
+    #[command(visible_alias = "rm")]
+    Remove {
+        name: SandboxName,
+        #[command(flatten)]
+        place: SandboxPlace,
+    },
+    /// Run a command inside its network.
+    Exec {
+        name: SandboxName,
+        #[command(flatten)]
+        place: SandboxPlace,
+        #[arg(required = true, last = true)]
+        command: Vec<String>,
+    },
+    /// Be one, until ended.
+    Run {
+        name: SandboxName,
+        #[arg(long)]
+        project: Option<ProjectName>,
+        #[command(flatten)]
+        place: SandboxPlace,
+        #[arg(long, hide = true)]
+        detach: bool,
+    },
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct SandboxPlace {
+    /// The data folder of the service or agent that is to see it.
+    #[arg(long, env = "EIP_DATA_DIR", value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Client {
+    /// Hold an address.
+    #[command(visible_aliases = ["create", "new"])]
+    Allocate(Allocate),
+    /// List the addresses that you hold.
+    #[command(visible_alias = "ls")]
+    List(List),
+    /// Show one, by id, address or name.
+    #[command(visible_aliases = ["get", "describe"])]
+    Show { elastic_ip: String },
+    /// Point it at an instance.
+    #[command(visible_aliases = ["attach", "assign"])]
+    Associate(Associate),
+    /// Point it at nothing.
+    #[command(visible_aliases = ["detach", "unassign"])]
+    Disassociate {
+        elastic_ip: String,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Point it at another instance, in one step.
+    Move {
+        elastic_ip: String,
+        instance: String,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Give it back.
+    #[command(visible_aliases = ["rm", "delete"])]
+    Release { elastic_ip: String },
+    /// Give an instance an address: allocate and associate, safe to repeat.
+    Up {
+        instance: String,
+        /// What to call the elastic IP [default: the name of the instance].
+        #[arg(long)]
+        name: Option<Label>,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Containers and virtual machines.
+    #[command(subcommand)]
+    Instance(Instances),
+    /// Machines with an agent.
+    #[command(subcommand)]
+    Host(Hosts),
+    /// Pools of addresses.
+    #[command(subcommand)]
+    Pool(Pools),
+    /// Keys of the API.
+    #[command(subcommand)]
+    Key(Keys),
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Allocate {
+    /// This very address.
+    #[arg(long)]
+    pub(crate) address: Option<Ipv4Addr>,
+    /// From this pool.
+    #[arg(long)]
+    pub(crate) pool: Option<PoolName>,
+    /// What to call it.
+    #[arg(long)]
+    pub(crate) name: Option<Label>,
+    /// KEY=VALUE; may be repeated.
+    #[arg(long = "tag", value_name = "KEY=VALUE", value_parser = pair)]
+    pub(crate) tags: Vec<(String, String)>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct List {
+    /// Only `allocated` or `associated` ones.
+    #[arg(long)]
+    pub(crate) status: Option<String>,
+    /// Only those of this pool.
+    #[arg(long)]
+    pub(crate) pool: Option<PoolName>,
+    /// Only those with this tag.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
+    pub(crate) tag: Option<(String, String)>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Associate {
+    pub(crate) elastic_ip: String,
+    /// Its id, its name, or docker:NAME, sandbox:NAME.
+    pub(crate) instance: String,
+    /// Take it from the instance that has it.
+    #[arg(long)]
+    pub(crate) allow_reassociation: bool,
+    #[command(flatten)]
+    pub(crate) wait: Wait,
+}
+
+#[derive(Debug, Clone, Copy, ClapArgs)]
+pub(crate) struct Wait {
+    /// How long to wait for the host, in seconds [default: 5, at most 60].
+    #[arg(long = "wait", value_name = "SECONDS")]
+    pub(crate) seconds: Option<u8>,
+    /// Do not wait for the host.
+    #[arg(long, conflicts_with = "seconds")]
+    pub(crate) no_wait: bool,
+}
+
+impl Wait {
+    pub(crate) fn seconds(self) -> Option<u8> {
+        if self.no_wait { Some(0) } else { self.seconds }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Instances {
+    /// List those of your project.
+    #[command(visible_alias = "ls")]
+    List,
+    /// Show one.
+    Show { instance: String },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Hosts {
+    /// List them, with what they report.
+    #[command(visible_alias = "ls")]
+    List,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Pools {
+    /// List them, with how full they are.
+    #[command(visible_alias = "ls")]
+    List,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Keys {
+    /// Make one. It is printed this once.
+    Create {
+        /// What its holder may do; `agent` speaks for the host that --host names.
+        #[arg(long, default_value = "member")]
+        role: KeyRole,
+        /// The project it is for [default: your own].
+        #[arg(long)]
+        project: Option<ProjectName>,
+        /// The host whose agent it is for.
+        #[arg(long, required_if_eq("role", "agent"), conflicts_with = "project")]
+        host: Option<HostName>,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum KeyRole {
+    Admin,
+    Member,
+    Reader,
+    Agent,
+}
+
+impl KeyRole {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Admin => "admin",
+            Self::Member => "member",
+            Self::Reader => "reader",
+            Self::Agent => "agent",
+        }
+    }
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) => Ok((key.to_owned(), value.to_owned())),
+        None => Err("write KEY=VALUE".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Args::command().debug_assert();
+    }
+}

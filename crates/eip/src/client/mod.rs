@@ -1,0 +1,160 @@
+//! The client commands: each one or two calls of the API, and a way to show what came back.
+
+mod api;
+mod find;
+pub(crate) mod output;
+
+use eip_model::{
+    AllocateRequest, AssociateRequest, CreateKeyRequest, CreatedKey, DataPlaneState,
+    DisassociateRequest, ElasticIp, ElasticIpPage, ElasticIpStatus, HostList, Instance,
+    InstanceList, PoolList, Tags,
+};
+
+use crate::args::{self, Client, Global, Hosts, Instances, Keys, Pools};
+use crate::exit::{Exit, Failure};
+use crate::settings::Settings;
+use api::Api;
+use output::Shown;
+
+pub(crate) async fn run(
+    command: Client,
+    global: &Global,
+    settings: &Settings,
+) -> Result<(), Failure> {
+    let key = settings.api_key(global.api_key_file.as_deref())?;
+    let api = Api::new(&settings.url(global.url.as_deref()), &key)?;
+    let shown = Shown { output: global.output, quiet: global.quiet };
+    match command {
+        Client::Allocate(args) => shown.elastic_ip(&allocate(&api, args).await?),
+        Client::List(args) => shown.elastic_ips(&list(&api, args).await?),
+        Client::Show { elastic_ip } => shown.one(&find::elastic_ip(&api, &elastic_ip).await?),
+        Client::Associate(args) => {
+            let found = find::elastic_ip(&api, &args.elastic_ip).await?;
+            let wait = args.wait.seconds();
+            let after =
+                associate(&api, &found, args.instance, args.allow_reassociation, wait).await?;
+            shown.elastic_ip(&after)?;
+            in_force(&after, wait)
+        }
+        Client::Move { elastic_ip, instance, wait } => {
+            let found = find::elastic_ip(&api, &elastic_ip).await?;
+            let after = associate(&api, &found, instance, true, wait.seconds()).await?;
+            shown.elastic_ip(&after)?;
+            in_force(&after, wait.seconds())
+        }
+        Client::Disassociate { elastic_ip, wait } => {
+            let found = find::elastic_ip(&api, &elastic_ip).await?;
+            let request = DisassociateRequest { wait_seconds: wait.seconds() };
+            let path = format!("/elastic-ips/{}/disassociate", found.id);
+            shown.elastic_ip(&api.post::<ElasticIp>(&path, &request).await?)
+        }
+        Client::Release { elastic_ip } => {
+            let found = find::elastic_ip(&api, &elastic_ip).await?;
+            api.delete(&format!("/elastic-ips/{}", found.id)).await?;
+            shown.released(&found)
+        }
+        Client::Up { instance, name, wait } => {
+            let after = up(&api, instance, name, wait.seconds()).await?;
+            shown.elastic_ip(&after)?;
+            in_force(&after, wait.seconds())
+        }
+        Client::Instance(Instances::List) => {
+            shown.instances(&api.get::<InstanceList>("/instances", &[]).await?)
+        }
+        Client::Instance(Instances::Show { instance }) => {
+            shown.instance(&find::instance(&api, &instance).await?)
+        }
+        Client::Host(Hosts::List) => shown.hosts(&api.get::<HostList>("/hosts", &[]).await?),
+        Client::Key(Keys::Create { role, project, host }) => {
+            let role = role.as_str().to_owned();
+            let request = CreateKeyRequest { role, project, host };
+            shown.key(&api.post::<CreatedKey>("/api-keys", &request).await?)
+        }
+        Client::Pool(Pools::List) => shown.pools(&api.get::<PoolList>("/pools", &[]).await?),
+    }
+}
+
+async fn allocate(api: &Api, args: args::Allocate) -> Result<ElasticIp, Failure> {
+    let tags = Tags::try_from(args.tags.into_iter().collect::<std::collections::BTreeMap<_, _>>());
+    let tags = tags.map_err(|error| Failure::usage(error.to_string(), ""))?;
+    let args::Allocate { address, pool, name, .. } = args;
+    api.post("/elastic-ips", &AllocateRequest { address, pool, name, tags }).await
+}
+
+/// Reads all pages.
+async fn list(api: &Api, args: args::List) -> Result<ElasticIpPage, Failure> {
+    let mut filters = vec![("limit", "500".to_owned())];
+    filters.extend(args.status.map(|status| ("status", status)));
+    filters.extend(args.pool.map(|pool| ("pool", pool.to_string())));
+    filters.extend(args.tag.map(|(key, value)| ("tag", format!("{key}:{value}"))));
+    let mut all = ElasticIpPage { items: Vec::new(), next_cursor: None };
+    loop {
+        let page: ElasticIpPage = api.get("/elastic-ips", &filters).await?;
+        all.items.extend(page.items);
+        let Some(cursor) = page.next_cursor else { return Ok(all) };
+        filters.retain(|(name, _)| *name != "cursor");
+        filters.push(("cursor", cursor));
+    }
+}
+
+async fn associate(
+    api: &Api,
+    elastic_ip: &ElasticIp,
+    instance_id: String,
+    allow_reassociation: bool,
+    wait_seconds: Option<u8>,
+) -> Result<ElasticIp, Failure> {
+    let request = AssociateRequest { instance_id, allow_reassociation, wait_seconds };
+    api.post(&format!("/elastic-ips/{}/associate", elastic_ip.id), &request).await
+}
+
+/// Allocates unless there is one of this name, and points it at the instance.
+async fn up(
+    api: &Api,
+    instance: String,
+    name: Option<eip_model::Label>,
+    wait: Option<u8>,
+) -> Result<ElasticIp, Failure> {
+    let target: Instance = find::instance(api, &instance).await?;
+    let held = match target.public_ip {
+        Some(address) => Some(find::elastic_ip(api, &address.to_string()).await?),
+        None => None,
+    };
+    if let Some(held) = held {
+        return associate(api, &held, target.id.to_string(), false, wait).await;
+    }
+    let name = match name {
+        Some(name) => name,
+        None => target.name.parse().map_err(|error: eip_model::InvalidName| {
+            Failure::usage(error.to_string(), "give one with --name")
+        })?,
+    };
+    let elastic_ip = match find::by_name(api, name.as_str()).await? {
+        Some(found) => found,
+        None => {
+            let request = AllocateRequest { name: Some(name), ..AllocateRequest::default() };
+            api.post("/elastic-ips", &request).await?
+        }
+    };
+    associate(api, &elastic_ip, target.id.to_string(), false, wait).await
+}
+
+/// Fails when the host did not make the association true, unless nobody wanted to wait for it.
+fn in_force(elastic_ip: &ElasticIp, wait: Option<u8>) -> Result<(), Failure> {
+    let plane = &elastic_ip.data_plane;
+    let reason = plane.reason.clone().unwrap_or_default();
+    if elastic_ip.status != ElasticIpStatus::Associated || wait == Some(0) {
+        return Ok(());
+    }
+    let say = |exit, code| {
+        let detail = format!("{} is recorded, but {reason}", elastic_ip.public_ip);
+        Err(Failure::here(exit, code, detail, format!("eip show {}", elastic_ip.public_ip)))
+    };
+    match plane.state {
+        DataPlaneState::None | DataPlaneState::Active => Ok(()),
+        DataPlaneState::Pending => say(Exit::WaitedTooLong, "waited_too_long"),
+        DataPlaneState::Failing | DataPlaneState::Unknown => {
+            say(Exit::DataPlane, "data_plane_failed")
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! Showing what came back: a table on a terminal, tab-separated columns in a pipe, or JSON.
+
+use std::io::{IsTerminal as _, Write as _};
+
+use comfy_table::{ContentArrangement, Table};
+use eip_model::{
+    CreatedKey, DataPlaneState, ElasticIp, ElasticIpPage, ElasticIpStatus, HostList, Instance,
+    InstanceList, PoolList,
+};
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::args::Output;
+use crate::exit::Failure;
+
+/// How to show things.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Shown {
+    pub(crate) output: Output,
+    pub(crate) quiet: bool,
+}
+
+const ELASTIC_IP: [&str; 6] = ["ADDRESS", "NAME", "STATE", "INSTANCE", "HOST", "AGE"];
+
+impl Shown {
+    /// Shows an elastic IP as one row.
+    pub(crate) fn elastic_ip(self, one: &ElasticIp) -> Result<(), Failure> {
+        self.show(one, &ELASTIC_IP, |terminal| vec![row(one, terminal)])
+    }
+
+    pub(crate) fn elastic_ips(self, page: &ElasticIpPage) -> Result<(), Failure> {
+        self.show(page, &ELASTIC_IP, |terminal| {
+            page.items.iter().map(|one| row(one, terminal)).collect()
+        })
+    }
+
+    /// Shows all there is to say about an elastic IP.
+    pub(crate) fn one(self, one: &ElasticIp) -> Result<(), Failure> {
+        let text = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
+        let tags = one.tags.as_map().iter().map(|(key, value)| format!("{key}={value}"));
+        let plane = &one.data_plane;
+        let fields = [
+            ("address", one.public_ip.to_string()),
+            ("id", one.id.to_string()),
+            ("name", text(one.name.clone().map(String::from))),
+            ("project", one.project.to_string()),
+            ("pool", one.pool.to_string()),
+            ("tags", text(Some(tags.collect::<Vec<_>>().join(" ")).filter(|all| !all.is_empty()))),
+            ("status", status(one.status).to_owned()),
+            (
+                "data plane",
+                match &plane.reason {
+                    Some(reason) => format!("{}: {reason}", plane.state),
+                    None => plane.state.to_string(),
+                },
+            ),
+            ("instance", text(one.instance_name.clone())),
+            ("instance id", text(one.instance_id.map(|id| id.to_string()))),
+            ("private ip", text(one.private_ip.map(|ip| ip.to_string()))),
+            ("vpc", text(one.vpc_id.clone())),
+            ("host", text(one.host.clone().map(String::from))),
+            ("allocated", one.allocated_at.to_string()),
+            ("associated", text(one.associated_at.map(|at| at.to_string()))),
+        ];
+        if self.quiet && self.output == Output::Table {
+            print_line(&one.public_ip.to_string());
+            return Ok(());
+        }
+        self.show(one, &["FIELD", "VALUE"], |_| {
+            fields.into_iter().map(|(name, value)| vec![name.to_owned(), value]).collect()
+        })
+    }
+
+    pub(crate) fn released(self, one: &ElasticIp) -> Result<(), Failure> {
+        if self.output == Output::Json {
+            return print_json(&serde_json::json!({ "released": one.public_ip, "id": one.id }));
+        }
+        let said = format!("{} released", one.public_ip);
+        print_line(if self.quiet { one.public_ip.to_string() } else { said }.as_str());
+        Ok(())
+    }
+
+    /// Shows a new key as it is to be stored: nothing else is on its line.
+    pub(crate) fn key(self, made: &CreatedKey) -> Result<(), Failure> {
+        match self.output {
+            Output::Json => print_json(made),
+            Output::Table => {
+                print_line(&made.key);
+                Ok(())
+            }
+        }
+    }
+
+    pub(crate) fn instances(self, list: &InstanceList) -> Result<(), Failure> {
+        self.show(list, &INSTANCE, |_| list.items.iter().map(instance_row).collect())
+    }
+
+    pub(crate) fn instance(self, one: &Instance) -> Result<(), Failure> {
+        self.show(one, &INSTANCE, |_| vec![instance_row(one)])
+    }
+
+    pub(crate) fn hosts(self, list: &HostList) -> Result<(), Failure> {
+        let header = ["HOST", "ONLINE", "DATA PLANE", "APPLIED", "BACKENDS", "SEEN"];
+        self.show(list, &header, |_| {
+            let rows = list.items.iter().map(|host| {
+                let backends = host.backends.iter().map(|one| match &one.reason {
+                    Some(reason) => format!("{} ({reason})", one.backend),
+                    None => one.backend.to_string(),
+                });
+                let plane = match &host.data_plane_reason {
+                    Some(reason) => format!("{}: {reason}", host.data_plane),
+                    None => host.data_plane.clone(),
+                };
+                vec![
+                    host.name.to_string(),
+                    if host.online { "yes" } else { "no" }.to_owned(),
+                    plane,
+                    format!("{}/{}", host.observed_generation, host.desired_generation),
+                    backends.collect::<Vec<_>>().join(", "),
+                    age(host.last_seen_at),
+                ]
+            });
+            rows.collect()
+        })
+    }
+
+    pub(crate) fn pools(self, list: &PoolList) -> Result<(), Failure> {
+        let header = ["POOL", "RANGES", "SIZE", "ALLOCATED", "ASSOCIATED", "QUARANTINED", "FREE"];
+        self.show(list, &header, |_| {
+            let rows = list.items.iter().map(|pool| {
+                let ranges = pool.ranges.iter().map(ToString::to_string);
+                let numbers =
+                    [pool.size, pool.allocated, pool.associated, pool.quarantined, pool.free];
+                let mut row = vec![pool.name.to_string(), ranges.collect::<Vec<_>>().join(",")];
+                row.extend(numbers.iter().map(ToString::to_string));
+                row
+            });
+            rows.collect()
+        })
+    }
+
+    fn show(
+        self,
+        value: &impl Serialize,
+        header: &[&str],
+        rows: impl FnOnce(bool) -> Vec<Vec<String>>,
+    ) -> Result<(), Failure> {
+        match self.output {
+            Output::Json => print_json(value),
+            Output::Table if self.quiet => {
+                for row in rows(false) {
+                    print_line(row.first().map_or("", String::as_str));
+                }
+                Ok(())
+            }
+            Output::Table => {
+                print_table(header, rows(std::io::stdout().is_terminal()));
+                Ok(())
+            }
+        }
+    }
+}
+
+const INSTANCE: [&str; 7] =
+    ["INSTANCE", "STATE", "HOST", "PRIVATE IP", "VPC", "ADDRESS", "ELIGIBLE"];
+
+fn instance_row(one: &Instance) -> Vec<String> {
+    let or_dash = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
+    vec![
+        format!("{}:{}", one.backend, one.name),
+        one.state.to_string(),
+        one.host.to_string(),
+        or_dash(one.private_ip.map(|ip| ip.to_string())),
+        or_dash(one.vpc_id.clone()),
+        or_dash(one.public_ip.map(|ip| ip.to_string())),
+        match &one.reason {
+            Some(reason) => format!("no: {reason}"),
+            None => "yes".to_owned(),
+        },
+    ]
+}
+
+fn row(one: &ElasticIp, terminal: bool) -> Vec<String> {
+    let or_dash = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
+    let (symbol, state) = match (one.status, one.data_plane.state) {
+        (ElasticIpStatus::Allocated, DataPlaneState::Pending) => ("◌", "letting go"),
+        (ElasticIpStatus::Allocated, _) => ("○", "allocated"),
+        (ElasticIpStatus::Associated, DataPlaneState::Active | DataPlaneState::None) => {
+            ("●", "associated")
+        }
+        (ElasticIpStatus::Associated, DataPlaneState::Pending) => ("◌", "pending"),
+        (ElasticIpStatus::Associated, DataPlaneState::Failing) => ("▲", "failing"),
+        (ElasticIpStatus::Associated, DataPlaneState::Unknown) => ("▲", "unknown"),
+    };
+    vec![
+        one.public_ip.to_string(),
+        or_dash(one.name.clone().map(String::from)),
+        if terminal { format!("{symbol} {state}") } else { state.to_owned() },
+        or_dash(one.instance_name.clone()),
+        or_dash(one.host.clone().map(String::from)),
+        age(one.allocated_at),
+    ]
+}
+
+const fn status(status: ElasticIpStatus) -> &'static str {
+    match status {
+        ElasticIpStatus::Allocated => "allocated",
+        ElasticIpStatus::Associated => "associated",
+    }
+}
+
+fn age(since: Timestamp) -> String {
+    let seconds = (Timestamp::now().as_second() - since.as_second()).max(0);
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3_600 => format!("{}m", seconds / 60),
+        3_600..86_400 => format!("{}h", seconds / 3_600),
+        _ => format!("{}d", seconds / 86_400),
+    }
+}
+
+/// Prints rows under a header: aligned on a terminal, tab-separated without a header in a pipe.
+pub(crate) fn print_table(header: &[&str], rows: Vec<Vec<String>>) {
+    if !std::io::stdout().is_terminal() {
+        for row in rows {
+            print_line(&row.join("\t"));
+        }
+        return;
+    }
+    let mut table = Table::new();
+    table.load_style(comfy_table::presets::NOTHING);
+    table.set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(header.to_vec()).add_rows(rows);
+    for line in table.lines() {
+        print_line(line.trim_end());
+    }
+}
+
+pub(crate) fn print_json(value: &impl Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_string_pretty(value);
+    print_line(&text.map_err(|error| Failure::other("cannot write JSON", &error))?);
+    Ok(())
+}
+
+/// Prints a line; a reader that has gone away is no failure.
+pub(crate) fn print_line(line: &str) {
+    writeln!(anstream::stdout().lock(), "{line}").ok();
+}

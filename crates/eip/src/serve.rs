@@ -1,0 +1,305 @@
+//! `eip serve` and `eip agent`: reading what is asked, and putting the parts together.
+
+use std::fs;
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use eip_agent::{AgentConfig, Kernel, ServerLink};
+use eip_compute::ComputeBackend;
+use eip_compute::docker::{DEFAULT_SOCKET, DockerBackend};
+use eip_compute::sandbox::SandboxBackend;
+use eip_model::{HostName, Ipv4Range, PoolConfig};
+use eip_server::{ApiKey, ApiState, Service, ServiceConfig};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::args;
+use crate::client::output::print_line;
+use crate::exit::{Exit, Failure};
+use crate::settings::{Settings, read_key};
+
+const DEFAULT_LISTEN: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8080);
+const DEFAULT_RANGE: &str = "100.64.0.0/10";
+
+pub(crate) async fn serve(command: args::Serve, settings: &Settings) -> Result<(), Failure> {
+    let data_dir = settings.data_dir(command.host.data_dir.as_deref());
+    private_folder(&data_dir)?;
+    let database = command.database.clone().or_else(|| settings.database.clone());
+    let database = database.unwrap_or_else(|| format!("sqlite:{}/eip.db", data_dir.display()));
+    let repository = eip_store::open(&database).await;
+    let repository =
+        repository.map_err(|error| Failure::other("cannot open the record", &error))?;
+    let record = repository.describe();
+    let config = ServiceConfig {
+        default_pool: default_pool(&command, settings)?,
+        default_project: well_known("default")?,
+    };
+    let unusable = |error: eip_store::StoreError| Failure::other("cannot use the record", &error);
+    let service = Service::start(repository, config).await.map_err(unusable)?;
+    let admin = admin_key(&data_dir)?;
+    service.admit_admin(&admin).await.map_err(unusable)?;
+
+    let listen = command.listen.or(settings.listen).unwrap_or(DEFAULT_LISTEN);
+    let listener = TcpListener::bind(listen).await.map_err(|error| {
+        let hint = "is another one running? choose another address with --listen";
+        Failure::here(Exit::Other, "listen", format!("cannot listen on {listen}: {error}"), hint)
+    })?;
+    let bound = listener.local_addr().unwrap_or(listen);
+    let stop = stop_on_signal()?;
+    let router = eip_server::router(ApiState::new(service.clone(), stop.clone()));
+    let serving = tokio::spawn(eip_server::serve(vec![listener], router, stop.clone()));
+    let tending = tokio::spawn(service.clone().tend(stop.clone()));
+
+    let mut said = vec![
+        ("api", format!("http://{bound}")),
+        ("key", data_dir.join("admin.key").display().to_string()),
+        ("record", record),
+    ];
+    let agent = if command.no_agent {
+        said.push(("agent", "none, as asked with --no-agent".to_owned()));
+        None
+    } else {
+        let host = host_name(&command.host, settings)?;
+        let key = agent_key(&data_dir)?;
+        service.admit_agent(&key, host.clone()).await.map_err(unusable)?;
+        let link = server_link(&format!("http://{}", reachable(bound)), key.expose())?;
+        let config = agent_config(&command.host, settings, host, &data_dir)?;
+        said.extend(introduce(&config));
+        Some(tokio::spawn(eip_agent::run(config, link, stop.clone())))
+    };
+    announce(&said, &data_dir, settings);
+    finish(serving).await;
+    finish(tending).await;
+    if let Some(agent) = agent {
+        finish(agent).await;
+    }
+    Ok(())
+}
+
+pub(crate) async fn agent(command: args::Agent, settings: &Settings) -> Result<(), Failure> {
+    let data_dir = settings.data_dir(command.host.data_dir.as_deref());
+    private_folder(&data_dir)?;
+    let key_file = command.key_file.clone().unwrap_or_else(|| data_dir.join("agent.key"));
+    let key = read_key(&key_file).map_err(|detail| {
+        let hint = "an agent needs the key of its host; name its file with --key-file";
+        Failure::here(Exit::Auth, "unauthenticated", detail, hint)
+    })?;
+    let url = settings.url(command.server.as_deref());
+    let link = server_link(&url, &key)?;
+    let host = host_name(&command.host, settings)?;
+    let config = agent_config(&command.host, settings, host, &data_dir)?;
+    let mut said = vec![("server", url)];
+    said.extend(introduce(&config));
+    for (name, value) in said {
+        print_line(&format!("{name:<11}{value}"));
+    }
+    eip_agent::run(config, link, stop_on_signal()?).await;
+    Ok(())
+}
+
+fn agent_config(
+    asked: &args::Host,
+    settings: &Settings,
+    host: HostName,
+    data_dir: &Path,
+) -> Result<AgentConfig, Failure> {
+    let names = if asked.compute.is_empty() {
+        settings.compute.clone().unwrap_or_default()
+    } else {
+        asked.compute.clone()
+    };
+    let backends = backends(&names, data_dir)?;
+    let kernel: Result<Box<dyn Kernel>, String> = if asked.no_data_plane {
+        Err("this host was told to carry no traffic".to_owned())
+    } else {
+        eip_agent::open_kernel(data_dir)
+    };
+    Ok(AgentConfig { host, data_dir: data_dir.to_owned(), backends, kernel })
+}
+
+/// Returns the backends that were named, or without any name those that seem to be here.
+fn backends(names: &[String], data_dir: &Path) -> Result<Vec<Arc<dyn ComputeBackend>>, Failure> {
+    if names.is_empty() {
+        let mut found: Vec<Arc<dyn ComputeBackend>> = Vec::new();
+        if Path::new(DEFAULT_SOCKET).exists() {
+            found.push(Arc::new(DockerBackend::new(DEFAULT_SOCKET)));
+        }
+        found.push(Arc::new(SandboxBackend::of(data_dir)));
+        return Ok(found);
+    }
+    let mut backends: Vec<Arc<dyn ComputeBackend>> = Vec::new();
+    for name in names {
+        let (kind, place) = match name.split_once('=') {
+            Some((kind, place)) => (kind, Some(place)),
+            None => (name.as_str(), None),
+        };
+        match (kind, place) {
+            ("docker", place) => {
+                let socket = place.unwrap_or(DEFAULT_SOCKET);
+                let path = socket.strip_prefix("unix://").unwrap_or(socket);
+                backends.push(Arc::new(DockerBackend::new(path)));
+            }
+            ("sandbox", None) => backends.push(Arc::new(SandboxBackend::of(data_dir))),
+            ("libvirt", _) => {
+                let detail = "this version cannot follow libvirt yet";
+                return Err(Failure::usage(detail, "use docker or sandbox"));
+            }
+            _ => {
+                let detail = format!("\"{name}\" is no compute backend");
+                return Err(Failure::usage(detail, "use docker, sandbox or docker=unix:///path"));
+            }
+        }
+    }
+    Ok(backends)
+}
+
+fn introduce(config: &AgentConfig) -> Vec<(&'static str, String)> {
+    let describe = |one: &Arc<dyn ComputeBackend>| format!("{} ({})", one.backend(), one.place());
+    let backends: Vec<String> = config.backends.iter().map(describe).collect();
+    let plane = match &config.kernel {
+        Ok(_) => "ready".to_owned(),
+        Err(reason) => format!("none: {reason}"),
+    };
+    vec![("host", config.host.to_string()), ("compute", backends.join(", ")), ("data plane", plane)]
+}
+
+fn announce(said: &[(&str, String)], data_dir: &Path, settings: &Settings) {
+    print_line(&format!("eip {}", env!("CARGO_PKG_VERSION")));
+    for (name, value) in said {
+        print_line(&format!("  {name:<11}{value}"));
+    }
+    print_line("next, in another terminal:");
+    if data_dir != settings.data_dir(None) {
+        print_line(&format!("  export EIP_DATA_DIR={}", data_dir.display()));
+    }
+    print_line("  eip allocate --name web && eip instance list");
+}
+
+fn default_pool(command: &args::Serve, settings: &Settings) -> Result<PoolConfig, Failure> {
+    let mut texts = command.pool.clone();
+    if texts.is_empty() {
+        texts = settings.pool.clone().unwrap_or_else(|| vec![DEFAULT_RANGE.to_owned()]);
+    }
+    let mut ranges: Vec<Ipv4Range> = Vec::new();
+    for text in &texts {
+        let range: Ipv4Range = text.trim().parse().map_err(|error: eip_model::RangeError| {
+            Failure::usage(error.to_string(), "write a pool as 203.0.113.0/24")
+        })?;
+        if let Some(other) = ranges.iter().find(|other| other.overlaps(&range)) {
+            let detail = format!("the ranges {other} and {range} overlap");
+            return Err(Failure::usage(detail, "name every address once"));
+        }
+        ranges.push(range);
+    }
+    let name = well_known("public")?;
+    Ok(PoolConfig { name, ranges, quarantine_seconds: command.quarantine })
+}
+
+fn well_known<T: std::str::FromStr>(name: &str) -> Result<T, Failure> {
+    let wrong = |_| Failure::usage(format!("\"{name}\" cannot be a name"), "");
+    name.parse().map_err(wrong)
+}
+
+fn host_name(asked: &args::Host, settings: &Settings) -> Result<HostName, Failure> {
+    if let Some(name) = asked.host_name.clone().or_else(|| settings.host_name.clone()) {
+        return Ok(name);
+    }
+    let own = nix::unistd::gethostname().unwrap_or_default();
+    own.to_string_lossy().parse().map_err(|error: eip_model::InvalidName| {
+        Failure::usage(error.to_string(), "give this host a name with --host-name")
+    })
+}
+
+fn server_link(url: &str, key: &str) -> Result<ServerLink, Failure> {
+    ServerLink::new(url, key).map_err(|error| Failure::usage(error.to_string(), "see --server"))
+}
+
+/// An address that listens everywhere is reached on loopback.
+fn reachable(bound: SocketAddr) -> SocketAddr {
+    let mut at = bound;
+    if at.ip().is_unspecified() {
+        at.set_ip(match bound {
+            SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    at
+}
+
+/// The key of the first start: the operator's own if `EIP_BOOTSTRAP_KEY` is set, else a random one.
+fn admin_key(data_dir: &Path) -> Result<ApiKey, Failure> {
+    let path = data_dir.join("admin.key");
+    if let Ok(chosen) = std::env::var("EIP_BOOTSTRAP_KEY") {
+        let key = ApiKey::chosen(&chosen).map_err(|error| {
+            Failure::usage(format!("EIP_BOOTSTRAP_KEY is not usable: {error}"), "choose another")
+        })?;
+        write_private(&path, key.expose())?;
+        return Ok(key);
+    }
+    kept_or_new(&path)
+}
+
+fn agent_key(data_dir: &Path) -> Result<ApiKey, Failure> {
+    kept_or_new(&data_dir.join("agent.key"))
+}
+
+fn kept_or_new(path: &Path) -> Result<ApiKey, Failure> {
+    if path.exists() {
+        let text =
+            read_key(path).map_err(|detail| Failure::here(Exit::Other, "other", detail, ""))?;
+        return ApiKey::chosen(&text).map_err(|error| {
+            let detail = format!("{} holds no key: {error}", path.display());
+            Failure::usage(detail, "remove the file to have a new key made")
+        });
+    }
+    let key = ApiKey::generate();
+    write_private(path, key.expose())?;
+    Ok(key)
+}
+
+fn private_folder(path: &PathBuf) -> Result<(), Failure> {
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(|error| Failure::other(&format!("cannot make {}", path.display()), &error))
+}
+
+/// Writes a file that only its owner can read, whole or not at all.
+fn write_private(path: &Path, text: &str) -> Result<(), Failure> {
+    let draft = path.with_extension("draft");
+    let write = || {
+        let mut open = fs::OpenOptions::new();
+        let mut file = open.write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
+        writeln!(file, "{text}")?;
+        file.sync_all()?;
+        fs::rename(&draft, path)
+    };
+    write().map_err(|error: std::io::Error| {
+        Failure::other(&format!("cannot write {}", path.display()), &error)
+    })
+}
+
+fn stop_on_signal() -> Result<CancellationToken, Failure> {
+    let stop = CancellationToken::new();
+    for kind in [SignalKind::interrupt(), SignalKind::terminate()] {
+        let listening = signal(kind);
+        let mut signals =
+            listening.map_err(|error| Failure::other("cannot listen for signals", &error))?;
+        let stop = stop.clone();
+        tokio::spawn(async move {
+            signals.recv().await;
+            stop.cancel();
+        });
+    }
+    Ok(stop)
+}
+
+async fn finish(task: tokio::task::JoinHandle<()>) {
+    if let Err(error) = task.await {
+        warn!(%error, "A part of the service ended in a way it should not");
+    }
+}

@@ -1,0 +1,175 @@
+//! The whole story with a Docker engine of the test's own, on the host machine.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::process::Output;
+
+use eip_testkit::eventually;
+use eip_testkit::machine::Daemon;
+
+use crate::scene::{SOON, Scene, WHO};
+
+struct Engine<'s> {
+    scene: &'s Scene,
+    daemon: Daemon,
+    socket: PathBuf,
+}
+
+impl<'s> Engine<'s> {
+    fn start(scene: &'s Scene) -> Self {
+        let root = scene.folder.path().join("docker");
+        std::fs::create_dir_all(&root).unwrap();
+        let socket = root.join("docker.sock");
+        let log = File::create(root.join("log")).unwrap();
+        let mut command = scene.host.command("dockerd");
+        command
+            .args(["--storage-driver", "vfs", "--host"])
+            .arg(format!("unix://{}", socket.display()));
+        command.arg("--data-root").arg(root.join("data")).arg("--exec-root").arg(root.join("exec"));
+        command.arg("--pidfile").arg(root.join("pid"));
+        command.stdout(log.try_clone().unwrap()).stderr(log);
+        let daemon = scene.host.daemon(command);
+        let engine = Self { scene, daemon, socket };
+        eventually("the engine to answer", SOON, || engine.try_docker("version").then_some(()));
+        engine.import_image();
+        engine
+    }
+
+    /// An image of nothing but busybox: no registry is asked.
+    fn import_image(&self) {
+        let root = self.scene.folder.path().join("image");
+        std::fs::create_dir_all(root.join("bin")).unwrap();
+        std::fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
+        for applet in ["sh", "httpd", "wget", "mkdir"] {
+            std::os::unix::fs::symlink("busybox", root.join("bin").join(applet)).unwrap();
+        }
+        let archive = self.scene.folder.path().join("image.tar");
+        self.scene.host.sh(&format!("tar -C {} -cf {} .", root.display(), archive.display()));
+        self.docker(&format!("import {} eip-test", archive.display()));
+    }
+
+    fn try_docker(&self, args: &str) -> bool {
+        self.run(args).status.success()
+    }
+
+    #[track_caller]
+    fn docker(&self, args: &str) -> String {
+        let output = self.run(args);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "docker {args}: {said}");
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+
+    fn run(&self, args: &str) -> Output {
+        let line = format!("docker -H unix://{} {args}", self.socket.display());
+        self.scene.host.try_sh(&line)
+    }
+
+    /// Starts a container that serves a page with its name, and waits until the service knows it.
+    fn web(&self, name: &str, options: &str) -> String {
+        let serve = format!("mkdir -p /www; echo {name} > /www/index.html; httpd -f -h /www");
+        let id = self.docker(&format!("run -d --name {name} {options} eip-test sh -c '{serve}'"));
+        self.scene.known(&format!("docker:{name}"));
+        id
+    }
+
+    fn compute(&self) -> String {
+        format!("docker=unix://{},sandbox", self.socket.display())
+    }
+}
+
+#[test]
+fn an_address_is_pointed_at_a_container_reached_moved_and_given_back() {
+    let scene = Scene::new();
+    let engine = Engine::start(&scene);
+    let foreign = scene.host.sh("iptables-save | grep -v '^#' | sed 's/\\[.*\\]//'");
+    let _serving = scene.serve(&["--compute", &engine.compute()]);
+    let container_id = engine.web("web-1", "");
+    engine.web("web-2", "");
+    let labelled = "f47ac10b-58cc-4372-a567-0e02c7d2e3f4";
+    engine.web("labelled", &format!("--label eip.instance-id={labelled}"));
+    engine.docker("run -d --name on-host --network host eip-test httpd -f -p 8099");
+    engine.docker("run -d --name alone --network none eip-test httpd -f");
+    scene.known("on-host");
+    scene.known("alone");
+
+    let web_1 = scene.eip_json("instance show web-1");
+    let expected = uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_OID, container_id.as_bytes());
+    assert_eq!(web_1["id"], expected.to_string());
+    assert_eq!(scene.eip_json("instance show labelled")["id"], labelled);
+    let why = |name: &str| scene.eip_json(&format!("instance show {name}"))["reason"].clone();
+    assert!(why("on-host").as_str().unwrap().contains("network of its host"), "{}", why("on-host"));
+    assert!(why("alone").as_str().unwrap().contains("IPv4"), "{}", why("alone"));
+
+    let made = scene.eip_json("allocate");
+    let (id, address) = (made["id"].as_str().unwrap(), made["public_ip"].as_str().unwrap());
+    let (status, after) = scene.curl(&format!(
+        r#"-X POST http://localhost:8080/elastic-ips/{id}/associate -H "X-API-Key: $API_KEY" \
+           -d '{{"instance_id": "{expected}"}}'"#
+    ));
+    assert_eq!((status, &after["data_plane"]["state"]), (200, &"active".into()), "{after}");
+    let first = eventually("the page of the first container", SOON, || scene.page(address));
+    assert_eq!(first, "web-1\n");
+    assert_eq!(engine.docker(&format!("exec web-1 wget -q -O - {WHO}")), address);
+
+    scene.eip(&format!("move {address} docker:web-2"));
+    assert_eq!(scene.page(address).unwrap(), "web-2\n");
+    assert_eq!(engine.docker(&format!("exec web-2 wget -q -O - {WHO}")), address);
+    assert_eq!(engine.docker(&format!("exec web-1 wget -q -O - {WHO}")), "192.0.2.1");
+    let code = scene.try_eip(&format!("move {address} docker:on-host")).0;
+    assert_eq!(code, 5);
+
+    scene.eip(&format!("disassociate {address}"));
+    assert_eq!(scene.page(address), None);
+    scene.eip(&format!("release {address}"));
+
+    let now = scene.host.sh("iptables-save | grep -v '^#' | sed 's/\\[.*\\]//'");
+    let ours: Vec<_> = now.lines().filter(|line| !foreign.contains(line)).collect();
+    assert!(ours.iter().all(|line| line.contains("DOCKER-USER")), "{ours:#?}");
+    assert!(foreign.lines().all(|line| now.contains(line)), "Docker's own rules stay");
+}
+
+#[test]
+fn a_restarted_container_is_followed_to_its_new_address() {
+    let scene = Scene::new();
+    let engine = Engine::start(&scene);
+    let _serving = scene.serve(&["--compute", &engine.compute()]);
+    engine.web("web-1", "");
+    let address = scene.eip_json("up docker:web-1")["public_ip"].as_str().unwrap().to_owned();
+    eventually("its page", SOON, || scene.page(&address));
+    engine.docker("stop -t 0 web-1");
+    engine.web("heir", "");
+    assert_eq!(scene.page(&address), None, "the heir of the private address is not reached");
+    engine.docker("start web-1");
+    let page = eventually("its page", SOON, || scene.page(&address));
+    assert_eq!(page, "web-1\n");
+    engine.docker("rm -f web-1");
+    eventually("the association to end", SOON, || {
+        (scene.eip_json(&format!("show {address}"))["status"] == "allocated").then_some(())
+    });
+}
+
+#[test]
+fn an_engine_that_hangs_or_vanishes_is_told_and_traffic_goes_on() {
+    let scene = Scene::new();
+    let engine = Engine::start(&scene);
+    let _serving = scene.serve(&["--compute", &engine.compute()]);
+    engine.web("web-1", "");
+    let address = scene.eip_json("up docker:web-1")["public_ip"].as_str().unwrap().to_owned();
+    eventually("its page", SOON, || scene.page(&address));
+    let told = |state: &str| {
+        let plane = scene.eip_json(&format!("show {address}"))["data_plane"].clone();
+        (plane["state"] == state).then(|| plane["reason"].as_str().unwrap_or_default().to_owned())
+    };
+    engine.daemon.signal("STOP");
+    let reason = eventually("the hanging engine to be told", SOON, || told("unknown"));
+    assert!(reason.contains("docker does not answer"), "{reason}");
+    assert!(scene.page(&address).is_some());
+    scene.eip("allocate");
+    engine.daemon.signal("CONT");
+    eventually("the engine to be back", SOON, || told("active"));
+    let Engine { daemon, .. } = engine;
+    daemon.kill();
+    eventually("the lost engine to be told", SOON, || told("unknown"));
+    assert!(scene.page(&address).is_some());
+}

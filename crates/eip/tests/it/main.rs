@@ -1,0 +1,9 @@
+//! The program as people run it, on machines that the test makes: the service on one, a client on
+//! another, real packets between them. Takes the rights of root.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+
+mod commands;
+mod docker;
+mod scene;
+mod survival;
+mod traffic;
