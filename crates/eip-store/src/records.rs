@@ -83,6 +83,9 @@ pub struct UpdateCommand {
 }
 
 /// A change that a host must make true: when `host` has reported `generation`, it has.
+///
+/// Unless it waits for the host that had the address before ([`AssociationView::fenced_by`]): then
+/// `host` gets it in a later desired set, whose generation the association has from then on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wish {
     pub elastic_ip: ElasticIpId,

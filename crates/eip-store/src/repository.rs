@@ -38,6 +38,7 @@ pub trait Repository: std::fmt::Debug + Send + Sync + 'static {
     async fn ensure_project(&self, name: &ProjectName, now: Timestamp) -> Result<(), StoreError>;
 
     /// Makes the pool unless one of this name is there, in which case the one that is there stays.
+    /// A new pool bumps every host: its ranges are in every desired set.
     async fn ensure_pool(&self, pool: &PoolConfig, now: Timestamp) -> Result<(), StoreError>;
 
     /// Returns all pools by name.
@@ -70,17 +71,21 @@ pub trait Repository: std::fmt::Debug + Send + Sync + 'static {
     ///
     /// In one transaction: the elastic IP is held and in scope, the instance is of the same
     /// project, runs and has a private address, neither is associated otherwise; links the two,
-    /// writes the event and bumps the generation of every host concerned. A move between hosts
-    /// fences: the new host gets the address in its desired set only once the old one has reported
-    /// the generation that lacks it. Refuses with what stands against it, asked in this order:
-    /// `ElasticIpNotFound`, `InstanceNotFound`, `InstanceNotRunning`, `InstanceHasNoNetwork`,
-    /// `AlreadyAssociated`, `InstanceHasElasticIp`. Associating where it already is, is no change.
+    /// writes the event and bumps the generation of every host concerned. A host that had the
+    /// address fences, whether it lost it to a move, a disassociate or the end of its instance, and
+    /// whoever held it: another host gets the address in its desired set only once that one has
+    /// reported the generation that lacks it.
+    ///
+    /// Refuses with what stands against it, asked in this order: `ElasticIpNotFound`,
+    /// `InstanceNotFound`, `InstanceNotRunning`, `InstanceHasNoNetwork`, `AlreadyAssociated`,
+    /// `InstanceHasElasticIp`. Associating where it already is, is no change, whatever the state of
+    /// the instance; the wish is then the one that stands.
     async fn associate(&self, command: &AssociateCommand) -> Result<Wish, StoreError>;
 
     /// Ends the association. Refuses with `ElasticIpNotFound` and `NotAssociated`.
     async fn disassociate(&self, command: &DisassociateCommand) -> Result<Wish, StoreError>;
 
-    /// Changes name and tags. Refuses with `ElasticIpNotFound` and `NameInUse`.
+    /// Changes name and tags; what is so already is no change and no event. Refuses with `ElasticIpNotFound` and `NameInUse`.
     async fn update(&self, command: &UpdateCommand) -> Result<ElasticIpRecord, StoreError>;
 
     /// Returns the elastic IP that is held under this id or address, if the scope may see it.
@@ -125,7 +130,8 @@ pub trait Repository: std::fmt::Debug + Send + Sync + 'static {
 
     /// Takes in what a host has in force, and lifts the fences that were waiting for it.
     ///
-    /// Returns the hosts whose desired set changed by that.
+    /// Returns the other hosts whose desired set changed by that. A generation that this record
+    /// never reached (a backup was restored since) counts as none.
     async fn record_applied(
         &self,
         host: &HostName,

@@ -84,10 +84,10 @@ fn need<V>(column: &str, value: Option<V>) -> Result<V, Wrong> {
     value.ok_or_else(|| Wrong::about(column, "has no value"))
 }
 
-/// What [`elastic_ip`] reads; a `WHERE` or `AND` goes behind it.
+/// What [`elastic_ip`] reads; a `WHERE` goes behind it.
 pub(crate) const ELASTIC_IP: &str = "
     SELECT e.address, e.id, e.project, e.pool, e.name, CAST(e.tags AS text) AS tags,
-           e.allocated_at, e.updated_at, e.revision,
+           e.allocated_at, e.updated_at, e.released_at, e.revision,
            a.instance_id, a.generation, a.associated_at, a.applied_at,
            i.name AS instance_name, i.private_ip, i.vpc_id,
            h.name AS host, h.observed_generation, h.health, h.health_reason, h.last_seen_at,
@@ -103,8 +103,13 @@ pub(crate) const ELASTIC_IP: &str = "
                    FROM letting_go l JOIN host o ON o.name = l.host) g
         ON a.address IS NULL AND g.address = e.address
        AND g.host = (SELECT min(l.host) FROM letting_go l WHERE l.address = e.address)
-      LEFT JOIN attachment_problem p ON p.address = a.address
-     WHERE e.released_at IS NULL";
+      LEFT JOIN attachment_problem p ON p.address = a.address";
+
+/// Whether the elastic IP is held, not asleep.
+pub(crate) fn is_held(row: &impl Cells) -> Result<bool, StoreError> {
+    let released_at = row.time("released_at").map_err(|e| e.within("elastic_ip"))?;
+    Ok(released_at.is_none())
+}
 
 pub(crate) fn elastic_ip(row: &impl Cells) -> Result<ElasticIpRecord, StoreError> {
     let address = row.address("address").map_err(|e| e.within("elastic_ip"))?;

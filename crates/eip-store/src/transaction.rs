@@ -9,6 +9,7 @@ use std::future::Future;
 use std::net::Ipv4Addr;
 
 use crate::error::{Refusal, StoreError};
+use crate::records::{ElasticIpRecord, NewAllocation};
 use crate::rows::Cells;
 use crate::value::Value;
 
@@ -53,6 +54,8 @@ pub(crate) trait Tx: Send {
 /// The few pieces of SQL that the databases write differently.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Dialect {
+    /// Whether the address before it is one that the number of an id can stand for.
+    pub(crate) stands_for: &'static str,
     /// Whether `e.tags` has the pair of two parameters.
     pub(crate) has_tag: &'static str,
     /// The transaction that an event was written in, as text.
@@ -103,6 +106,14 @@ pub(crate) trait Database: std::fmt::Debug + Send + Sync + 'static {
         &self,
         case: U,
     ) -> impl Future<Output = Result<U::Answer, StoreError>> + Send;
+
+    /// Holds an address: a use case of its own, as it is the one that comes in bursts.
+    fn allocate(
+        &self,
+        new: NewAllocation,
+    ) -> impl Future<Output = Result<ElasticIpRecord, StoreError>> + Send {
+        self.change(new)
+    }
 
     /// Runs a use case that reads with one statement.
     fn look<U: UseCase>(

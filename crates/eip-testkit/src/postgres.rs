@@ -27,6 +27,9 @@ finish() {
     rm -rf "$dir"
 }
 trap finish EXIT
+# The process that reads may be gone before it is told; a shell that a signal ends cleans up nothing.
+trap '' PIPE
+trap 'exit 1' HUP INT TERM
 "$bin/initdb" -D "$dir/data" -U postgres -A trust -E UTF8 --locale=C --no-sync \
     >"$dir/log" 2>&1 || { cat "$dir/log"; exit 1; }
 "$bin/pg_ctl" -w -D "$dir/data" -l "$dir/log" start -o "-c listen_addresses='' \

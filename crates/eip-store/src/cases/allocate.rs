@@ -6,11 +6,11 @@ use super::held::{Party, Told, tell};
 use crate::error::Refusal;
 use crate::records::{ElasticIpRecord, NewAllocation};
 use crate::transaction::{Failure, Tx, UseCase};
-use crate::value::{Value, values};
+use crate::value::Value;
 
 /// Takes the address unless a row says that it is held or asleep; the primary key decides between
 /// two at once. A row that may be woken becomes the new elastic IP.
-const ALLOCATE: &str = "
+pub(crate) const ALLOCATE: &str = "
     INSERT INTO elastic_ip AS was
            (address, id, range_first, range_size, pool, project, name, tags,
             allocated_at, updated_at, revision)
@@ -24,30 +24,14 @@ const ALLOCATE: &str = "
      WHERE was.released_at IS NOT NULL
        AND (was.quarantine_until <= excluded.allocated_at
             OR ($10 AND was.project = excluded.project))
-    RETURNING address";
+    RETURNING address, id, project, allocated_at";
 
 impl UseCase for NewAllocation {
     type Answer = ElasticIpRecord;
     const DOING: &'static str = "allocate an address";
 
     async fn run<T: Tx>(&self, tx: &mut T) -> Result<ElasticIpRecord, Failure> {
-        let taken = tx
-            .row(
-                ALLOCATE,
-                values![
-                    self.address,
-                    self.id,
-                    self.range.first(),
-                    self.range.size(),
-                    &self.pool,
-                    &self.project,
-                    self.name.as_ref(),
-                    Value::Json(pairs(&self.tags)),
-                    self.now,
-                    self.asked_for,
-                ],
-            )
-            .await?;
+        let taken = tx.row(ALLOCATE, &self.values()).await?;
         if taken.is_none() {
             return Err(Refusal::AddressInUse.into());
         }
@@ -59,7 +43,30 @@ impl UseCase for NewAllocation {
             now: self.now,
         };
         tell(tx, EventKind::Allocated, told, Party::default()).await?;
-        Ok(ElasticIpRecord {
+        Ok(self.record())
+    }
+}
+
+impl NewAllocation {
+    /// The parameters of [`ALLOCATE`].
+    pub(crate) fn values(&self) -> [Value<'_>; 10] {
+        [
+            self.address.into(),
+            self.id.into(),
+            self.range.first().into(),
+            self.range.size().into(),
+            (&self.pool).into(),
+            (&self.project).into(),
+            self.name.as_ref().into(),
+            Value::Json(pairs(&self.tags)),
+            self.now.into(),
+            self.asked_for.into(),
+        ]
+    }
+
+    /// What is recorded once it is held.
+    pub(crate) fn record(&self) -> ElasticIpRecord {
+        ElasticIpRecord {
             id: self.id,
             address: self.address,
             project: self.project.clone(),
@@ -71,7 +78,7 @@ impl UseCase for NewAllocation {
             revision: 1,
             association: None,
             letting_go: None,
-        })
+        }
     }
 }
 

@@ -84,6 +84,15 @@ impl AssociateCommand {
         // Also when nothing is to be ended: a report that lifts the fence on this address either
         // is in force before this transaction looks, or sees the association that it makes.
         let letting_go = letting_go(tx, held.address).await?;
+        let kind = if current.is_some() { EventKind::Moved } else { EventKind::Associated };
+        let party = Party {
+            instance_id: Some(self.instance_id),
+            instance_name: Some(&candidate.name),
+            host: Some(&candidate.host),
+        };
+        tell(tx, kind, held.told(&self.actor, self.now), party).await?;
+        touch(tx, held, self.now).await?;
+        // From here on everyone who changes something on these hosts waits for the commit.
         let before = current.map(|at| &at.host);
         let concerned: BTreeSet<&HostName> = before.into_iter().chain([&candidate.host]).collect();
         let generations = bump_all(tx, concerned).await?;
@@ -99,14 +108,6 @@ impl AssociateCommand {
         }
         let new = generation(&candidate.host)?;
         self.insert(tx, held.address, &candidate.host, new).await?;
-        let kind = if current.is_some() { EventKind::Moved } else { EventKind::Associated };
-        let party = Party {
-            instance_id: Some(self.instance_id),
-            instance_name: Some(&candidate.name),
-            host: Some(&candidate.host),
-        };
-        tell(tx, kind, held.told(&self.actor, self.now), party).await?;
-        touch(tx, held, self.now).await?;
         Ok(Wish {
             elastic_ip: held.id,
             host: candidate.host.clone(),
@@ -160,11 +161,11 @@ impl UseCase for DisassociateCommand {
         let held = lock(tx, self.target, &self.scope).await?;
         let current = pointed(tx, held.address).await?.ok_or(Refusal::NotAssociated)?;
         let letting_go = letting_go(tx, held.address).await?;
-        let generation = bump(tx, &current.host).await?;
-        end_association(tx, held.address, &current, &letting_go, generation).await?;
         let told = held.told(&self.actor, self.now);
         tell(tx, EventKind::Disassociated, told, current.party()).await?;
         touch(tx, &held, self.now).await?;
+        let generation = bump(tx, &current.host).await?;
+        end_association(tx, held.address, &current, &letting_go, generation).await?;
         Ok(Wish {
             elastic_ip: held.id,
             host: current.host,

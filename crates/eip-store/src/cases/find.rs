@@ -20,9 +20,12 @@ impl UseCase for FindElasticIp {
 
     async fn run<T: Tx>(&self, tx: &mut T) -> Result<Option<ElasticIpRecord>, Failure> {
         let mut statement = Statement::new(rows::ELASTIC_IP, values![]);
-        meant(&mut statement, self.target, &self.scope);
+        meant(T::DIALECT, &mut statement, self.target, &self.scope);
         let row = tx.row(&statement.text, &statement.values).await?;
-        Ok(row.as_ref().map(rows::elastic_ip).transpose()?)
+        match row {
+            Some(row) if rows::is_held(&row)? => Ok(Some(rows::elastic_ip(&row)?)),
+            Some(_) | None => Ok(None),
+        }
     }
 }
 
@@ -41,6 +44,7 @@ impl ElasticIpFilter {
     /// Only the conditions that are asked for are in the statement, so that each can use its index.
     fn statement(&self, has_tag: &str) -> Statement<'_> {
         let mut list = Statement::new(rows::ELASTIC_IP, values![]);
+        list.add(" WHERE e.released_at IS NULL", values![]);
         if let Scope::Project(project) = &self.scope {
             list.add(" AND e.project = ?", values![project]);
         }
@@ -115,9 +119,11 @@ impl UseCase for EventsOf {
             " AS xid, seq, at, kind, project, elastic_ip_id, address,
                  instance_id, instance_name, host, actor
               FROM event
-             WHERE address IN (SELECT first + ? % size FROM pool_range) AND elastic_ip_id = ?",
-            values![offset_of(self.id), self.id],
+             WHERE address",
+            values![],
         );
+        list.add(T::DIALECT.stands_for, values![offset_of(self.id)]);
+        list.add(" AND elastic_ip_id = ?", values![self.id]);
         if let Scope::Project(project) = &self.scope {
             list.add(" AND project = ?", values![project]);
         }

@@ -14,22 +14,30 @@ use jiff::Timestamp;
 use crate::error::{Refusal, StoreError};
 use crate::records::Scope;
 use crate::rows::{self, Cells, Wrong};
-use crate::transaction::{Failure, Tx};
+use crate::transaction::{Dialect, Failure, Tx};
 use crate::value::{Statement, values};
 
 /// Adds the condition that it is the elastic IP that is meant, and that the scope may see it.
 ///
-/// There is no index on the id: an id says at which address of each range it can be.
-pub(super) fn meant<'a>(statement: &mut Statement<'a>, target: ElasticIpRef, scope: &'a Scope) {
+/// There is no index on the id: an id says at which address of each range it can be. Whether the
+/// row is held is for the caller to ask ([`rows::is_held`]): a planner that has not yet counted the
+/// table would rather read the whole index of what is held, or of a project, than look one up.
+pub(super) fn meant<'a>(
+    dialect: Dialect,
+    statement: &mut Statement<'a>,
+    target: ElasticIpRef,
+    scope: &'a Scope,
+) {
     match target {
-        ElasticIpRef::Address(address) => statement.add(" AND e.address = ?", values![address]),
-        ElasticIpRef::Id(id) => statement.add(
-            " AND e.address IN (SELECT first + ? % size FROM pool_range) AND e.id = ?",
-            values![offset_of(id), id],
-        ),
+        ElasticIpRef::Address(address) => statement.add(" WHERE e.address = ?", values![address]),
+        ElasticIpRef::Id(id) => {
+            statement.add(" WHERE e.address", values![]);
+            statement.add(dialect.stands_for, values![offset_of(id)]);
+            statement.add(" AND e.id = ?", values![id]);
+        }
     }
     if let Scope::Project(project) = scope {
-        statement.add(" AND e.project = ?", values![project]);
+        statement.add(" AND (e.project = ?) IS TRUE", values![project]);
     }
 }
 
@@ -51,9 +59,9 @@ pub(super) struct Held {
 }
 
 const HELD: &str = "
-    SELECT e.id, e.address, e.project, e.pool, e.name, CAST(e.tags AS text) AS tags, e.allocated_at
-      FROM elastic_ip e
-     WHERE e.released_at IS NULL";
+    SELECT e.id, e.address, e.project, e.pool, e.name, CAST(e.tags AS text) AS tags,
+           e.allocated_at, e.released_at
+      FROM elastic_ip e";
 
 /// Locks the elastic IP that is meant, or refuses.
 pub(super) async fn lock<T: Tx>(
@@ -62,10 +70,13 @@ pub(super) async fn lock<T: Tx>(
     scope: &Scope,
 ) -> Result<Held, Failure> {
     let mut statement = Statement::new(HELD, values![]);
-    meant(&mut statement, target, scope);
+    meant(T::DIALECT, &mut statement, target, scope);
     statement.add(" FOR UPDATE", values![]);
     let row = tx.row(&statement.text, &statement.values).await?;
     let row = row.ok_or(Refusal::ElasticIpNotFound)?;
+    if !rows::is_held(&row)? {
+        return Err(Refusal::ElasticIpNotFound.into());
+    }
     let read = || -> Result<_, Wrong> {
         Ok(Held {
             id: ElasticIpId::new(row.id("id")?),

@@ -31,6 +31,8 @@ use crate::records::{
 use crate::repository::Repository;
 use crate::transaction::Database;
 
+pub(crate) use allocate::ALLOCATE;
+
 /// Cuts to what every database can keep, so that what is read is what was written.
 fn micros(now: Timestamp) -> Timestamp {
     Timestamp::from_microsecond(now.as_microsecond()).unwrap_or(now)
@@ -79,7 +81,7 @@ impl<D: Database> Repository for D {
     }
 
     async fn allocate(&self, new: &NewAllocation) -> Result<ElasticIpRecord, StoreError> {
-        self.change(NewAllocation { now: micros(new.now), ..new.clone() }).await
+        Database::allocate(self, NewAllocation { now: micros(new.now), ..new.clone() }).await
     }
 
     async fn release(&self, command: &ReleaseCommand) -> Result<(), StoreError> {

@@ -35,7 +35,7 @@ impl UseCase for UpdateCommand {
 
 async fn read<T: Tx>(tx: &mut T, held: &Held) -> Result<ElasticIpRecord, Failure> {
     let statement =
-        Statement::new(&format!("{} AND e.address = ?", rows::ELASTIC_IP), values![held.address]);
+        Statement::new(&format!("{} WHERE e.address = ?", rows::ELASTIC_IP), values![held.address]);
     let row = tx.row(&statement.text, &statement.values).await?;
     let target = ElasticIpRef::Address(held.address);
     Ok(rows::elastic_ip(&row.ok_or_else(|| gone("elastic_ip", target))?)?)

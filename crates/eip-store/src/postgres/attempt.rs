@@ -96,9 +96,11 @@ pub(super) async fn attempt<U: UseCase>(
     }
 }
 
-/// Whether PostgreSQL said at the commit that it did not commit.
-fn was_refused(error: &tokio_postgres::Error) -> bool {
-    let class = error.code().map(|state| state.code().get(..2).unwrap_or_default().to_owned());
-    matches!(class.as_deref(), Some("23" | "40"))
-        || error.code() == Some(&SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT)
+/// Whether PostgreSQL itself said that it did not commit. An error that comes with the end of the
+/// connection, or of the server, says nothing about the commit.
+pub(super) fn was_refused(error: &tokio_postgres::Error) -> bool {
+    let class = error.code().and_then(|state| state.code().get(..2));
+    // Constraints, lost races, limits of the server, and what it takes to wait too long for a lock.
+    matches!(class, Some("22" | "23" | "25" | "40" | "42" | "53" | "54" | "55"))
+        || error.code() == Some(&SqlState::QUERY_CANCELED)
 }

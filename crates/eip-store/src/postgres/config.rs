@@ -19,8 +19,8 @@ const SETTINGS: &str = "-c lock_timeout=3s -c statement_timeout=10s \
 /// Reads the URL, and adds what it leaves open.
 pub(super) fn read(url: &str) -> Result<Config, OpenError> {
     // The driver knows no other modes, and would call the URL invalid.
-    for mode in ["verify-ca", "verify-full", "allow"] {
-        if url.contains(&format!("sslmode={mode}")) && mode != "allow" {
+    for mode in ["verify-ca", "verify-full"] {
+        if url.contains(&format!("sslmode={mode}")) {
             return Err(OpenError::TlsNotSupported { mode: mode.to_owned() });
         }
     }

@@ -1,5 +1,6 @@
 //! The record in a PostgreSQL database, which several servers may share.
 
+mod allocate;
 mod attempt;
 mod config;
 mod migrate;
@@ -13,6 +14,7 @@ use tokio_postgres::{Config, IsolationLevel, NoTls};
 
 use crate::error::StoreError;
 use crate::open::OpenError;
+use crate::records::{ElasticIpRecord, NewAllocation};
 use crate::transaction::{Database, Failure, UseCase};
 use attempt::{Attempts, attempt, unreachable};
 use statements::{PostgresTx, meaning};
@@ -81,6 +83,16 @@ impl Database for PostgresRepository {
         }
     }
 
+    async fn allocate(&self, new: NewAllocation) -> Result<ElasticIpRecord, StoreError> {
+        let mut attempts = Attempts::at(NewAllocation::DOING);
+        loop {
+            match self.try_allocate(&new).await {
+                Ok(answer) => return Ok(answer),
+                Err(failure) => attempts.after(failure).await?,
+            }
+        }
+    }
+
     async fn look<U: UseCase>(&self, case: U) -> Result<U::Answer, StoreError> {
         let mut attempts = Attempts::at(U::DOING);
         loop {
@@ -115,6 +127,10 @@ impl Database for PostgresRepository {
 impl PostgresRepository {
     async fn try_change<U: UseCase>(&self, case: &U) -> Result<U::Answer, Failure> {
         attempt(self.client(U::DOING).await?, case).await
+    }
+
+    async fn try_allocate(&self, new: &NewAllocation) -> Result<ElasticIpRecord, Failure> {
+        allocate::allocate(self.client(NewAllocation::DOING).await?, new).await
     }
 
     async fn try_look<U: UseCase>(&self, case: &U) -> Result<U::Answer, Failure> {

@@ -23,6 +23,9 @@ impl<C: GenericClient> Tx for PostgresTx<'_, C> {
     type Row = Row;
 
     const DIALECT: Dialect = Dialect {
+        // An array, as the planner takes a table of one pool for one of a thousand, and would
+        // rather read all elastic IPs than look up as many.
+        stands_for: " = ANY (ARRAY(SELECT first + ? % size FROM pool_range))",
         has_tag: " AND e.tags @> jsonb_build_object(CAST(? AS text), CAST(? AS text))",
         event_xid: "CAST(xid AS text)",
     };
@@ -42,7 +45,7 @@ impl<C: GenericClient> Tx for PostgresTx<'_, C> {
     }
 }
 
-fn bound<'v>(value: &'v Value<'_>) -> &'v (dyn ToSql + Sync) {
+pub(super) fn bound<'v>(value: &'v Value<'_>) -> &'v (dyn ToSql + Sync) {
     match value {
         Value::Int(int) => int,
         Value::Bool(truth) => truth,

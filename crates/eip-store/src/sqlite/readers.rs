@@ -1,5 +1,6 @@
 //! The connections that read.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -32,8 +33,8 @@ impl Readers {
 
     /// Runs `work` on one of the connections, off the threads of the runtime.
     ///
-    /// A connection on which `work` panicked is not used again: what state it is in is not known.
-    /// Its permit goes with it, so that there is never a permit without a connection.
+    /// Its connection is there for the next reader also when `work` panics: nothing was written,
+    /// and the statements that it was in are gone.
     pub(super) async fn read<A: Send + 'static>(
         &self,
         doing: &'static str,
@@ -46,11 +47,36 @@ impl Readers {
             let taken = idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
             let mut connection =
                 taken.ok_or_else(|| unavailable(doing, std::io::Error::other("no connection")))?;
-            let answer = work(&mut connection);
+            let answer = catch_unwind(AssertUnwindSafe(|| work(&mut connection)));
+            if !connection.is_autocommit()
+                && let Err(error) = connection.execute_batch("ROLLBACK")
+            {
+                tracing::error!(%error, "Could not end a read");
+            }
             idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
             drop(permit);
-            answer
+            answer.unwrap_or_else(|_| Err(unavailable(doing, std::io::Error::other("it panicked"))))
         });
         answer.await.map_err(|e| unavailable(doing, e))?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_reader_that_panics_takes_no_connection_with_it() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let readers = Readers::open(file.path()).unwrap();
+        for _ in 0..3 * CONNECTIONS {
+            let panicked = readers.read("test", |connection| -> Result<(), _> {
+                connection.execute_batch("BEGIN").map_err(|e| unavailable("test", e))?;
+                panic!("on purpose")
+            });
+            assert!(panicked.await.is_err());
+        }
+        let answer = readers.read("test", |connection| Ok(connection.is_autocommit())).await;
+        assert!(answer.unwrap());
     }
 }

@@ -52,6 +52,7 @@ impl Tx for SqliteTx<'_> {
     type Row = SqliteRow;
 
     const DIALECT: Dialect = Dialect {
+        stands_for: " IN (SELECT first + ? % size FROM pool_range)",
         has_tag: " AND EXISTS (SELECT 1 FROM json_each(e.tags) t
                                 WHERE t.key = ? AND t.value = ?)",
         event_xid: "'0'",
