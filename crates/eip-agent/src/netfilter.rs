@@ -50,7 +50,9 @@ pub fn open_kernel() -> Result<Box<dyn Kernel>, String> {
 impl Kernel for Netfilter {
     fn apply(&mut self, wanted: &Wanted) -> Result<(), KernelError> {
         let Wanted { ranges, networks, targets } = wanted.clone();
-        self.plane.apply(&DesiredState { ranges, networks, targets }).map_err(refused)?;
+        self.plane
+            .apply(&DesiredState { ranges, networks, targets })
+            .map_err(|error| refused(&error))?;
         // What is let through already costs nothing here: a look costs more than the change itself.
         if self.firewall.passage != passage(wanted) {
             self.let_through(wanted);
@@ -68,7 +70,7 @@ impl Kernel for Netfilter {
         if self.let_through(wanted) > 0 {
             mended = Some("the accepts in Docker's firewall");
         }
-        self.plane.sweep().map_err(refused)?;
+        self.plane.sweep().map_err(|error| refused(&error))?;
         Ok(mended)
     }
 }
@@ -100,6 +102,6 @@ fn passage(wanted: &Wanted) -> Passage {
     Passage { ranges: wanted.ranges.clone(), bridges }
 }
 
-fn refused(error: ApplyError) -> KernelError {
-    KernelError(chain(&error))
+fn refused(error: &ApplyError) -> KernelError {
+    KernelError(chain(error))
 }

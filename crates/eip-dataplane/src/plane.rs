@@ -89,11 +89,9 @@ impl DataPlane {
     /// # Errors
     /// [`OpenError`] says whether it is the rights or the kernel that is missing.
     pub fn open() -> Result<Self, OpenError> {
-        let mut nftables = Nftables::open().map_err(OpenError::Socket)?;
-        nftables.probe().map_err(|Refused { source, .. }| match source.raw_os_error() {
-            Some(libc::EPERM | libc::EACCES) => OpenError::NotPermitted,
-            _ => OpenError::Unsupported(source),
-        })?;
+        let mut nftables = Nftables::open().map_err(without(OpenError::Socket))?;
+        let probed = nftables.probe().map_err(|Refused { source, .. }| source);
+        probed.map_err(without(OpenError::Unsupported))?;
         let announcer = Announcer::open();
         if let Err(error) = &announcer {
             warn!(%error, "Cannot announce addresses by ARP (it takes CAP_NET_RAW); going on without");
@@ -241,6 +239,14 @@ impl DataPlane {
             self.unswept.remove(&address);
         }
         Ok(())
+    }
+}
+
+/// Tells what is not permitted from what went wrong otherwise.
+fn without(otherwise: fn(io::Error) -> OpenError) -> impl FnOnce(io::Error) -> OpenError {
+    move |error| match error.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES) => OpenError::NotPermitted,
+        _ => otherwise(error),
     }
 }
 

@@ -120,6 +120,8 @@ impl Daemon {
     /// When it has ended before.
     pub fn kill(mut self) {
         self.signal("KILL");
+        // nsenter stops itself when what it runs is stopped, and must not end before that has.
+        send("CONT", self.runner.id());
         self.runner.wait().expect("nsenter is our child");
     }
 
@@ -137,10 +139,17 @@ impl Daemon {
     /// # Panics
     /// When it has ended before.
     pub fn signal(&self, name: &str) {
-        let pid = self.pid.to_string();
-        let sent = Command::new("kill").args(["-s", name, pid.as_str()]).status();
-        assert!(sent.is_ok_and(|status| status.success()), "the daemon has ended before");
+        assert!(send(name, self.pid), "the daemon has ended before");
+        if name == "CONT" {
+            send(name, self.runner.id());
+        }
     }
+}
+
+fn send(signal: &str, pid: u32) -> bool {
+    let pid = pid.to_string();
+    let sent = Command::new("kill").args(["-s", signal, pid.as_str()]).status();
+    sent.is_ok_and(|status| status.success())
 }
 
 /// Returns the first child of a process, by proc(5).

@@ -5,7 +5,9 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use futures_util::TryStreamExt as _;
 use rtnetlink::packet_route::link::LinkMessage;
-use rtnetlink::{Error, Handle, LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use rtnetlink::{
+    Error, Handle, LinkBridge, LinkBridgePort, LinkUnspec, LinkVeth, RouteMessageBuilder,
+};
 
 use super::{SUBNET, SandboxError};
 
@@ -75,7 +77,13 @@ pub(super) async fn plug_in(
         LinkUnspec::new_with_name(host_name).setns_by_fd(outside_namespace.as_raw_fd()).build();
     inside.link().set(host_end).execute().await.map_err(make())?;
     let port = LinkUnspec::new_with_name(host_name).controller(bridge).up().build();
-    outside.link().set(port).execute().await.map_err(step("plug the sandbox into its bridge"))?;
+    let plug = || step("plug the sandbox into its bridge");
+    outside.link().set(port).execute().await.map_err(plug())?;
+    // What a sandbox sends to its own elastic IP comes back by the port that it went in by.
+    if let Some(port) = index_of(outside, host_name).await.map_err(plug())? {
+        let hairpin = LinkBridgePort::new(port).hairpin(true).build();
+        outside.link().set_port(hairpin).execute().await.map_err(plug())?;
+    }
 
     let raise = || step("raise the interfaces of the sandbox");
     for name in ["lo", "eth0"] {

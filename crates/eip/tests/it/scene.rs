@@ -15,6 +15,11 @@ pub(crate) const SOON: Duration = Duration::from_secs(20);
 pub(crate) const WORLD: &str = "192.0.2.9";
 pub(crate) const WHO: &str = "http://192.0.2.9:8081/cgi-bin/who";
 
+/// busybox httpd listens on IPv6, and shows an IPv4 visitor as `[::ffff:192.0.2.1]`.
+const WHO_SCRIPT: &str = "#!/bin/sh
+printf '\\r\\n%s\\n' \"$REMOTE_ADDR\" | sed 's/.*:ffff:\\(.*\\)]/\\1/'
+";
+
 pub(crate) struct Scene {
     pub(crate) host: Machine,
     pub(crate) world: Machine,
@@ -33,7 +38,7 @@ impl Scene {
         let pages = folder.path().join("pages");
         std::fs::create_dir_all(pages.join("cgi-bin")).unwrap();
         let who = pages.join("cgi-bin/who");
-        std::fs::write(&who, "#!/bin/sh\nprintf '\\r\\n%s\\n' \"$REMOTE_ADDR\"\n").unwrap();
+        std::fs::write(&who, WHO_SCRIPT).unwrap();
         std::fs::set_permissions(&who, std::os::unix::fs::PermissionsExt::from_mode(0o755))
             .unwrap();
         let mut httpd = world.command("busybox");
