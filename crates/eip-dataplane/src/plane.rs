@@ -17,6 +17,12 @@ use crate::routes;
 use crate::socket::Netlink;
 use crate::sysctl;
 
+/// How many addresses are announced in one go, at some 50 us each.
+const ANNOUNCED_AT_ONCE: usize = 256;
+
+/// From how many changes on it may pay to replace the table instead.
+const MANY: usize = 1024;
+
 /// Everything that must be in force on the host.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DesiredState {
@@ -66,6 +72,8 @@ pub struct DataPlane {
     table: Option<Table>,
     /// The routes of ours that there are, and the source that they were given.
     routes: Option<Routes>,
+    /// Elastic IPs that the host newly answers for, still to be announced.
+    unannounced: BTreeSet<Ipv4Addr>,
     /// Elastic IPs that were detached, whose flows are still to be forgotten.
     unswept: BTreeSet<Ipv4Addr>,
 }
@@ -104,6 +112,7 @@ impl DataPlane {
             announcer: announcer.ok(),
             table: None,
             routes: None,
+            unannounced: BTreeSet::new(),
             unswept: BTreeSet::new(),
         })
     }
@@ -129,8 +138,10 @@ impl DataPlane {
         self.apply_table(desired, surroundings)?;
         let inside = interior(&desired.networks);
         let source = interfaces.outside(&inside).find_map(|one| one.addresses.first().copied());
-        let announced = self.apply_routes(&desired.targets, source)?;
-        self.announce(&announced, &interfaces, &inside);
+        let new = self.apply_routes(&desired.targets, source)?;
+        self.unannounced.retain(|address| desired.targets.contains_key(address));
+        self.unannounced.extend(new);
+        self.announce(&interfaces, &inside);
         Ok(())
     }
 
@@ -144,6 +155,11 @@ impl DataPlane {
             return self.replace_table(desired, surroundings);
         };
         let steps = changes(&table.targets, &desired.targets);
+        // Taking elements out one by one costs more than making the table anew without them.
+        if steps.len() > MANY && steps.len() > desired.targets.len() {
+            self.unswept.extend(steps.iter().filter_map(detached).map(|(public, _)| public));
+            return self.replace_table(desired, surroundings);
+        }
         let news = (table.surroundings != surroundings).then_some(&surroundings);
         if steps.is_empty() && news.is_none() {
             return Ok(());
@@ -203,14 +219,16 @@ impl DataPlane {
         Ok(announced)
     }
 
+    /// Announces what is due, up to so many at a time: whoever applies is waiting.
+    ///
     /// An address that could not be announced is answered for all the same, when it is asked for.
-    fn announce(&self, addresses: &[Ipv4Addr], interfaces: &Interfaces, inside: &[String]) {
-        let Some(announcer) = &self.announcer else { return };
-        for interface in interfaces.outside(inside) {
-            for address in addresses {
-                if let Err(error) = announcer.announce(*address, interface) {
+    fn announce(&mut self, interfaces: &Interfaces, inside: &[String]) {
+        let Some(announcer) = &self.announcer else { return self.unannounced.clear() };
+        for _ in 0..ANNOUNCED_AT_ONCE {
+            let Some(address) = self.unannounced.pop_first() else { return };
+            for interface in interfaces.outside(inside) {
+                if let Err(error) = announcer.announce(address, interface) {
                     debug!(interface = interface.name, %error, "Could not announce an address");
-                    break;
                 }
             }
         }
@@ -228,11 +246,19 @@ impl DataPlane {
         self.routes = None;
     }
 
-    /// Forgets the flows of what was detached since the last sweep.
+    /// Does what may come after a change: announces the rest of the addresses that are new, and
+    /// forgets the flows of those that were detached. Some of it may be left for the next time.
     ///
     /// # Errors
     /// When the kernel refuses; what is left is tried at the next sweep.
     pub fn sweep(&mut self) -> Result<(), ApplyError> {
+        if let Some(table) = &self.table
+            && !self.unannounced.is_empty()
+        {
+            let inside = table.surroundings.inside.clone();
+            let listed = Interfaces::list(&mut self.route);
+            self.announce(&listed.map_err(failed("list the interfaces"))?, &inside);
+        }
         while let Some(address) = self.unswept.first().copied() {
             let forgotten = conntrack::forget(&mut self.conntrack, address);
             forgotten.map_err(failed("forget the flows of an elastic IP"))?;

@@ -284,7 +284,9 @@ pub(crate) fn encode_set(buf: &mut Vec<u8>, name: &str, kind: SetKind, id: u32, 
             attr_be32(buf, 7, 2);
             attr(buf, 13, &zone_user_data(field));
         }
-        SetKind::Interfaces | SetKind::Intervals | SetKind::AddressPairs => (),
+        // What `nft` needs to print a name: the key is in the order of the host.
+        SetKind::Interfaces => attr(buf, 13, &[0x00, 0x04, 1, 0, 0, 0]),
+        SetKind::Intervals | SetKind::AddressPairs => (),
     }
     attr_be32(buf, 10, id);
     match kind {

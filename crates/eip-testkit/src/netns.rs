@@ -1,1 +1,0 @@
-//! Hosts for tests: network namespaces with no way out.
