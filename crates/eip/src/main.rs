@@ -35,7 +35,7 @@ fn run(args: Args) -> Result<(), Failure> {
             multi_threaded()?.block_on(serve::agent(command, &settings))
         }
         // Before any thread: a sandbox moves the whole process into its namespace.
-        Command::Sandbox(command) => sandbox::run(command, &settings, args.global.output),
+        Command::Sandbox(command) => sandbox::run(command, &settings, &args.global),
         Command::Client(command) => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let runtime =

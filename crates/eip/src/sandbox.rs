@@ -3,17 +3,21 @@
 use eip_compute::sandbox::{SandboxError, SandboxRecord, Sandboxes};
 use serde_json::json;
 
-use crate::args::{Output, Sandbox, SandboxPlace};
+use crate::args::{Global, Output, Sandbox, SandboxPlace};
+use crate::client;
 use crate::client::output::{print_json, print_line, print_table};
 use crate::exit::{Exit, Failure, chain};
 use crate::settings::Settings;
 
-pub(crate) fn run(command: Sandbox, settings: &Settings, output: Output) -> Result<(), Failure> {
+pub(crate) fn run(command: Sandbox, settings: &Settings, global: &Global) -> Result<(), Failure> {
+    let output = global.output;
     let at = |place: &SandboxPlace| Sandboxes::of(&settings.data_dir(place.data_dir.as_deref()));
     let said = |error: SandboxError| failure(&error);
     match command {
         Sandbox::Add { name, project, place } => {
             let record = at(&place).add(&name, project.as_ref()).map_err(said)?;
+            let data_dir = settings.data_dir(place.data_dir.as_deref());
+            client::until_known(&record.id, &data_dir, global, settings);
             show(&[record], output)
         }
         Sandbox::List { place } => show(&at(&place).list().map_err(said)?, output),

@@ -34,6 +34,7 @@ impl Service {
             self.signals.desired_changed(host);
         }
         self.signals.observed_changed(host);
+        self.signals.inventory_changed();
         Ok(())
     }
 

@@ -24,6 +24,8 @@ use super::{Caller, Error, Service};
 const WAIT_SECONDS: u8 = 5;
 /// How long it may wait at most, in seconds.
 const LONGEST_WAIT_SECONDS: u8 = 60;
+/// How long an instance may take to be reported as running, after whoever started it believes so.
+const GRACE: Duration = Duration::from_millis(500);
 /// How often a waiter looks by itself: another server may have taken the host's report.
 const SLOW_POLL: Duration = Duration::from_millis(250);
 
@@ -173,8 +175,7 @@ impl Service {
         let wait = wait_for(request.wait_seconds)?;
         let record = self.find(target, &scope).await?;
         let named = InstanceRef::parse(&request.instance_id);
-        let instance_id = self.instance_meant(&record, &named).await?;
-        let command = AssociateCommand {
+        let command = |instance_id| AssociateCommand {
             target,
             scope: scope.clone(),
             instance_id,
@@ -182,9 +183,7 @@ impl Service {
             actor: caller.actor(),
             now: Timestamp::now(),
         };
-        let about = About { target: &record.address, named: &named };
-        let wish =
-            self.repository().associate(&command).await.map_err(|error| about.explain(error))?;
+        let (instance_id, wish) = self.associate_when_seen(&record, &named, command).await?;
         if wish.changed {
             info!(
                 elastic_ip.id = %wish.elastic_ip, instance.id = %instance_id, host = %wish.host,
@@ -193,6 +192,35 @@ impl Service {
         }
         self.wake(&wish);
         self.settled(&wish, target, &scope, wait).await
+    }
+
+    /// Associates, giving an instance that was started a moment ago the time to be reported.
+    async fn associate_when_seen(
+        &self,
+        record: &ElasticIpRecord,
+        named: &InstanceRef,
+        command: impl Fn(InstanceId) -> AssociateCommand,
+    ) -> Result<(InstanceId, Wish), Error> {
+        let about = About { target: &record.address, named };
+        let deadline = Instant::now() + GRACE;
+        let mut inventories = self.signals.watch_inventory();
+        loop {
+            let tried = async {
+                let instance_id = self.instance_meant(record, named).await?;
+                let wish = self.repository().associate(&command(instance_id)).await;
+                wish.map(|wish| (instance_id, wish)).map_err(|error| about.explain(error))
+            };
+            let error = match tried.await {
+                Ok(done) => return Ok(done),
+                Err(error) => error,
+            };
+            let left = deadline.saturating_duration_since(Instant::now());
+            if !error.is_of_the_instance() || left.is_zero() {
+                return Err(error);
+            }
+            // Either outcome leads to another try.
+            tokio::time::timeout(left.min(SLOW_POLL), inventories.changed()).await.ok();
+        }
     }
 
     /// Ends an association, and waits until the host has let go of the address.

@@ -94,6 +94,16 @@ impl Error {
         }
     }
 
+    /// Whether another report of the instance's host could settle it.
+    pub(crate) const fn is_of_the_instance(&self) -> bool {
+        matches!(
+            self,
+            Self::InstanceNotFound { .. }
+                | Self::InstanceNotRunning { .. }
+                | Self::InstanceHasNoNetwork { .. }
+        )
+    }
+
     /// What the caller can do about it.
     pub(crate) fn hint(&self) -> String {
         match self {

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 pub(crate) struct Signals {
     desired: Board,
     observed: Board,
+    inventory: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -40,6 +41,15 @@ impl Signals {
 
     pub(crate) fn observed_changed(&self, host: &HostName) {
         self.observed.raise(host);
+    }
+
+    pub(crate) fn inventory_changed(&self) {
+        self.inventory.send_modify(|count| *count += 1);
+    }
+
+    /// Watches the inventories of all hosts.
+    pub(crate) fn watch_inventory(&self) -> watch::Receiver<u64> {
+        self.inventory.subscribe()
     }
 
     pub(crate) fn watch_desired(&self, host: &HostName) -> watch::Receiver<u64> {

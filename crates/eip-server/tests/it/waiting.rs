@@ -90,3 +90,13 @@ async fn the_history_of_an_elastic_ip_names_who_did_what() {
     assert_eq!(items[2]["actor"], "agent:hv1");
     assert!(items[3]["actor"].as_str().unwrap().starts_with("key:"));
 }
+
+#[tokio::test]
+async fn an_instance_that_was_started_a_moment_ago_is_waited_for() {
+    let world = World::new(Store::Sqlite).await;
+    let host = world.host("hv1").await;
+    host.has(Vec::new()).await;
+    let id = world.allocate().await;
+    let (answer, ()) = tokio::join!(world.associate(&id, "web-2"), host.has(vec![container(2)]));
+    assert_eq!(answer.0, StatusCode::OK, "{}", answer.1);
+}

@@ -4,17 +4,23 @@ mod api;
 mod find;
 pub(crate) mod output;
 
+use std::path::Path;
+use std::time::Duration;
+
 use eip_model::{
     AllocateRequest, AssociateRequest, CreateKeyRequest, CreatedKey, DataPlaneState,
-    DisassociateRequest, ElasticIp, ElasticIpPage, ElasticIpStatus, HostList, Instance,
+    DisassociateRequest, ElasticIp, ElasticIpPage, ElasticIpStatus, HostList, Instance, InstanceId,
     InstanceList, PoolList, Tags,
 };
 
 use crate::args::{self, Client, Global, Hosts, Instances, Keys, Pools};
 use crate::exit::{Exit, Failure};
-use crate::settings::Settings;
+use crate::settings::{Settings, read_key};
 use api::Api;
 use output::Shown;
+
+/// How long the service may take to know a sandbox that was just started.
+const KNOWN_WITHIN: Duration = Duration::from_secs(2);
 
 pub(crate) async fn run(
     command: Client,
@@ -72,6 +78,25 @@ pub(crate) async fn run(
         }
         Client::Pool(Pools::List) => shown.pools(&api.get::<PoolList>("/pools", &[]).await?),
     }
+}
+
+/// Waits a moment until the service on this machine knows an instance, so that the next command can
+/// name it. Without a service, or without its key, there is nothing to wait for.
+pub(crate) fn until_known(id: &InstanceId, data_dir: &Path, global: &Global, settings: &Settings) {
+    let Ok(key) = read_key(&data_dir.join("admin.key")) else { return };
+    let Ok(api) = Api::new(&settings.url(global.url.as_deref()), &key) else { return };
+    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
+        return;
+    };
+    let path = format!("/instances/{id}");
+    runtime.block_on(async {
+        let deadline = tokio::time::Instant::now() + KNOWN_WITHIN;
+        while let Err(Failure::Problem(_)) = api.get::<Instance>(&path, &[]).await
+            && tokio::time::Instant::now() < deadline
+        {
+            tokio::time::sleep(KNOWN_WITHIN / 100).await;
+        }
+    });
 }
 
 async fn allocate(api: &Api, args: args::Allocate) -> Result<ElasticIp, Failure> {
