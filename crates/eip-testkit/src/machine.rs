@@ -18,6 +18,7 @@ const SOON: Duration = Duration::from_secs(10);
 const BOOT: &str = "
     mount -t sysfs sysfs /sys &&
     mount -t tmpfs tmpfs /run &&
+    { ! [ -d /etc/docker ] || mount -t tmpfs tmpfs /etc/docker; } &&
     mkdir -p /sys/fs/cgroup && mount -t cgroup2 cgroup2 /sys/fs/cgroup &&
     ip link set lo up && echo ready && exec sleep infinity";
 

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use eip_model::{
     AllocateRequest, AssociateRequest, CreateKeyRequest, CreatedKey, DataPlaneState,
-    DisassociateRequest, ElasticIp, ElasticIpPage, ElasticIpStatus, HostList, Instance, InstanceId,
-    InstanceList, PoolList, Tags,
+    DisassociateRequest, ElasticIp, ElasticIpPage, HostList, Instance, InstanceId, InstanceList,
+    PoolList, Tags,
 };
 
 use crate::args::{self, Client, Global, Hosts, Instances, Keys, Pools};
@@ -52,7 +52,9 @@ pub(crate) async fn run(
             let found = find::elastic_ip(&api, &elastic_ip).await?;
             let request = DisassociateRequest { wait_seconds: wait.seconds() };
             let path = format!("/elastic-ips/{}/disassociate", found.id);
-            shown.elastic_ip(&api.post::<ElasticIp>(&path, &request).await?)
+            let after: ElasticIp = api.post(&path, &request).await?;
+            shown.elastic_ip(&after)?;
+            in_force(&after, wait.seconds())
         }
         Client::Release { elastic_ip } => {
             let found = find::elastic_ip(&api, &elastic_ip).await?;
@@ -164,15 +166,15 @@ async fn up(
     associate(api, &elastic_ip, target.id.to_string(), false, wait).await
 }
 
-/// Fails when the host did not make the association true, unless nobody wanted to wait for it.
+/// Fails when the host did not make the change true, unless nobody wanted to wait for it.
 fn in_force(elastic_ip: &ElasticIp, wait: Option<u8>) -> Result<(), Failure> {
     let plane = &elastic_ip.data_plane;
     let reason = plane.reason.clone().unwrap_or_default();
-    if elastic_ip.status != ElasticIpStatus::Associated || wait == Some(0) {
+    if wait == Some(0) {
         return Ok(());
     }
     let say = |exit, code| {
-        let detail = format!("{} is recorded, but {reason}", elastic_ip.public_ip);
+        let detail = format!("the change of {} is recorded, but {reason}", elastic_ip.public_ip);
         Err(Failure::here(exit, code, detail, format!("eip show {}", elastic_ip.public_ip)))
     };
     match plane.state {
