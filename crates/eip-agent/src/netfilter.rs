@@ -1,39 +1,34 @@
 //! The data plane of this host as the agent's kernel.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use eip_dataplane::{ApplyError, DataPlane, DesiredState, firewall};
-use eip_model::Ipv4Range;
-use tracing::warn;
+use eip_dataplane::firewall::{DockerAccept, ensure_docker_accept};
+use eip_dataplane::{ApplyError, DataPlane, DesiredState};
+use eip_model::{Ipv4Range, LocalNetwork};
+use tracing::{debug, warn};
 
 use crate::chain;
 use crate::kernel::{Kernel, KernelError, Wanted};
 
 /// How often the rules in Docker's own firewall are looked at: each look costs processes.
 const FIREWALL_INTERVAL: Duration = Duration::from_secs(2);
-
-/// Which of the wanted networks are not Docker's, and so are unknown to its firewall.
-const OWN_BRIDGES: [&str; 1] = [eip_compute::sandbox::BRIDGE];
+/// How often our routes are compared with what the kernel has: it tells nobody when one goes.
+const ROUTE_INTERVAL: Duration = Duration::from_secs(3);
 
 #[derive(Debug)]
 struct Netfilter {
     plane: DataPlane,
-    firewall: Firewall,
+    passage: Arc<Mutex<Passage>>,
+    compared: Instant,
 }
 
-/// What the firewall is asked to let through.
-#[derive(Debug, Default, PartialEq, Eq)]
+/// What Docker's firewall is asked to let through: what is sent to the ranges, and what the networks
+/// send that are not Docker's.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Passage {
     ranges: Vec<Ipv4Range>,
-    bridges: Vec<String>,
-}
-
-/// What it was last asked, when, and whether it failed then.
-#[derive(Debug, Default)]
-struct Firewall {
-    passage: Passage,
-    looked: Option<Instant>,
-    complained: bool,
+    own: Vec<LocalNetwork>,
 }
 
 /// Opens the data plane of this host, or says why it has none.
@@ -41,65 +36,86 @@ struct Firewall {
 /// # Errors
 /// The reason, for people: the missing right, or what the kernel lacks.
 pub fn open_kernel() -> Result<Box<dyn Kernel>, String> {
-    match DataPlane::open() {
-        Ok(plane) => Ok(Box::new(Netfilter { plane, firewall: Firewall::default() })),
-        Err(error) => Err(chain(&error)),
-    }
+    let plane = DataPlane::open().map_err(|error| chain(&error))?;
+    let passage = Arc::new(Mutex::new(Passage::default()));
+    watch_firewall(&passage).map_err(|error| format!("cannot start a thread: {error}"))?;
+    Ok(Box::new(Netfilter { plane, passage, compared: Instant::now() }))
 }
 
 impl Kernel for Netfilter {
     fn apply(&mut self, wanted: &Wanted) -> Result<(), KernelError> {
-        let Wanted { ranges, networks, targets } = wanted.clone();
-        self.plane
-            .apply(&DesiredState { ranges, networks, targets })
-            .map_err(|error| refused(&error))?;
-        // What is let through already costs nothing here: a look costs more than the change itself.
-        if self.firewall.passage != passage(wanted) {
-            self.let_through(wanted);
+        self.settle(wanted)?;
+        let passage = passage(wanted);
+        let mut known = self.passage.lock().unwrap_or_else(PoisonError::into_inner);
+        if *known != passage {
+            // Before the association is told as active: without it nothing comes in.
+            let_through(&passage);
+            *known = passage;
         }
         Ok(())
     }
 
     fn mend(&mut self, wanted: &Wanted) -> Result<Option<&'static str>, KernelError> {
-        let mut mended = None;
-        if !self.plane.intact() {
-            self.plane.forget();
-            self.apply(wanted)?;
-            mended = Some("the nftables table of elastic IPs");
+        let intact = self.plane.intact().map_err(|error| refused(&error))?;
+        if self.compared.elapsed() > ROUTE_INTERVAL {
+            self.plane.distrust_routes();
+            self.compared = Instant::now();
         }
-        if self.let_through(wanted) > 0 {
-            mended = Some("the accepts in Docker's firewall");
-        }
-        self.plane.sweep().map_err(|error| refused(&error))?;
-        Ok(mended)
+        let changed = self.settle(wanted)?;
+        Ok(match (intact, changed) {
+            (false, _) => Some("the nftables table of elastic IPs"),
+            (true, true) => Some("the routes of elastic IPs or the addresses of the host"),
+            (true, false) => None,
+        })
     }
 }
 
 impl Netfilter {
-    /// Looks after Docker's firewall when there is something new or it is time. A firewall that
-    /// cannot be looked after is no reason to undo what is in force. Returns what had gone missing.
-    fn let_through(&mut self, wanted: &Wanted) -> usize {
-        let asked = passage(wanted);
-        let same = self.firewall.passage == asked;
-        if same && self.firewall.looked.is_some_and(|at| at.elapsed() < FIREWALL_INTERVAL) {
-            return 0;
+    /// Returns whether anything had to be changed.
+    fn settle(&mut self, wanted: &Wanted) -> Result<bool, KernelError> {
+        let Wanted { ranges, networks, targets } = wanted.clone();
+        let desired = DesiredState { ranges, networks, targets };
+        let applied = self.plane.apply(&desired).map_err(|error| refused(&error))?;
+        for warning in &applied.warnings {
+            debug!(%warning, "Applied with a warning");
         }
-        let ensured = firewall::ensure_docker_accepts(&asked.ranges, &asked.bridges);
-        if let Err(error) = &ensured
-            && !self.firewall.complained
-        {
-            warn!(error = %chain(error), "Could not look after Docker's firewall; will retry");
+        Ok(!applied.changed_nothing())
+    }
+}
+
+/// Looks after Docker's firewall until the data plane is dropped. On a thread of its own: `iptables`
+/// may have to wait for others, and moves must not wait with it.
+fn watch_firewall(passage: &Arc<Mutex<Passage>>) -> std::io::Result<()> {
+    let passage = Arc::downgrade(passage);
+    let watch = move || {
+        loop {
+            std::thread::sleep(FIREWALL_INTERVAL);
+            let Some(passage) = passage.upgrade() else { return };
+            let now = passage.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            if !now.ranges.is_empty() && let_through(&now) {
+                warn!("Mended the accepts in Docker's firewall");
+            }
         }
-        let complained = ensured.is_err();
-        self.firewall = Firewall { passage: asked, looked: Some(Instant::now()), complained };
-        if same { ensured.unwrap_or(0) } else { 0 }
+    };
+    std::thread::Builder::new().name("eip-firewall".to_owned()).spawn(watch).map(drop)
+}
+
+/// Returns whether something was missing. A firewall that cannot be looked after is said, and is no
+/// reason to undo what is in force.
+fn let_through(passage: &Passage) -> bool {
+    match ensure_docker_accept(&passage.ranges, &passage.own) {
+        Ok(DockerAccept::Inserted(_)) => true,
+        Ok(DockerAccept::NotNeeded | DockerAccept::AlreadyThere) => false,
+        Err(error) => {
+            warn!(error = %chain(&error), "Could not look after Docker's firewall; will retry");
+            false
+        }
     }
 }
 
 fn passage(wanted: &Wanted) -> Passage {
-    let here = |one: &&str| wanted.networks.iter().any(|network| network.interface == **one);
-    let bridges = OWN_BRIDGES.into_iter().filter(here).map(str::to_owned).collect();
-    Passage { ranges: wanted.ranges.clone(), bridges }
+    let own = wanted.networks.iter().filter(|one| one.interface == eip_compute::sandbox::BRIDGE);
+    Passage { ranges: wanted.ranges.clone(), own: own.cloned().collect() }
 }
 
 fn refused(error: &ApplyError) -> KernelError {

@@ -1,79 +1,91 @@
-//! Gratuitous ARP: telling the neighbours on a link that this host answers for an address now.
+//! Gratuitous ARP: telling neighbours at once that an elastic IP is here now.
 //!
-//! Sender and target are the elastic IP (RFC 5227, section 3; RFC 826). Both forms are sent, since
-//! some neighbours learn from requests only and some from replies only.
+//! Both forms are sent, since some neighbours heed only one: the request, which is the announcement
+//! of RFC 5227 (section 2.3), and the reply of RFC 826 to nobody's question. In both the
+//! sender and the target address are the elastic IP. `arping -U` on many systems names the
+//! interface's own address as sender, which announces nothing.
 
 use std::io;
 use std::net::Ipv4Addr;
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+use nix::sys::socket::{
+    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, SockaddrLike, sendto, socket,
+};
 
-use crate::interfaces::Interface;
+use crate::host::Interface;
 
-const ETHERTYPE: u16 = 0x0806;
-const REQUEST: u16 = 1;
-const REPLY: u16 = 2;
+const ETHERTYPE_ARP: u16 = 0x0806;
 const BROADCAST: [u8; 6] = [0xff; 6];
+const FRAME: usize = 42;
 
-/// A socket that sends frames. Takes `CAP_NET_RAW`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Operation {
+    Request = 1,
+    Reply = 2,
+}
+
+/// A socket that may send frames. It belongs to the namespace of the thread that opened it.
 #[derive(Debug)]
-pub(crate) struct Announcer(OwnedFd);
+pub(crate) struct Announcer {
+    fd: OwnedFd,
+}
 
 impl Announcer {
+    /// Needs the capability `CAP_NET_RAW`.
     pub(crate) fn open() -> io::Result<Self> {
-        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-        Ok(Self(socket(AddressFamily::Packet, SockType::Raw, flags, None)?))
+        // Protocol 0: nothing is ever received on it.
+        let fd = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None)?;
+        Ok(Self { fd })
     }
 
-    /// Announces an address on an interface, if neighbours ask by ARP there.
+    /// Sends both forms; a full queue or an interface that just went down is the caller's to tell.
     pub(crate) fn announce(&self, address: Ipv4Addr, on: &Interface) -> io::Result<()> {
         let Some(mac) = on.mac else { return Ok(()) };
-        for operation in [REQUEST, REPLY] {
-            self.send(&frame(operation, address, mac), on.index)?;
+        let to = link_address(on.index)?;
+        for operation in [Operation::Request, Operation::Reply] {
+            let frame = frame(operation, mac, address);
+            sendto(self.fd.as_raw_fd(), &frame, &to, MsgFlags::MSG_DONTWAIT)?;
         }
         Ok(())
     }
-
-    #[expect(unsafe_code, reason = "no safe wrapper makes the address of a packet socket")]
-    fn send(&self, frame: &[u8], interface: i32) -> io::Result<()> {
-        // SAFETY: all zeros is a valid `sockaddr_ll`, a plain C struct of numbers.
-        let mut to: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
-        to.sll_family = libc::AF_PACKET.try_into().map_err(io::Error::other)?;
-        to.sll_protocol = ETHERTYPE.to_be();
-        to.sll_ifindex = interface;
-        to.sll_halen = 6;
-        to.sll_addr[..6].copy_from_slice(&BROADCAST);
-        let length = size_of_val(&to).try_into().map_err(io::Error::other)?;
-        // SAFETY: `frame` and `to` outlive the call, and their lengths are passed with them.
-        let sent = unsafe {
-            libc::sendto(
-                self.0.as_raw_fd(),
-                frame.as_ptr().cast(),
-                frame.len(),
-                0,
-                (&raw const to).cast(),
-                length,
-            )
-        };
-        if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
-    }
 }
 
-fn frame(operation: u16, address: Ipv4Addr, mac: [u8; 6]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(60);
-    bytes.extend(BROADCAST);
-    bytes.extend(mac);
-    bytes.extend(ETHERTYPE.to_be_bytes());
-    // Ethernet, IPv4, and the lengths of their addresses.
-    bytes.extend([0, 1, 8, 0, 6, 4]);
-    bytes.extend(operation.to_be_bytes());
-    bytes.extend(mac);
-    bytes.extend(address.octets());
-    bytes.extend(if operation == REPLY { mac } else { [0; 6] });
-    bytes.extend(address.octets());
-    bytes.resize(60, 0);
-    bytes
+fn frame(operation: Operation, mac: [u8; 6], address: Ipv4Addr) -> [u8; FRAME] {
+    let target_mac = match operation {
+        Operation::Request => [0; 6],
+        Operation::Reply => BROADCAST,
+    };
+    let mut frame = [0; FRAME];
+    frame[..6].copy_from_slice(&BROADCAST);
+    frame[6..12].copy_from_slice(&mac);
+    frame[12..14].copy_from_slice(&ETHERTYPE_ARP.to_be_bytes());
+    // Ethernet and IPv4, with 6 and 4 bytes.
+    frame[14..20].copy_from_slice(&[0, 1, 8, 0, 6, 4]);
+    frame[21] = operation as u8;
+    frame[22..28].copy_from_slice(&mac);
+    frame[28..32].copy_from_slice(&address.octets());
+    frame[32..38].copy_from_slice(&target_mac);
+    frame[38..].copy_from_slice(&address.octets());
+    frame
+}
+
+fn link_address(index: i32) -> io::Result<LinkAddr> {
+    let raw = libc::sockaddr_ll {
+        sll_family: u16::try_from(libc::AF_PACKET).map_err(io::Error::other)?,
+        sll_protocol: ETHERTYPE_ARP.to_be(),
+        sll_ifindex: index,
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: 6,
+        sll_addr: [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0],
+    };
+    let length = libc::socklen_t::try_from(size_of_val(&raw)).map_err(io::Error::other)?;
+    #[expect(unsafe_code, reason = "nix offers no other way to make an AF_PACKET address")]
+    // SAFETY: `raw` is a whole sockaddr_ll that outlives the call, `length` is its size, and its
+    // family says what it is; from_raw copies it.
+    let address = unsafe { LinkAddr::from_raw((&raw const raw).cast(), Some(length)) };
+    address.ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))
 }
 
 #[cfg(test)]
@@ -81,13 +93,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sender_and_target_are_the_elastic_ip() {
-        let address = Ipv4Addr::new(100, 64, 0, 1);
-        let bytes = frame(REQUEST, address, [2, 0, 0, 0, 0, 9]);
-        assert_eq!(bytes.len(), 60);
-        assert_eq!(bytes[12..14], [0x08, 0x06]);
-        assert_eq!(bytes[20..22], [0, 1]);
-        assert_eq!(bytes[28..32], address.octets());
-        assert_eq!(bytes[38..42], address.octets());
+    fn an_announcement_names_the_elastic_ip_as_sender_and_as_target() {
+        let mac = [2, 0, 0, 0, 0, 9];
+        let sent = frame(Operation::Request, mac, Ipv4Addr::new(100, 64, 0, 1));
+        assert_eq!(sent[..6], BROADCAST);
+        assert_eq!(sent[12..22], [8, 6, 0, 1, 8, 0, 6, 4, 0, 1]);
+        assert_eq!(sent[22..32], [2, 0, 0, 0, 0, 9, 100, 64, 0, 1]);
+        assert_eq!(sent[32..], [0, 0, 0, 0, 0, 0, 100, 64, 0, 1]);
+        assert_eq!(frame(Operation::Reply, mac, Ipv4Addr::LOCALHOST)[21], 2);
     }
 }

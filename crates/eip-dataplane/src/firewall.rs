@@ -1,95 +1,119 @@
-//! Docker's firewall: the few accepts that elastic IPs need in the chain that Docker leaves to users.
+//! Docker's firewall: the few accepts without which it drops what is sent to elastic IPs.
 //!
-//! Docker sets the policy of `FORWARD` to drop, and an accept in another table does not undo that.
-//! `DOCKER-USER` is where its documentation wants the rules of others; its own tool, `iptables`, is
-//! the right one, because the chain may be of either kind of iptables.
+//! An accept in our own table cannot overrule a drop in another, so the accept must be where the
+//! drop is. Docker keeps a chain for that, `DOCKER-USER`, and leaves it alone over restarts. Rules
+//! are put at its head, each with the comment `eip`; nothing else of anyone is touched. The
+//! `iptables` of the system is asked, since it knows in which of the two kernel interfaces the
+//! chain is; each question takes some 20 ms, so all this is apart from [`crate::DataPlane::apply`].
 
 use std::io;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 
-use eip_model::Ipv4Range;
+use eip_model::{Ipv4Range, LocalNetwork};
 
 const CHAIN: &str = "DOCKER-USER";
-const COMMENT: [&str; 4] = ["-m", "comment", "--comment", "eip"];
+const TOOL: &str = "iptables";
 
-/// `iptables` could not be run or refused a rule.
+/// What became of the rules in Docker's chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DockerAccept {
+    /// There is no such chain (or no `iptables`): nothing to do.
+    NotNeeded,
+    AlreadyThere,
+    /// So many rules were missing and have been put at the head of the chain.
+    Inserted(usize),
+}
+
+/// The rules could not be looked at, or not be inserted.
 #[derive(Debug, thiserror::Error)]
 pub enum FirewallError {
-    #[error("cannot run iptables")]
+    #[error("cannot run {TOOL}")]
     Run(#[source] io::Error),
-    #[error("iptables refused \"{rule}\": {said}")]
-    Refused { rule: String, said: String },
+    #[error("{TOOL} refused \"{arguments}\": {said}")]
+    Refused { arguments: String, said: String },
 }
 
-/// Lets through what was sent to elastic IPs, and what the bridges in `own` send.
+/// Makes Docker's firewall accept what is sent to the elastic IPs of these ranges.
 ///
-/// The latter are not Docker's, so it knows no rule for them. Returns how many rules were missing;
-/// a host without the chain misses none.
-///
-/// Costs a process for each rule, some 20 ms, so it is asked now and then, not at every change.
+/// `foreign` are the networks with instances that Docker does not manage. Where the policy of
+/// `FORWARD` is to drop, what they send (and what is answered) is accepted too; Docker sees to its
+/// own. Repeating it is a no-op: each rule is looked for first. Other rules ahead of ours are
+/// the administrator's choice and stay there.
 ///
 /// # Errors
-/// When `iptables` is there and fails. Without it there is no Docker to be let through.
-pub fn ensure_docker_accepts(ranges: &[Ipv4Range], own: &[String]) -> Result<usize, FirewallError> {
-    match iptables(&["-n", "-L", CHAIN]) {
-        Ok(output) if output.status.success() => {}
-        Ok(_) => return Ok(0),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
-        Err(error) => return Err(FirewallError::Run(error)),
-    }
-    let mut missing = 0;
-    for rule in rules(ranges, own) {
-        let rule: Vec<&str> = rule.iter().map(String::as_str).collect();
-        let check = [&["-C", CHAIN], rule.as_slice()].concat();
-        if iptables(&check).map_err(FirewallError::Run)?.status.success() {
-            continue;
-        }
-        let insert = [&["-I", CHAIN, "1"], rule.as_slice()].concat();
-        let output = iptables(&insert).map_err(FirewallError::Run)?;
-        if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-            return Err(FirewallError::Refused { rule: insert.join(" "), said });
-        }
-        missing += 1;
-    }
-    Ok(missing)
-}
-
-fn rules(ranges: &[Ipv4Range], own: &[String]) -> Vec<Vec<String>> {
-    let rule = |words: &[&str]| {
-        let all = words.iter().chain(&COMMENT).chain(&["-j", "ACCEPT"]);
-        all.map(ToString::to_string).collect()
+/// [`FirewallError`] when `iptables` cannot be run or refuses a rule.
+pub fn ensure_docker_accept(
+    ranges: &[Ipv4Range],
+    foreign: &[LocalNetwork],
+) -> Result<DockerAccept, FirewallError> {
+    let chain_exists = match run(&["-n", "-L", CHAIN]) {
+        Ok(output) => output.status.success(),
+        Err(FirewallError::Run(source)) if source.kind() == io::ErrorKind::NotFound => false,
+        Err(error) => return Err(error),
     };
-    // Both directions of a flow whose destination was rewritten and began as an elastic IP.
-    let prefixes = ranges.iter().flat_map(Ipv4Range::prefixes).map(|prefix| prefix.to_string());
-    let mut rules: Vec<Vec<String>> = prefixes
-        .map(|prefix| {
-            rule(&["-m", "conntrack", "--ctstate", "DNAT", "--ctorigdst", prefix.as_str()])
-        })
-        .collect();
-    for bridge in own {
-        rules.push(rule(&["-i", bridge]));
-        let answers = ["-o", bridge, "-m", "conntrack", "--ctstate", "RELATED,ESTABLISHED"];
-        rules.push(rule(&answers));
+    if !chain_exists {
+        return Ok(DockerAccept::NotNeeded);
     }
-    rules
+    let mut wanted: Vec<Vec<String>> =
+        ranges.iter().flat_map(Ipv4Range::prefixes).map(|net| to_pool(&net.to_string())).collect();
+    if !foreign.is_empty() && forward_drops()? {
+        wanted.extend(foreign.iter().flat_map(|network| both_ways(&network.interface)));
+    }
+    let mut inserted = 0;
+    for rule in &wanted {
+        if !command("-C", rule)?.status.success() {
+            let output = command("-I", rule)?;
+            if !output.status.success() {
+                return Err(refused(&rule.join(" "), &output));
+            }
+            inserted += 1;
+        }
+    }
+    Ok(if inserted == 0 { DockerAccept::AlreadyThere } else { DockerAccept::Inserted(inserted) })
 }
 
-fn iptables(args: &[&str]) -> io::Result<Output> {
-    let mut command = Command::new("iptables");
-    command.arg("-w").args(args).stdin(Stdio::null()).output()
+fn to_pool(prefix: &str) -> Vec<String> {
+    words(&format!("-m conntrack --ctstate DNAT --ctorigdst {prefix}"))
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+fn both_ways(bridge: &str) -> [Vec<String>; 2] {
+    [
+        words(&format!("-i {bridge}")),
+        words(&format!("-o {bridge} -m conntrack --ctstate RELATED,ESTABLISHED")),
+    ]
+}
 
-    #[test]
-    fn there_is_one_rule_for_a_range_that_is_a_prefix() {
-        let ranges = ["100.64.0.0/10".parse().unwrap()];
-        let all: Vec<_> = rules(&ranges, &[]).iter().map(|rule| rule.join(" ")).collect();
-        let expected = "-m conntrack --ctstate DNAT --ctorigdst 100.64.0.0/10 \
-                        -m comment --comment eip -j ACCEPT";
-        assert_eq!(all, [expected]);
+fn words(matches: &str) -> Vec<String> {
+    let tail = "-m comment --comment eip -j ACCEPT".split(' ');
+    matches.split(' ').chain(tail).map(str::to_owned).collect()
+}
+
+fn forward_drops() -> Result<bool, FirewallError> {
+    let output = run(&["-S", "FORWARD"])?;
+    if !output.status.success() {
+        return Err(refused("-S FORWARD", &output));
+    }
+    Ok(output.stdout.starts_with(b"-P FORWARD DROP"))
+}
+
+fn command(action: &str, rule: &[String]) -> Result<Output, FirewallError> {
+    let mut arguments = vec![action, CHAIN];
+    arguments.extend(rule.iter().map(String::as_str));
+    run(&arguments)
+}
+
+fn run(arguments: &[&str]) -> Result<Output, FirewallError> {
+    // -w: another iptables at work is waited for, up to so many seconds, instead of failing.
+    Command::new(TOOL)
+        .args(["-w", "5", "-t", "filter"])
+        .args(arguments)
+        .output()
+        .map_err(FirewallError::Run)
+}
+
+fn refused(arguments: &str, output: &Output) -> FirewallError {
+    FirewallError::Refused {
+        arguments: arguments.to_owned(),
+        said: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
     }
 }

@@ -1,18 +1,27 @@
-//! The kernel side of one host: what makes packets reach the instance that an elastic IP points at.
+//! The kernel side of one host: nftables, routes, neighbours, conntrack, announcements.
 //!
-//! One nftables table of our own with constant rules, whose maps hold the attachments; a local
-//! route for each attached address, so that the host answers for it on the link; gratuitous ARP
-//! when it newly does; and the few switches that forwarding needs. The kernel is spoken to over
-//! netlink; the only process that is ever started is `iptables`, for the one rule that Docker's
-//! own firewall needs (see [`firewall`]).
+//! [`DataPlane::apply`] takes everything that should be in force and makes it so. What is in
+//! force lives in the kernel alone: traffic flows on while nobody is there to call, and a new process
+//! over an old table interrupts nothing.
+//!
+//! The calls block. All netlink is spoken by ourselves, to the network namespace of the thread that
+//! called [`DataPlane::open`]; `apply` must be called in that namespace.
+//!
+//! # The instance that calls itself
+//! An instance reaches its own elastic IP through the bridge it sits on. Where bridged frames are
+//! filtered as IP (`net.bridge.bridge-nf-call-iptables=1`, which Docker sets), the frame would have to
+//! leave by the port it came in, which a bridge does only for ports in hairpin mode
+//! (`bridge link set dev PORT hairpin on`). Ports belong to whoever made them; they are left alone.
 
+mod applied;
 mod arp;
 mod conntrack;
 mod elements;
+mod error;
 mod expr;
 pub mod firewall;
-mod interfaces;
-mod nftables;
+mod host;
+mod nft;
 mod plane;
 mod routes;
 mod socket;
@@ -20,5 +29,8 @@ mod sysctl;
 mod table;
 mod wire;
 
-pub use plane::{ApplyError, DataPlane, DesiredState, OpenError};
+pub use applied::{Applied, Warning};
+pub use error::{ApplyError, OpenError};
+pub use plane::{DataPlane, DesiredState};
+pub use routes::ROUTE_PROTOCOL;
 pub use table::ACCEPT_MARK;

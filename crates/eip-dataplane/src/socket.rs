@@ -60,13 +60,15 @@ impl Netlink {
         self.drain(each)
     }
 
-    /// Reads whatever is queued without waiting. `ENOBUFS` says that something was lost.
+    /// Reads whatever is queued without waiting, to the end. `ENOBUFS` says that something was lost.
     pub(crate) fn drain(&mut self, mut each: impl FnMut(Received<'_>)) -> io::Result<()> {
+        let mut outcome = Ok(());
         loop {
             match recv(self.fd.as_raw_fd(), &mut self.buffer, MsgFlags::MSG_DONTWAIT) {
                 Ok(length) => wire::messages(&self.buffer[..length]).for_each(&mut each),
-                Err(Errno::EAGAIN) => return Ok(()),
+                Err(Errno::EAGAIN) => return outcome,
                 Err(Errno::EINTR) => (),
+                Err(Errno::ENOBUFS) => outcome = Err(Errno::ENOBUFS.into()),
                 Err(errno) => return Err(errno.into()),
             }
         }

@@ -1,42 +1,39 @@
-//! The switches of the kernel that forwarding needs.
+//! The kernel settings without which nothing is forwarded.
 //!
-//! `/proc/sys/net` shows the network namespace of whoever looks (proc(5), `Documentation/networking/
-//! ip-sysctl.rst`).
+//! `/proc/sys/net` shows the network namespace of the thread that opens a file in it
+//! (`net_ctl_header_lookup` in `net/sysctl_net.c` goes by `current`), so it is written from the
+//! thread that is in the data plane's namespace.
 
-use std::fs;
-use std::io;
+use std::path::{Path, PathBuf};
 
-/// A switch could not be set.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot set {path} to {value}")]
-pub(crate) struct NotSet {
-    path: String,
-    value: &'static str,
-    #[source]
-    source: io::Error,
+use eip_model::LocalNetwork;
+
+use crate::error::ApplyError;
+
+/// Lets the host forward at all. Without it nothing else here has any effect.
+pub(crate) fn forward() -> Result<(), ApplyError> {
+    set("ip_forward".as_ref(), "1")
 }
 
-/// Turns forwarding on, and the advice to go around the host off: a neighbour that took it would
-/// send to a private address.
-pub(crate) fn prepare<'a>(inside: impl Iterator<Item = &'a str>) -> Result<(), NotSet> {
-    set("net/ipv4/ip_forward", "1")?;
-    set("net/ipv4/conf/all/send_redirects", "0")?;
-    for interface in inside {
-        // A network that has just been removed has no switches.
-        match set(&format!("net/ipv4/conf/{interface}/send_redirects"), "0") {
-            Err(NotSet { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
-            other => other?,
-        }
+/// Keeps the host from telling instances to talk to each other directly: they would bypass NAT.
+///
+/// The larger of `all` and the interface's own counts, so both are needed.
+pub(crate) fn no_redirects(networks: &[LocalNetwork]) -> Vec<ApplyError> {
+    let inside = networks.iter().map(|network| network.interface.as_str());
+    std::iter::once("all")
+        .chain(inside)
+        .filter_map(|name| {
+            let file: PathBuf = ["conf", name, "send_redirects"].iter().collect();
+            set(&file, "0").err()
+        })
+        .collect()
+}
+
+/// Writes only what differs, so that a read-only `/proc/sys` with the right values will do.
+fn set(file: &Path, value: &'static str) -> Result<(), ApplyError> {
+    let path = Path::new("/proc/sys/net/ipv4").join(file);
+    if std::fs::read_to_string(&path).is_ok_and(|now| now.trim() == value) {
+        return Ok(());
     }
-    Ok(())
-}
-
-/// Writes only what differs: a value may be right where it may not be written.
-fn set(name: &str, value: &'static str) -> Result<(), NotSet> {
-    let path = format!("/proc/sys/{name}");
-    let write = || match fs::read_to_string(&path)?.trim() {
-        now if now == value => Ok(()),
-        _ => fs::write(&path, value),
-    };
-    write().map_err(|source| NotSet { path: path.clone(), value, source })
+    std::fs::write(&path, value).map_err(|source| ApplyError::Sysctl { path, value, source })
 }

@@ -254,8 +254,8 @@ pub(crate) const CHAINS: [Chain; 10] = [
     },
 ];
 
-pub(crate) fn encode_table(buf: &mut Vec<u8>, name: &str) {
-    attr_str(buf, 1, name);
+pub(crate) fn encode_table(buf: &mut Vec<u8>) {
+    attr_str(buf, 1, TABLE);
 }
 
 /// Appends the attributes of `NFT_MSG_NEWSET`; `id` tells the sets of one transaction apart.
@@ -284,8 +284,8 @@ pub(crate) fn encode_set(buf: &mut Vec<u8>, name: &str, kind: SetKind, id: u32, 
             attr_be32(buf, 7, 2);
             attr(buf, 13, &zone_user_data(field));
         }
-        // What `nft` needs to print a name: the key is in the order of the host.
-        SetKind::Interfaces => attr(buf, 13, &[0x00, 0x04, 1, 0, 0, 0]),
+        // The key is in host order, says the user data: nft would print it backwards else.
+        SetKind::Interfaces => attr(buf, 13, &[0x00, 0x04, 0x01, 0, 0, 0]),
         SetKind::Intervals | SetKind::AddressPairs => (),
     }
     attr_be32(buf, 10, id);

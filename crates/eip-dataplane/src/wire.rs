@@ -38,6 +38,13 @@ pub(crate) fn message(
     buf[start..start + 4].copy_from_slice(&length.to_ne_bytes());
 }
 
+/// Sets flags of the message that begins at `start`.
+pub(crate) fn add_flags(buf: &mut [u8], start: usize, flags: u16) {
+    let at = start + 6;
+    let old = u16::from_ne_bytes([buf[at], buf[at + 1]]);
+    buf[at..at + 2].copy_from_slice(&(old | flags).to_ne_bytes());
+}
+
 /// Appends an attribute with its padding.
 pub(crate) fn attr(buf: &mut Vec<u8>, kind: u16, value: &[u8]) {
     let length = u16::try_from(4 + value.len()).expect("an attribute is below 64 KiB");

@@ -63,7 +63,8 @@ fn every_command_says_what_it_did_and_how_it_ended() {
 fn a_first_start_says_what_there_is_and_what_to_type_next() {
     let scene = Scene::new();
     let _serving = scene.serve(&[]);
-    let log = scene.log();
+    let told = || Some(scene.log()).filter(|log| log.contains("next, in another terminal"));
+    let log = eip_testkit::eventually("the first words", crate::scene::SOON, told);
     let key = scene.data_dir().join("admin.key");
     for part in [
         "http://127.0.0.1:8080",
