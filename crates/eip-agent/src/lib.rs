@@ -86,6 +86,7 @@ async fn pull(
 ) {
     let mut retry = FIRST_RETRY;
     let mut silent = false;
+    let mut turned_down = None;
     loop {
         let known = desired.borrow().as_ref().map(|set| set.generation);
         let asked = server.desired(known, LONG_POLL_SECONDS);
@@ -99,7 +100,18 @@ async fn pull(
                 retry = FIRST_RETRY;
                 match fetched {
                     Fetched::Unchanged => None,
-                    Fetched::Set(set) => take(&host, &desired, set).then_some(LONGEST_RETRY),
+                    Fetched::Set(set) => {
+                        let before = turned_down;
+                        turned_down = take(&host, &desired, set);
+                        if let Some(reason) = turned_down.filter(|_| turned_down != before) {
+                            error!(
+                                reason,
+                                "Turned down a desired set; remove agent.json and restart the \
+                                 agent to accept it"
+                            );
+                        }
+                        turned_down.map(|_| LONGEST_RETRY)
+                    }
                 }
             }
             Err(error) => {
@@ -120,10 +132,14 @@ async fn pull(
 }
 
 /// Passes a desired set on, unless it cannot be the successor of the one that is known. Returns
-/// whether it was turned down.
+/// why it was turned down, if it was.
 ///
 /// A server that lost its record, or another one at the same address, must not clear a host.
-fn take(host: &HostName, desired: &watch::Sender<Option<DesiredSet>>, set: DesiredSet) -> bool {
+fn take(
+    host: &HostName,
+    desired: &watch::Sender<Option<DesiredSet>>,
+    set: DesiredSet,
+) -> Option<&'static str> {
     let why_not = match &*desired.borrow() {
         _ if set.host != *host => Some("it is another host's"),
         Some(known) if known.cluster_id != set.cluster_id => Some("it is of another record"),
@@ -132,15 +148,10 @@ fn take(host: &HostName, desired: &watch::Sender<Option<DesiredSet>>, set: Desir
         }
         Some(_) | None => None,
     };
-    if let Some(reason) = why_not {
-        error!(
-            reason, generation = %set.generation,
-            "Turned down a desired set; remove agent.json and restart the agent to accept it"
-        );
-        return true;
+    if why_not.is_none() {
+        desired.send_replace(Some(set));
     }
-    desired.send_replace(Some(set));
-    false
+    why_not
 }
 
 async fn tell_inventory(

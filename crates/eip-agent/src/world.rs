@@ -17,12 +17,15 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// `kept` are the lists of an earlier run: good until a backend gives a new one.
+    /// `kept` are the lists of an earlier run: good until a backend gives a new one. Those of a
+    /// backend that is not followed any more are dropped: nobody would tell when they go wrong.
     pub(crate) fn new(
         sights: Vec<(Backend, watch::Receiver<Sight>)>,
         kept: BTreeMap<Backend, Listing>,
     ) -> Self {
-        Self { sights, listings: kept }
+        let followed = |backend: &Backend| sights.iter().any(|(one, _)| one == backend);
+        let listings = kept.into_iter().filter(|(backend, _)| followed(backend)).collect();
+        Self { sights, listings }
     }
 
     /// Takes in what the backends have told since.

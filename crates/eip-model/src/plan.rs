@@ -16,7 +16,7 @@ pub struct Resolution {
 
 /// Finds for each attachment the private address of its instance, as it is on this host now.
 ///
-/// `attachments` are sorted by address, as [`crate::DesiredSet`] has them. `known` is the last full list of every backend; `unreachable` are the ones that do not answer at
+/// `attachments` are sorted by address, as [`crate::DesiredSet`] has them. `known` is the last full list of every backend; `backends` say which do not answer at
 /// present, whose instances are taken to be where they were. An instance that does not run has no
 /// target: another may have inherited its private address. Two attachments never share a target,
 /// and a target is never itself an elastic IP: the later one is a problem instead.

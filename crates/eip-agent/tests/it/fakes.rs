@@ -182,12 +182,20 @@ impl Scene {
     }
 
     pub(crate) fn start_agent_with(&mut self, kernel: Result<Box<dyn Kernel>, String>) {
-        let config = AgentConfig {
-            host: "hv1".parse().unwrap(),
-            data_dir: self.folder.path().to_owned(),
-            backends: vec![Arc::new(FakeBackend(self.sight.subscribe()))],
-            kernel,
-        };
+        self.run_agent(kernel, vec![Arc::new(FakeBackend(self.sight.subscribe()))]);
+    }
+
+    pub(crate) fn start_agent_without_backends(&mut self) {
+        self.run_agent(Ok(Box::new(self.kernel.clone())), Vec::new());
+    }
+
+    fn run_agent(
+        &mut self,
+        kernel: Result<Box<dyn Kernel>, String>,
+        backends: Vec<Arc<dyn ComputeBackend>>,
+    ) {
+        let data_dir = self.folder.path().to_owned();
+        let config = AgentConfig { host: "hv1".parse().unwrap(), data_dir, backends, kernel };
         let link = ServerLink::new(&self.base, &self.agent_key).unwrap();
         let stop = CancellationToken::new();
         let running = tokio::spawn(eip_agent::run(config, link, stop.clone()));

@@ -80,8 +80,23 @@ async fn a_server_that_lost_its_record_does_not_clear_the_host() {
     scene.start_server("another.db").await;
     // The new server has heard from the agent, so the agent has heard from it.
     let answer = scene.associate(9, 2).await;
-    assert_eq!(answer["data_plane"]["state"], "pending", "{answer}");
+    assert_ne!(answer["data_plane"]["state"], "active", "{answer}");
+    let reason = scene.told("100.64.0.9", "failing").await;
+    assert!(reason.contains("another record"), "{reason}");
     scene.in_force(&[(1, 2)]).await;
     assert_eq!(scene.kernel.applied(), applied);
     assert!(scene.data_dir().join("agent.json").exists());
+}
+
+#[tokio::test]
+async fn what_a_backend_said_that_is_not_followed_any_more_is_not_believed() {
+    let mut scene = Scene::new().await;
+    scene.start_agent();
+    scene.runs(vec![container(2)]);
+    scene.associate(1, 2).await;
+    scene.stop_agent().await;
+    scene.start_agent_without_backends();
+    scene.in_force(&[]).await;
+    let reason = scene.told("100.64.0.1", "failing").await;
+    assert!(reason.starts_with("no instance"), "{reason}");
 }

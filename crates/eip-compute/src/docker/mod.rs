@@ -63,7 +63,7 @@ impl ComputeBackend for DockerBackend {
             let reason = lost.to_string();
             let news = sight.send_if_modified(|seen| {
                 let now = Sight::Unreachable { reason: reason.clone() };
-                let changed = !matches!(seen, Sight::Unreachable { .. });
+                let changed = *seen != now;
                 *seen = now;
                 changed
             });

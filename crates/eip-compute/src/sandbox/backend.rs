@@ -68,7 +68,9 @@ impl ComputeBackend for SandboxBackend {
 }
 
 fn listing(records: &[SandboxRecord]) -> Listing {
-    let mut instances: Vec<_> = records.iter().map(SandboxRecord::report).collect();
+    // One that is just being made is not there yet; "stopped" would say that it had been.
+    let there = records.iter().filter(|one| one.ready || !one.is_process());
+    let mut instances: Vec<_> = there.map(SandboxRecord::report).collect();
     instances.sort_by_key(|one| one.id);
     let networks = match instances.is_empty() {
         true => Vec::new(),

@@ -3,13 +3,13 @@
 use std::time::Instant;
 
 use axum::extract::{MatchedPath, Request};
-use axum::http::{HeaderName, HeaderValue};
+use axum::http::{HeaderName, HeaderValue, Method};
 use axum::middleware::Next;
 use axum::response::Response;
 use tracing::{Level, error, event};
 
 use super::problem::{Pending, render};
-use crate::service::chain;
+use crate::service::{Error, chain};
 
 static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -24,7 +24,7 @@ pub(crate) async fn request(request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
 
     if let Some(Pending(error)) = response.extensions_mut().remove::<Pending>() {
-        if error.code().status() >= 500 {
+        if error.code().status() >= 500 && !matches!(*error, Error::Stopping) {
             error!(request.id = %id, route, error = %chain(&*error), "Request failed");
         }
         response = render(&error, &id, response);
@@ -35,10 +35,21 @@ pub(crate) async fn request(request: Request, next: Next) -> Response {
     let status = response.status().as_u16();
     let seconds = begun.elapsed().as_secs_f64();
     event!(Level::DEBUG, request.id = %id, %method, route, status, seconds, "Answered");
-    let labels = [("method", method.to_string()), ("route", route), ("status", status.to_string())];
+    let labels =
+        [("method", known(&method).to_owned()), ("route", route), ("status", status.to_string())];
     metrics::counter!("eip_http_requests_total", &labels).increment(1);
     metrics::histogram!("eip_http_request_duration_seconds", &labels[..2]).record(seconds);
     response
+}
+
+/// A client may invent methods; each would be a number of its own for ever.
+fn known(method: &Method) -> &str {
+    match *method {
+        Method::GET | Method::POST | Method::PUT | Method::PATCH | Method::DELETE => {
+            method.as_str()
+        }
+        _ => "other",
+    }
 }
 
 /// Takes the caller's own id when it is fit to be written into logs, else makes one.

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use eip_model::{AppliedReport, DesiredSet, Generation, InventoryReport};
+use eip_model::{
+    AppliedReport, DataPlaneHealth, DesiredSet, Generation, HostName, InventoryReport,
+};
 use jiff::Timestamp;
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -45,9 +47,16 @@ impl Service {
         report: &AppliedReport,
     ) -> Result<(), Error> {
         let host = caller.host()?;
-        if report.cluster_id != self.repository().cluster_id() {
-            let detail = format!("the report is of cluster {}, not of this one", report.cluster_id);
-            return Err(Error::invalid(detail, "the agent holds the set of another record"));
+        let (desired, _) = self.repository().generations(host).await.map_err(Error::Store)?;
+        let foreign = if report.cluster_id != self.repository().cluster_id() {
+            Some("the host holds the desired set of another record")
+        } else if report.generation > desired {
+            Some("the host holds a newer desired set than this record, which may be an old copy")
+        } else {
+            None
+        };
+        if let Some(reason) = foreign {
+            return self.turn_down(host, reason).await;
         }
         let freed = self
             .repository()
@@ -60,6 +69,21 @@ impl Service {
             self.signals.observed_changed(&other);
         }
         Ok(())
+    }
+
+    /// Records that the host will not apply what is wished here, and why, so that callers are told.
+    async fn turn_down(&self, host: &HostName, reason: &str) -> Result<(), Error> {
+        let hint = "remove agent.json on the host and restart its agent to accept this record";
+        let report = AppliedReport {
+            cluster_id: self.repository().cluster_id(),
+            generation: Generation::default(),
+            data_plane: DataPlaneHealth::Failing { reason: format!("{reason}; {hint}") },
+            problems: Vec::new(),
+        };
+        let recorded = self.repository().record_applied(host, &report, Timestamp::now()).await;
+        recorded.map_err(Error::Store)?;
+        self.signals.observed_changed(host);
+        Err(Error::invalid(reason, hint))
     }
 
     /// Returns the desired set of the caller's host as soon as it is not `known`, or nothing when

@@ -24,6 +24,8 @@ use super::{Caller, Error, Service};
 const WAIT_SECONDS: u8 = 5;
 /// How long it may wait at most, in seconds.
 const LONGEST_WAIT_SECONDS: u8 = 60;
+/// After so many lost races for an address the hint of what is free is read anew.
+const LOST_RACES: u32 = 8;
 /// How long an instance may take to be reported as running, after whoever started it believes so.
 const GRACE: Duration = Duration::from_millis(500);
 /// How often a waiter looks by itself: another server may have taken the host's report.
@@ -102,6 +104,7 @@ impl Service {
             return Err(Error::PoolNotFound { pool: name.clone() });
         };
         let mut corrected = false;
+        let mut lost = 0;
         loop {
             let Some(candidate) = self.allocator.take_any(name, rand::random()) else {
                 if corrected {
@@ -109,18 +112,29 @@ impl Service {
                     return Err(Error::PoolExhausted { pool: name.clone(), size });
                 }
                 self.end_quarantines().await.map_err(Error::Store)?;
-                let in_use = self.repository().addresses_in_use().await.map_err(Error::Store)?;
-                self.allocator.learn(&in_use);
+                self.learn().await?;
                 corrected = true;
                 continue;
             };
             match self.record_allocation(owner, pool, candidate, request).await {
-                // Held by somebody else after all. It stays marked as taken.
-                Err(StoreError::Refused(Refusal::AddressInUse)) => {}
+                // Held by somebody else after all. It stays marked as taken; when that goes on,
+                // another server has taken many, and the hint learns of all of them at once.
+                Err(StoreError::Refused(Refusal::AddressInUse)) => {
+                    lost += 1;
+                    if lost % LOST_RACES == 0 {
+                        self.learn().await?;
+                    }
+                }
                 Err(error) => return Err(self.not_allocated(candidate, request, error)),
                 Ok(record) => return Ok(record),
             }
         }
+    }
+
+    async fn learn(&self) -> Result<(), Error> {
+        let in_use = self.repository().addresses_in_use().await.map_err(Error::Store)?;
+        self.allocator.learn(&in_use);
+        Ok(())
     }
 
     async fn record_allocation(
