@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use eip_compute::Listing;
@@ -71,6 +72,17 @@ impl Keep {
 
     /// Writes what is new, if anything is, whole or not at all.
     pub(crate) fn save(&mut self, desired: &DesiredSet, listings: &BTreeMap<Backend, Listing>) {
+        let same = |(backend, kept): (&Backend, &KeptListing)| {
+            listings
+                .get(backend)
+                .is_some_and(|now| now.instances == kept.instances && now.networks == kept.networks)
+        };
+        if self.kept.desired.as_ref() == Some(desired)
+            && self.kept.listings.len() == listings.len()
+            && self.kept.listings.iter().all(same)
+        {
+            return;
+        }
         let write = |(backend, listing): (&Backend, &Listing)| {
             let Listing { instances, networks } = listing.clone();
             (*backend, KeptListing { instances, networks })
@@ -80,9 +92,6 @@ impl Keep {
             desired: Some(desired.clone()),
             listings: listings.iter().map(write).collect(),
         };
-        if now == self.kept {
-            return;
-        }
         match replace(&self.path, &now) {
             Ok(()) => self.kept = now,
             Err(error) => {
@@ -95,7 +104,8 @@ impl Keep {
 
 fn replace(path: &Path, kept: &Kept) -> io::Result<()> {
     let draft = path.with_extension("draft");
-    let mut file = File::create(&draft)?;
+    let mut options = File::options();
+    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
     file.write_all(&serde_json::to_vec(kept)?)?;
     file.sync_all()?;
     fs::rename(&draft, path)?;

@@ -41,7 +41,7 @@ pub struct AssociateRequest {
     /// How long to wait for the host, in seconds: 0 to 60, by default 5.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 0, maximum = 60)]
-    pub wait_seconds: Option<u8>,
+    pub wait_seconds: Option<i64>,
 }
 
 /// `POST /elastic-ips/{id}/disassociate`.
@@ -51,7 +51,7 @@ pub struct DisassociateRequest {
     /// How long to wait for the host, in seconds: 0 to 60, by default 5.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 0, maximum = 60)]
-    pub wait_seconds: Option<u8>,
+    pub wait_seconds: Option<i64>,
 }
 
 /// `PATCH /elastic-ips/{id}`: what is given is changed, what is left out stays.

@@ -281,14 +281,14 @@ pub(crate) struct Associate {
 pub(crate) struct Wait {
     /// How long to wait for the host, in seconds [default: 5, at most 60].
     #[arg(long = "wait", value_name = "SECONDS")]
-    pub(crate) seconds: Option<u8>,
+    pub(crate) seconds: Option<i64>,
     /// Do not wait for the host.
     #[arg(long, conflicts_with = "seconds")]
     pub(crate) no_wait: bool,
 }
 
 impl Wait {
-    pub(crate) fn seconds(self) -> Option<u8> {
+    pub(crate) fn seconds(self) -> Option<i64> {
         if self.no_wait { Some(0) } else { self.seconds }
     }
 }

@@ -82,7 +82,7 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (code, detail, hint) = match self {
             Self::Problem(problem) => {
-                (problem.code.as_str(), problem.detail.as_str(), problem.hint.as_str())
+                (problem.code.as_str(), problem.detail.as_str(), hint_of(problem))
             }
             Self::Here { code, detail, hint, .. } => (*code, detail.as_str(), hint.as_str()),
         };
@@ -94,6 +94,41 @@ impl fmt::Display for Failure {
             write!(f, "\n        request {}", problem.request_id)?;
         }
         Ok(())
+    }
+}
+
+/// What to type about it; the server's own hint speaks of requests.
+fn hint_of(problem: &Problem) -> &str {
+    match problem.code {
+        ErrorCode::ElasticIpNotFound => "see eip list",
+        ErrorCode::InstanceNotFound => "see eip instance list",
+        ErrorCode::PoolNotFound => "see eip pool list",
+        ErrorCode::Unauthenticated => {
+            "set EIP_API_KEY, or name the file of a key with --api-key-file"
+        }
+        ErrorCode::AlreadyAssociated => {
+            "eip move does it in one step; or eip disassociate it first"
+        }
+        ErrorCode::StillAssociated => "eip disassociate it first",
+        ErrorCode::InvalidRequest
+        | ErrorCode::Forbidden
+        | ErrorCode::NotFound
+        | ErrorCode::MethodNotAllowed
+        | ErrorCode::AddressInUse
+        | ErrorCode::NameInUse
+        | ErrorCode::NotAssociated
+        | ErrorCode::InstanceHasElasticIp
+        | ErrorCode::InstanceNotRunning
+        | ErrorCode::InstanceHasNoNetwork
+        | ErrorCode::InstanceAmbiguous
+        | ErrorCode::PoolExhausted
+        | ErrorCode::QuotaExceeded
+        | ErrorCode::IdempotencyConflict
+        | ErrorCode::PreconditionFailed
+        | ErrorCode::PayloadTooLarge
+        | ErrorCode::RateLimited
+        | ErrorCode::Internal
+        | ErrorCode::Unavailable => &problem.hint,
     }
 }
 

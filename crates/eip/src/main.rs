@@ -10,17 +10,35 @@ mod settings;
 
 use clap::Parser as _;
 
-use args::{Args, Command};
+use args::{Args, Command, Output};
 use exit::Failure;
 use settings::Settings;
 
 fn main() -> std::process::ExitCode {
-    let args = Args::parse();
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) if error.use_stderr() && wants_json() => {
+            let said = error.render().to_string();
+            let detail = said.trim().trim_start_matches("error: ");
+            return Failure::usage(detail, "see eip --help").report(Output::Json);
+        }
+        Err(error) => error.exit(),
+    };
     let output = args.global.output;
     match run(args) {
         Ok(()) => std::process::ExitCode::SUCCESS,
         Err(failure) => failure.report(output),
     }
+}
+
+/// Whether JSON was asked for in words that could not be understood as a whole.
+fn wants_json() -> bool {
+    let words: Vec<String> = std::env::args().collect();
+    let asked = words
+        .windows(2)
+        .any(|pair| matches!(pair[0].as_str(), "-o" | "--output") && pair[1] == "json");
+    let joined = words.iter().any(|word| matches!(word.as_str(), "-ojson" | "--output=json"));
+    asked || joined || std::env::var("EIP_OUTPUT").is_ok_and(|output| output == "json")
 }
 
 fn run(args: Args) -> Result<(), Failure> {

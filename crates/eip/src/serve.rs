@@ -20,7 +20,7 @@ use tracing::warn;
 
 use crate::args;
 use crate::client::output::print_line;
-use crate::exit::{Exit, Failure};
+use crate::exit::{Exit, Failure, chain};
 use crate::settings::{Settings, read_key};
 
 const DEFAULT_LISTEN: SocketAddr =
@@ -29,17 +29,17 @@ const DEFAULT_RANGE: &str = "100.64.0.0/10";
 
 pub(crate) async fn serve(command: args::Serve, settings: &Settings) -> Result<(), Failure> {
     let data_dir = settings.data_dir(command.host.data_dir.as_deref());
+    // What was asked is understood before anything is made of it.
+    let default_pool = default_pool(&command, settings)?;
+    let host = host_name(&command.host, settings)?;
+    let backends = backends(&command.host, settings, &data_dir)?;
     private_folder(&data_dir)?;
     let database = command.database.clone().or_else(|| settings.database.clone());
     let database = database.unwrap_or_else(|| format!("sqlite:{}/eip.db", data_dir.display()));
     let repository = eip_store::open(&database).await;
-    let repository =
-        repository.map_err(|error| Failure::other("cannot open the record", &error))?;
+    let repository = repository.map_err(|error| cannot_open(&error))?;
     let record = repository.describe();
-    let config = ServiceConfig {
-        default_pool: default_pool(&command, settings)?,
-        default_project: well_known("default")?,
-    };
+    let config = ServiceConfig { default_pool, default_project: well_known("default")? };
     let unusable = |error: eip_store::StoreError| Failure::other("cannot use the record", &error);
     let service = Service::start(repository, config).await.map_err(unusable)?;
     let admin = admin_key(&data_dir)?;
@@ -65,11 +65,10 @@ pub(crate) async fn serve(command: args::Serve, settings: &Settings) -> Result<(
         said.push(("agent", "none, as asked with --no-agent".to_owned()));
         None
     } else {
-        let host = host_name(&command.host, settings)?;
         let key = agent_key(&data_dir)?;
         service.admit_agent(&key, host.clone()).await.map_err(unusable)?;
         let link = server_link(&format!("http://{}", reachable(bound)), key.expose())?;
-        let config = agent_config(&command.host, settings, host, &data_dir)?;
+        let config = agent_config(&command.host, host, backends, &data_dir);
         said.extend(introduce(&config));
         Some(tokio::spawn(eip_agent::run(config, link, stop.clone())))
     };
@@ -93,7 +92,8 @@ pub(crate) async fn agent(command: args::Agent, settings: &Settings) -> Result<(
     let url = settings.url(command.server.as_deref());
     let link = server_link(&url, &key)?;
     let host = host_name(&command.host, settings)?;
-    let config = agent_config(&command.host, settings, host, &data_dir)?;
+    let backends = backends(&command.host, settings, &data_dir)?;
+    let config = agent_config(&command.host, host, backends, &data_dir);
     let mut said = vec![("server", url)];
     said.extend(introduce(&config));
     for (name, value) in said {
@@ -105,36 +105,62 @@ pub(crate) async fn agent(command: args::Agent, settings: &Settings) -> Result<(
 
 fn agent_config(
     asked: &args::Host,
-    settings: &Settings,
     host: HostName,
+    backends: Vec<Arc<dyn ComputeBackend>>,
     data_dir: &Path,
-) -> Result<AgentConfig, Failure> {
-    let names = if asked.compute.is_empty() {
-        settings.compute.clone().unwrap_or_default()
-    } else {
-        asked.compute.clone()
-    };
-    let backends = backends(&names, data_dir)?;
+) -> AgentConfig {
     let kernel: Result<Box<dyn Kernel>, String> = if asked.no_data_plane {
         Err("this host was told to carry no traffic".to_owned())
     } else {
         eip_agent::open_kernel()
     };
-    Ok(AgentConfig { host, data_dir: data_dir.to_owned(), backends, kernel })
+    AgentConfig { host, data_dir: data_dir.to_owned(), backends, kernel }
+}
+
+fn cannot_open(error: &eip_store::OpenError) -> Failure {
+    let doing = format!("cannot open the record: {}", chain(error));
+    match error {
+        eip_store::OpenError::UnknownScheme { .. }
+        | eip_store::OpenError::InvalidUrl(_)
+        | eip_store::OpenError::TlsNotSupported { .. } => {
+            Failure::usage(doing, "write it as sqlite:PATH or postgres://USER@HOST/NAME")
+        }
+        eip_store::OpenError::InUse { .. } => {
+            let hint = "stop the other process, or give this one a --data-dir of its own";
+            Failure::here(Exit::Other, "record_in_use", doing, hint)
+        }
+        eip_store::OpenError::File { .. } | eip_store::OpenError::Database { .. } => {
+            let hint = "see that the database or the folder is there and may be written";
+            Failure::here(Exit::Other, "record", doing, hint)
+        }
+        eip_store::OpenError::Newer { .. } => {
+            Failure::here(Exit::Other, "record", doing, "nothing was changed")
+        }
+    }
 }
 
 /// Returns the backends that were named, or without any name those that seem to be here.
-fn backends(names: &[String], data_dir: &Path) -> Result<Vec<Arc<dyn ComputeBackend>>, Failure> {
+fn backends(
+    asked: &args::Host,
+    settings: &Settings,
+    data_dir: &Path,
+) -> Result<Vec<Arc<dyn ComputeBackend>>, Failure> {
+    let named = Some(asked.compute.clone()).filter(|named| !named.is_empty());
+    let names = named.or_else(|| settings.compute.clone()).unwrap_or_default();
     if names.is_empty() {
         let mut found: Vec<Arc<dyn ComputeBackend>> = Vec::new();
-        if Path::new(DEFAULT_SOCKET).exists() {
+        // Its socket may come later than this service.
+        if [DEFAULT_SOCKET, "/usr/bin/dockerd", "/usr/sbin/dockerd"]
+            .iter()
+            .any(|at| Path::new(at).exists())
+        {
             found.push(Arc::new(DockerBackend::new(DEFAULT_SOCKET)));
         }
         found.push(Arc::new(SandboxBackend::of(data_dir)));
         return Ok(found);
     }
     let mut backends: Vec<Arc<dyn ComputeBackend>> = Vec::new();
-    for name in names {
+    for name in &names {
         let (kind, place) = match name.split_once('=') {
             Some((kind, place)) => (kind, Some(place)),
             None => (name.as_str(), None),
@@ -272,8 +298,13 @@ fn private_folder(path: &PathBuf) -> Result<(), Failure> {
 fn write_private(path: &Path, text: &str) -> Result<(), Failure> {
     let draft = path.with_extension("draft");
     let write = || {
+        match fs::remove_file(&draft) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        // A file of its own: what lay in its place, or where a link there led, is not written to.
         let mut open = fs::OpenOptions::new();
-        let mut file = open.write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
+        let mut file = open.write(true).create_new(true).mode(0o600).open(&draft)?;
         writeln!(file, "{text}")?;
         file.sync_all()?;
         fs::rename(&draft, path)

@@ -30,7 +30,10 @@ impl Settings {
         let own = home.map(|home| home.join(".config/eip/config.toml"));
         let paths = own.into_iter().chain([PathBuf::from("/etc/eip/config.toml")]);
         for path in paths {
-            if let Some(settings) = read(&path)? {
+            // A home that is another user's, as after sudo or setpriv, has no settings for this one.
+            let elsewhere = std::fs::metadata(&path)
+                .is_err_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied);
+            if !elsewhere && let Some(settings) = read(&path)? {
                 return Ok(settings);
             }
         }

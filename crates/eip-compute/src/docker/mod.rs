@@ -17,7 +17,7 @@ use bollard::query_parameters::{
     EventsOptionsBuilder, ListContainersOptionsBuilder, ListNetworksOptions,
 };
 use eip_model::{Backend, InstanceReport, InstanceState, LocalNetwork};
-use futures_util::StreamExt as _;
+use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -112,12 +112,20 @@ impl DockerBackend {
         loop {
             tokio::select! {
                 event = events.next() => {
-                    let event = event.ok_or(Lost::Ended)?;
-                    let event = event.map_err(|source| Lost::Asking { what: "follow its events", source })?;
-                    if engine.believe(&event) {
+                    let mut batch = vec![event.ok_or(Lost::Ended)?];
+                    // A death must not wait behind a look at something else.
+                    while let Some(Some(next)) = events.next().now_or_never() {
+                        batch.push(next);
+                    }
+                    let follow = |source| Lost::Asking { what: "follow its events", source };
+                    let batch = batch.into_iter().collect::<Result<Vec<_>, _>>().map_err(follow)?;
+                    let died = batch.iter().filter(|event| engine.believe(event)).count();
+                    if died > 0 {
                         sight.send_replace(Sight::Listed(engine.listing()));
                     }
-                    engine.look_again(&event).await?;
+                    for event in &batch {
+                        engine.look_again(event).await?;
+                    }
                 }
                 _ = pulse.tick() => {
                     answer("ask whether it lives", engine.docker.ping()).await?;

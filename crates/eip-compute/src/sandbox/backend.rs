@@ -69,7 +69,8 @@ impl ComputeBackend for SandboxBackend {
 
 fn listing(records: &[SandboxRecord]) -> Listing {
     // One that is just being made is not there yet; "stopped" would say that it had been.
-    let there = records.iter().filter(|one| one.ready || !one.is_process());
+    let is_there = |one: &&SandboxRecord| one.ready || one.returning || !one.is_process();
+    let there = records.iter().filter(is_there);
     let mut instances: Vec<_> = there.map(SandboxRecord::report).collect();
     instances.sort_by_key(|one| one.id);
     let networks = match instances.is_empty() {

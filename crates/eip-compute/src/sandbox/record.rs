@@ -81,6 +81,8 @@ pub struct SandboxRecord {
     pub started: u64,
     /// Whether it answers yet.
     pub ready: bool,
+    /// Whether it was there before this process: then it is starting again, and is still there.
+    pub returning: bool,
 }
 
 impl SandboxRecord {
@@ -148,7 +150,7 @@ pub(super) fn started_of(pid: u32) -> Option<u64> {
 /// Keeps others from changing the folder until the guard is dropped.
 pub(super) fn lock(dir: &Path) -> Result<File, SandboxError> {
     let doing = || SandboxError::io(format!("lock {}", dir.display()));
-    fs::DirBuilder::new().recursive(true).mode(0o755).create(dir).map_err(doing())?;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(doing())?;
     let file = File::create(dir.join(".lock")).map_err(doing())?;
     flock(&file, FlockOperation::LockExclusive).map_err(|error| doing()(error.into()))?;
     Ok(file)
@@ -175,6 +177,7 @@ pub(super) fn claim(
         pid,
         started: started(pid).unwrap_or(0),
         ready: false,
+        returning: before.is_some(),
     };
     write(dir, &record)?;
     Ok(record)

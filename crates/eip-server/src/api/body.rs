@@ -58,14 +58,12 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
     let text = match bytes.trim_ascii() {
         [] => b"{}",
         // Serde would read the fields of an object from an array, by their order.
-        [b'[', ..] => return Err(Error::invalid("the body is an array", hint)),
-        text => text,
+        text if text.starts_with(b"{") => text,
+        _ => return Err(Error::invalid("the body is not a JSON object", hint)),
     };
     serde_json::from_slice(text).map_err(|error| {
         let hint = match error.classify() {
-            serde_json::error::Category::Data => {
-                "see docs/errors.md#invalid_request for the fields"
-            }
+            serde_json::error::Category::Data => "GET /errors explains, under invalid_request",
             serde_json::error::Category::Io
             | serde_json::error::Category::Syntax
             | serde_json::error::Category::Eof => hint,
@@ -124,7 +122,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
                 let cause = std::error::Error::source(&error)
                     .map_or_else(|| error.to_string(), ToString::to_string);
                 let detail = format!("the query is not what this takes: {cause}");
-                Err(Error::invalid(detail, "see docs/errors.md#invalid_request"))
+                Err(Error::invalid(detail, "GET /errors explains, under invalid_request"))
             }
         }
     }

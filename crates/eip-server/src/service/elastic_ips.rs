@@ -21,9 +21,9 @@ use super::error::About;
 use super::{Caller, Error, Service};
 
 /// How long a change waits for the host when the caller does not say, in seconds.
-const WAIT_SECONDS: u8 = 5;
+const WAIT_SECONDS: i64 = 5;
 /// How long it may wait at most, in seconds.
-const LONGEST_WAIT_SECONDS: u8 = 60;
+const LONGEST_WAIT_SECONDS: i64 = 60;
 /// After so many lost races for an address the hint of what is free is read anew.
 const LOST_RACES: u32 = 8;
 /// How long an instance may take to be reported as running, after whoever started it believes so.
@@ -409,11 +409,11 @@ impl Service {
     }
 }
 
-fn wait_for(seconds: Option<u8>) -> Result<Duration, Error> {
+fn wait_for(seconds: Option<i64>) -> Result<Duration, Error> {
     let seconds = seconds.unwrap_or(WAIT_SECONDS);
-    if seconds > LONGEST_WAIT_SECONDS {
+    if !(0..=LONGEST_WAIT_SECONDS).contains(&seconds) {
         let detail = format!("wait_seconds is 0 to {LONGEST_WAIT_SECONDS}, not {seconds}");
         return Err(Error::invalid(detail, "ask again later instead of waiting longer"));
     }
-    Ok(Duration::from_secs(seconds.into()))
+    Ok(Duration::from_secs(seconds.unsigned_abs()))
 }

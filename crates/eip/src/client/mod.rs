@@ -129,7 +129,7 @@ async fn associate(
     elastic_ip: &ElasticIp,
     instance_id: String,
     allow_reassociation: bool,
-    wait_seconds: Option<u8>,
+    wait_seconds: Option<i64>,
 ) -> Result<ElasticIp, Failure> {
     let request = AssociateRequest { instance_id, allow_reassociation, wait_seconds };
     api.post(&format!("/elastic-ips/{}/associate", elastic_ip.id), &request).await
@@ -140,7 +140,7 @@ async fn up(
     api: &Api,
     instance: String,
     name: Option<eip_model::Label>,
-    wait: Option<u8>,
+    wait: Option<i64>,
 ) -> Result<ElasticIp, Failure> {
     let target: Instance = find::instance(api, &instance).await?;
     let held = match target.public_ip {
@@ -167,7 +167,7 @@ async fn up(
 }
 
 /// Fails when the host did not make the change true, unless nobody wanted to wait for it.
-fn in_force(elastic_ip: &ElasticIp, wait: Option<u8>) -> Result<(), Failure> {
+fn in_force(elastic_ip: &ElasticIp, wait: Option<i64>) -> Result<(), Failure> {
     let plane = &elastic_ip.data_plane;
     let reason = plane.reason.clone().unwrap_or_default();
     if wait == Some(0) {

@@ -46,6 +46,9 @@ fn every_command_says_what_it_did_and_how_it_ended() {
         let (code, out, err) = scene.try_eip(args);
         assert_eq!(code, expected, "eip {args}: {out}{err}");
     }
+    let (code, out, err) = scene.try_eip("-o json asociate web web-1");
+    assert_eq!((code, err.as_str()), (2, ""));
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&out).unwrap()["code"], "usage");
     let (code, _, err) = scene.try_eip("--api-key-file /etc/hostname list");
     assert_eq!(code, 4, "{err}");
 
