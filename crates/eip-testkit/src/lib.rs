@@ -1,6 +1,7 @@
 //! What the tests of every room need: databases, network namespaces, and waiting with a deadline.
 
 pub mod machine;
+pub mod netns;
 pub mod postgres;
 mod wait;
 

@@ -8,8 +8,6 @@ use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
-use nix::sched::{CloneFlags, setns};
-
 use crate::wait::eventually;
 
 const SOON: Duration = Duration::from_secs(10);
@@ -88,35 +86,6 @@ impl Machine {
         let runner = command.spawn().expect("nsenter is installed");
         let pid = eventually("the daemon to be there", SOON, || child_of(runner.id()));
         Daemon { runner, pid }
-    }
-
-    /// Runs a closure on a thread of its own in the network of this machine.
-    ///
-    /// Sockets that it opens stay there, wherever they are used later.
-    ///
-    /// # Panics
-    /// When the closure does.
-    pub fn inside<T: Send>(&self, run: impl FnOnce() -> T + Send) -> T {
-        let path = format!("/proc/{}/ns/net", self.init);
-        let network = std::fs::File::open(path).expect("the machine runs");
-        let enter = || {
-            setns(network, CloneFlags::CLONE_NEWNET).expect("root may enter a network");
-            run()
-        };
-        std::thread::scope(|scope| {
-            let thread = scope.spawn(enter);
-            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })
-    }
-
-    /// Lays a cable from `eth0` of another machine to a port of a bridge on this one.
-    pub fn plug(&self, bridge: &str, port: &str, other: &Self, other_address: &str) {
-        let (one, two) = (self.init, other.init);
-        let line = format!("ip link add {port} netns {one} type veth peer name eth0 netns {two}");
-        let made = Command::new("sh").args(["-c", &line]).status();
-        assert!(made.is_ok_and(|status| status.success()), "{line}");
-        self.sh(&format!("ip link set {port} master {bridge} up"));
-        other.sh(&format!("ip addr add {other_address} dev eth0 && ip link set eth0 up"));
     }
 
     /// Lays a cable between two machines: `eth0` there and here, with these addresses.

@@ -1,12 +1,11 @@
-//! The data plane on a host that the test makes: what the kernel says, and packets that arrive.
-#![expect(
-    clippy::unwrap_used,
-    clippy::unwrap_in_result,
-    clippy::print_stdout,
-    reason = "a test that cannot go on should say where"
-)]
+//! The data plane against the kernel: what it shows, and what packets do. Must run as root.
 
-mod flows;
-mod guards;
-mod rules;
-mod scene;
+#![expect(clippy::print_stdout, reason = "tests of load print figures and assert none")]
+
+mod change;
+mod firewall;
+mod guard;
+mod load;
+mod recovery;
+mod traffic;
+mod world;
