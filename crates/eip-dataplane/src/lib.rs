@@ -1,1 +1,36 @@
+//! The kernel side of one host: nftables, routes, neighbours, conntrack, announcements.
+//!
+//! [`DataPlane::apply`] takes everything that should be in force and makes it so. What is in
+//! force lives in the kernel alone: traffic flows on while nobody is there to call, and a new process
+//! over an old table interrupts nothing.
+//!
+//! The calls block. All netlink is spoken by ourselves, to the network namespace of the thread that
+//! called [`DataPlane::open`]; `apply` must be called in that namespace.
+//!
+//! # The instance that calls itself
+//! An instance reaches its own elastic IP through the bridge it sits on. Where bridged frames are
+//! filtered as IP (`net.bridge.bridge-nf-call-iptables=1`, which Docker sets), the frame would have to
+//! leave by the port it came in, which a bridge does only for ports in hairpin mode
+//! (`bridge link set dev PORT hairpin on`). Ports belong to whoever made them; they are left alone.
 
+mod applied;
+mod arp;
+mod conntrack;
+mod elements;
+mod error;
+mod expr;
+pub mod firewall;
+mod host;
+mod nft;
+mod plane;
+mod routes;
+mod socket;
+mod sysctl;
+mod table;
+mod wire;
+
+pub use applied::{Applied, Warning};
+pub use error::{ApplyError, OpenError};
+pub use plane::{DataPlane, DesiredState};
+pub use routes::ROUTE_PROTOCOL;
+pub use table::ACCEPT_MARK;

@@ -1,0 +1,295 @@
+//! Transactions with nf_tables, and noticing what others do to our table.
+
+use std::borrow::Cow;
+use std::io;
+
+use nix::sys::socket::SockProtocol;
+
+use crate::elements::{Element, encode_elements, encode_set_name};
+use crate::socket::Netlink;
+use crate::table::{self, CHAINS, SETS, TABLE};
+use crate::wire::{self, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLMSG_ERROR, Received};
+
+const NFPROTO_UNSPEC: u8 = 0;
+const NFPROTO_IPV4: u8 = 2;
+const SUBSYSTEM: u16 = 10;
+const BATCH_BEGIN: u16 = 0x10;
+const BATCH_END: u16 = 0x11;
+const NEWTABLE: u16 = 0;
+const DELTABLE: u16 = 2;
+const NEWCHAIN: u16 = 3;
+const NEWRULE: u16 = 6;
+const NEWSET: u16 = 9;
+const NEWSETELEM: u16 = 12;
+const DELSETELEM: u16 = 14;
+const NEWGEN: u16 = 15;
+const GETGEN: u16 = 16;
+/// `NFNLGRP_NFTABLES` is 7; the mask counts from bit 0.
+const GROUP_NFTABLES: u32 = 1 << 6;
+
+/// A transaction in the making: everything in it happens, or nothing does.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    bytes: Vec<u8>,
+    /// What each message is for; the message's sequence number is its place in here.
+    labels: Vec<Cow<'static, str>>,
+    last: usize,
+}
+
+impl Batch {
+    /// Begins a transaction.
+    ///
+    /// `NFNL_BATCH_GENID` is left out on purpose: it would make our transaction fail whenever anyone
+    /// (Docker, an administrator) commits anything to any table at the same time. What we must
+    /// know is whether *our* table is the one we made, and that [`Nft::intact`] tells.
+    pub(crate) fn new() -> Self {
+        let mut batch = Self { bytes: Vec::new(), labels: Vec::new(), last: 0 };
+        batch.control(BATCH_BEGIN);
+        batch
+    }
+
+    fn control(&mut self, kind: u16) {
+        let sequence = self.next("begin or end of the transaction".into());
+        wire::message(&mut self.bytes, kind, 0, sequence, |m| {
+            m.extend_from_slice(&[NFPROTO_UNSPEC, 0]);
+            m.extend_from_slice(&SUBSYSTEM.to_be_bytes());
+        });
+    }
+
+    fn next(&mut self, label: Cow<'static, str>) -> u32 {
+        self.labels.push(label);
+        u32::try_from(self.labels.len() - 1).expect("a batch is far below 2^32 messages")
+    }
+
+    fn push(
+        &mut self,
+        kind: u16,
+        flags: u16,
+        label: Cow<'static, str>,
+        body: impl FnOnce(&mut Vec<u8>),
+    ) {
+        let sequence = self.next(label);
+        self.last = self.bytes.len();
+        wire::message(&mut self.bytes, SUBSYSTEM << 8 | kind, flags, sequence, |m| {
+            m.extend_from_slice(&[NFPROTO_IPV4, 0, 0, 0]);
+            body(m);
+        });
+    }
+
+    /// Replaces the whole table, whether there is one or not; maps hold up to `capacity` elements.
+    ///
+    /// The deletion of a table that is not there fails, so it is added first. `flush` would not
+    /// do: it keeps the elements of maps.
+    pub(crate) fn replace_table(&mut self, capacity: u32) {
+        self.push(NEWTABLE, NLM_F_CREATE, "table eip".into(), table::encode_table);
+        self.push(DELTABLE, 0, "removal of table eip".into(), table::encode_table);
+        self.push(NEWTABLE, NLM_F_CREATE, "table eip".into(), table::encode_table);
+        for (id, (name, kind)) in (1..).zip(SETS) {
+            self.push(NEWSET, NLM_F_CREATE, format!("set {name}").into(), |m| {
+                table::encode_set(m, name, kind, id, capacity);
+            });
+        }
+        for chain in &CHAINS {
+            self.push(NEWCHAIN, NLM_F_CREATE, format!("chain {}", chain.name).into(), |m| {
+                table::encode_chain(m, chain);
+            });
+            for (number, rule) in (1..).zip(chain.rules) {
+                let label = table::rule_label(chain, number);
+                self.push(NEWRULE, NLM_F_CREATE | NLM_F_APPEND, label, |m| {
+                    table::encode_rule(m, chain, rule);
+                });
+            }
+        }
+    }
+
+    pub(crate) fn add(&mut self, set: &str, elements: impl Iterator<Item = Element>) {
+        for body in encode_elements(set, elements) {
+            self.push(NEWSETELEM, NLM_F_CREATE, format!("new elements of {set}").into(), |m| {
+                m.extend_from_slice(&body);
+            });
+        }
+    }
+
+    pub(crate) fn delete(&mut self, set: &str, elements: impl Iterator<Item = Element>) {
+        for body in encode_elements(set, elements) {
+            self.push(DELSETELEM, 0, format!("old elements of {set}").into(), |m| {
+                m.extend_from_slice(&body);
+            });
+        }
+    }
+
+    pub(crate) fn clear(&mut self, set: &str) {
+        self.push(DELSETELEM, 0, format!("old elements of {set}").into(), |m| {
+            encode_set_name(m, set);
+        });
+    }
+
+    fn acknowledge_last(&mut self) {
+        wire::add_flags(&mut self.bytes, self.last, NLM_F_ACK);
+    }
+}
+
+/// A transaction that did not happen: nothing in the kernel has changed.
+#[derive(Debug)]
+pub(crate) struct Refused {
+    /// The message that the kernel objected to first.
+    pub(crate) tried: Cow<'static, str>,
+    pub(crate) source: io::Error,
+}
+
+/// A connection to nf_tables of one network namespace.
+#[derive(Debug)]
+pub(crate) struct Nft {
+    commands: Netlink,
+    /// Hears of every change to any table; an own socket, so that answers do not mix with it.
+    news: Netlink,
+    /// The generation of the whole ruleset up to which we know that our table is ours alone.
+    generation: u32,
+    tampered: bool,
+}
+
+impl Nft {
+    pub(crate) fn open() -> io::Result<Self> {
+        let commands = Netlink::open(SockProtocol::NetlinkNetFilter, 0)?;
+        let news = Netlink::open(SockProtocol::NetlinkNetFilter, GROUP_NFTABLES)?;
+        let mut nft = Self { commands, news, generation: 0, tampered: true };
+        nft.generation = nft.current_generation()?;
+        Ok(nft)
+    }
+
+    /// Has the kernel check a whole table without making it.
+    ///
+    /// A batch without an end is checked in full and then undone.
+    pub(crate) fn rehearse(&mut self) -> Result<(), Refused> {
+        let mut batch = Batch::new();
+        batch.replace_table(1);
+        batch.acknowledge_last();
+        self.exchange(&batch).map(|_| ())
+    }
+
+    /// Commits a transaction, and keeps count of whether anyone else touched our table meanwhile.
+    pub(crate) fn commit(&mut self, mut batch: Batch, replaces: Replaces) -> Result<(), Refused> {
+        let unknown = |source| Refused { tried: "the ruleset's generation".into(), source };
+        let foreign_before = match replaces {
+            Replaces::Elements => !self.intact().map_err(unknown)?,
+            Replaces::Table => {
+                self.generation = self.current_generation().map_err(unknown)?;
+                false
+            }
+        };
+        batch.acknowledge_last();
+        batch.control(BATCH_END);
+        let acknowledged = self.exchange(&batch)?;
+        let now = self.current_generation().map_err(unknown)?;
+        if !acknowledged {
+            let source = io::Error::from_raw_os_error(libc::ENOBUFS);
+            return Err(Refused { tried: "acknowledgement of the transaction".into(), source });
+        }
+        self.tampered = if now == self.generation.wrapping_add(1) {
+            // One commit, ours: whatever the listener holds or lost is older, or our own.
+            self.discard_news();
+            foreign_before
+        } else {
+            match replaces {
+                Replaces::Elements => foreign_before || self.heard_of_tampering(),
+                Replaces::Table => self.heard_of_tampering_since_replacement(),
+            }
+        };
+        self.generation = now;
+        Ok(())
+    }
+
+    /// Says whether our table is still the one that we made. About a microsecond when nobody
+    /// committed anything.
+    pub(crate) fn intact(&mut self) -> io::Result<bool> {
+        if self.tampered {
+            return Ok(false);
+        }
+        let now = self.current_generation()?;
+        if now != self.generation {
+            self.tampered = self.heard_of_tampering();
+            self.generation = now;
+        }
+        Ok(!self.tampered)
+    }
+
+    pub(crate) fn current_generation(&mut self) -> io::Result<u32> {
+        let mut request = Vec::new();
+        wire::message(&mut request, SUBSYSTEM << 8 | GETGEN, 0, 1, |m| {
+            m.extend_from_slice(&[NFPROTO_UNSPEC, 0, 0, 0]);
+        });
+        let mut answer = Err(io::Error::from_raw_os_error(libc::ENODATA));
+        self.commands.exchange(&request, |one| match (one.kind, one.errno()) {
+            (NLMSG_ERROR, Some(code)) => answer = Err(io::Error::from_raw_os_error(code)),
+            (kind, _) if kind == SUBSYSTEM << 8 | NEWGEN => {
+                let id = one.body.get(4..).and_then(|attrs| wire::find(attrs, 1));
+                if let Some(bytes) = id.and_then(|value| value.first_chunk::<4>()) {
+                    answer = Ok(u32::from_be_bytes(*bytes));
+                }
+            }
+            _ => (),
+        })?;
+        answer
+    }
+
+    /// Sends a batch and reads all that is said about it. `Ok(true)` if it was acknowledged.
+    ///
+    /// Only the last message asks for an acknowledgement: the kernel hands them all out at the end,
+    /// and those of a large batch would not fit the socket. Errors are told for every message.
+    fn exchange(&mut self, batch: &Batch) -> Result<bool, Refused> {
+        let mut acknowledged = false;
+        let mut refusal: Option<(u32, i32)> = None;
+        let outcome = self.commands.exchange(&batch.bytes, |one| match one.errno() {
+            Some(0) => acknowledged = true,
+            Some(code) => refusal = refusal.or(Some((one.sequence, code))),
+            None => (),
+        });
+        if let Some((sequence, code)) = refusal {
+            let place = usize::try_from(sequence).unwrap_or(usize::MAX);
+            let tried = batch.labels.get(place).cloned().unwrap_or("the transaction".into());
+            return Err(Refused { tried, source: io::Error::from_raw_os_error(code) });
+        }
+        outcome.map_err(|source| Refused { tried: "the transaction".into(), source })?;
+        Ok(acknowledged)
+    }
+
+    fn discard_news(&mut self) {
+        // Losing news that we throw away is no loss.
+        let _lost = self.news.drain(|_| ());
+    }
+
+    /// Looks for changes that others made to our table; when news were lost, there might be some.
+    fn heard_of_tampering(&mut self) -> bool {
+        let ours = self.commands.port();
+        let mut foreign = false;
+        let heard = self.news.drain(|one| foreign |= is_about_us(one) && one.port != ours);
+        foreign || heard.is_err()
+    }
+
+    /// The same, but what came before our own replacement of the table does not count.
+    fn heard_of_tampering_since_replacement(&mut self) -> bool {
+        let ours = self.commands.port();
+        let mut last_is_foreign = false;
+        let heard = self.news.drain(|one| {
+            if is_about_us(one) {
+                last_is_foreign = one.port != ours;
+            }
+        });
+        last_is_foreign || heard.is_err()
+    }
+}
+
+/// What a transaction is about: all of the table, or elements of the sets of the table in force.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Replaces {
+    Table,
+    Elements,
+}
+
+/// Every message about a table has the name of the table as its first kind of attribute.
+fn is_about_us(one: Received<'_>) -> bool {
+    one.kind >> 8 == SUBSYSTEM
+        && one.kind & 0xff != NEWGEN
+        && one.body.first() == Some(&NFPROTO_IPV4)
+        && one.body.get(4..).and_then(|attrs| wire::find(attrs, 1)).map(wire::name) == Some(TABLE)
+}

@@ -1,0 +1,442 @@
+//! The data plane: full set in, and the kernel converges on it whatever was there.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::unix::fs::MetadataExt;
+
+use eip_model::{Change, Ipv4Range, LocalNetwork, changes};
+use tracing::{debug, warn};
+
+use crate::applied::{Applied, Warning};
+use crate::arp::Announcer;
+use crate::conntrack::Sweeper;
+use crate::elements::{
+    ATTACHMENT_SETS, Intervals, interface_elements, interval_elements, pool_intervals,
+    private_intervals, shared_target,
+};
+use crate::error::{ApplyError, OpenError};
+use crate::host::{Host, Lookout};
+use crate::nft::{Batch, Nft, Refused, Replaces};
+use crate::routes::{Held, Routes};
+use crate::sysctl;
+use crate::table::{INSIDE, POOL, PRIVNETS};
+
+/// The least that the maps of the table are made for.
+const LEAST_CAPACITY: usize = 1024;
+
+/// Everything that should be in force on this host.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DesiredState {
+    /// Every range of every pool: what is kept from the host's own services, associated or not.
+    pub ranges: Vec<Ipv4Range>,
+    /// The networks with instances in them. Every other interface counts as outside.
+    pub networks: Vec<LocalNetwork>,
+    /// The private address of each elastic IP that is associated here; no two share one.
+    pub targets: BTreeMap<Ipv4Addr, Ipv4Addr>,
+}
+
+/// What the kernel has, as we left it: the shadow that changes are worked out against.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct InForce {
+    inside: BTreeSet<String>,
+    pool: Intervals,
+    private: Intervals,
+    targets: BTreeMap<Ipv4Addr, Ipv4Addr>,
+    /// How many elements a map can hold: sized maps load three times as fast, and cannot grow.
+    capacity: usize,
+}
+
+/// The kernel side of one host, in the network namespace in which it was opened.
+#[derive(Debug)]
+pub struct DataPlane {
+    namespace: u64,
+    nft: Nft,
+    lookout: Lookout,
+    routes: Routes,
+    announcer: io::Result<Announcer>,
+    sweeper: Sweeper,
+    in_force: Option<InForce>,
+    /// The preferred source that our routes have, once they are known to be those of `in_force`.
+    routed: Option<Option<Ipv4Addr>>,
+    settled_networks: Option<Vec<LocalNetwork>>,
+}
+
+impl DataPlane {
+    /// Connects to the kernel, and has it check that it understands our rules. Changes nothing.
+    ///
+    /// # Errors
+    /// [`OpenError`] tells missing rights from what the kernel lacks.
+    pub fn open() -> Result<Self, OpenError> {
+        let mut nft = Nft::open().map_err(|source| OpenError::new("speak nf_tables", source))?;
+        nft.rehearse().map_err(|refused| match refused.source.raw_os_error() {
+            Some(libc::EPERM) => OpenError::NoRights(refused.source),
+            Some(_) | None => {
+                OpenError::KernelLacks { feature: refused.tried, source: refused.source }
+            }
+        })?;
+        let io = |tried| move |source| OpenError::new(tried, source);
+        Ok(Self {
+            namespace: namespace().map_err(io("tell network namespaces apart"))?,
+            nft,
+            lookout: Lookout::open().map_err(io("speak rtnetlink"))?,
+            routes: Routes::open().map_err(io("speak rtnetlink"))?,
+            announcer: Announcer::open(),
+            sweeper: Sweeper::start().map_err(io("speak ctnetlink"))?,
+            in_force: None,
+            routed: None,
+            settled_networks: None,
+        })
+    }
+
+    /// Makes `desired` true of the kernel: rules, then routes, then the word to the neighbours.
+    ///
+    /// Blocks for microseconds when little changed, and for a second or so with a million addresses.
+    /// The rules change in one transaction; the first one, and the one after [`Self::forget`],
+    /// replaces the table whole. An elastic IP that goes loses its rules before its route.
+    ///
+    /// # Errors
+    /// [`ApplyError`] says what was refused. What has happened is known all the same, and the
+    /// next call goes on from there.
+    pub fn apply(&mut self, desired: &DesiredState) -> Result<Applied, ApplyError> {
+        self.refuse_nonsense(desired)?;
+        let look = |source| ApplyError::Look { what: "the network", source };
+        let (host, host_changed) = self.lookout.look().map_err(look)?;
+        let intact = self.nft.intact();
+        if !intact.map_err(|source| ApplyError::Look { what: "the ruleset", source })? {
+            self.in_force = None;
+        }
+        let mut applied = Applied::default();
+        self.settle_sysctls(desired, &mut applied)?;
+        let changed = self.change_rules(desired, &host, &mut applied)?;
+        if host_changed || applied.replaced {
+            // With an address the kernel removes the routes that prefer it as a source.
+            self.routed = None;
+        }
+        let source = host.primary(&desired.networks);
+        let fresh = self.change_routes(desired, &changed, source, &mut applied)?;
+        self.announce_on(&host, &desired.networks, &fresh, &mut applied);
+        Ok(applied)
+    }
+
+    /// Says whether the table is still the one that the last `apply` left. Takes microseconds.
+    ///
+    /// If not, [`Self::apply`] replaces it whole.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked.
+    pub fn intact(&mut self) -> Result<bool, ApplyError> {
+        self.nft.intact().map_err(|source| ApplyError::Look { what: "the ruleset", source })
+    }
+
+    /// Makes the next `apply` take nothing for granted: it replaces the table and compares routes.
+    pub fn forget(&mut self) {
+        self.in_force = None;
+        self.routed = None;
+        self.settled_networks = None;
+    }
+
+    /// Tells the neighbours again that these elastic IPs are here.
+    ///
+    /// Linux ignores an announcement within a second of the last change of its entry (`locktime`),
+    /// so whoever needs to be sure repeats it, at 0.1, 1 and 2 seconds for instance.
+    ///
+    /// # Errors
+    /// When the interfaces cannot be listed.
+    pub fn announce(
+        &mut self,
+        networks: &[LocalNetwork],
+        addresses: &[Ipv4Addr],
+    ) -> Result<Applied, ApplyError> {
+        let mut applied = Applied::default();
+        // What it reports as changed is for `apply` to act on.
+        let look = |source| ApplyError::Look { what: "the network", source };
+        let (host, host_changed) = self.lookout.look().map_err(look)?;
+        if host_changed {
+            self.routed = None;
+        }
+        self.announce_on(&host, networks, addresses, &mut applied);
+        Ok(applied)
+    }
+
+    fn refuse_nonsense(&self, desired: &DesiredState) -> Result<(), ApplyError> {
+        let here = namespace();
+        if here.map_err(|source| ApplyError::Look { what: "the namespace", source })?
+            != self.namespace
+        {
+            return Err(ApplyError::WrongNamespace);
+        }
+        if self.in_force.as_ref().is_some_and(|now| now.targets == desired.targets) {
+            return Ok(());
+        }
+        match shared_target(&desired.targets) {
+            None => Ok(()),
+            Some(((second, private), first)) => {
+                Err(ApplyError::SharedTarget { first, second, private })
+            }
+        }
+    }
+
+    fn settle_sysctls(
+        &mut self,
+        desired: &DesiredState,
+        applied: &mut Applied,
+    ) -> Result<(), ApplyError> {
+        sysctl::forward()?;
+        if self.settled_networks.as_ref() != Some(&desired.networks) {
+            let failures = sysctl::no_redirects(&desired.networks);
+            self.settled_networks = failures.is_empty().then(|| desired.networks.clone());
+            applied.warnings.extend(failures.into_iter().map(Warning::Redirects));
+        }
+        Ok(())
+    }
+
+    /// Brings the table up to date, and returns what that meant for attachments.
+    fn change_rules(
+        &mut self,
+        desired: &DesiredState,
+        host: &Host,
+        applied: &mut Applied,
+    ) -> Result<Vec<Change>, ApplyError> {
+        let own = host.addresses().filter(|address| !desired.targets.contains_key(address));
+        let inside = desired.networks.iter().map(|network| network.interface.clone()).collect();
+        let pool = pool_intervals(&desired.ranges, &desired.networks, own);
+        let private = private_intervals(&desired.networks);
+        let steps = match &self.in_force {
+            Some(now) => changes(&now.targets, &desired.targets),
+            None => changes(&BTreeMap::new(), &desired.targets),
+        };
+        count(&steps, applied);
+        if let Some(mut now) = self.in_force.take() {
+            let settled = (&now.inside, &now.pool, &now.private) == (&inside, &pool, &private);
+            if settled && steps.is_empty() {
+                self.in_force = Some(now);
+                return Ok(steps);
+            }
+            if now.targets.len() + applied.attached <= now.capacity {
+                let next = InForce { inside, pool, private, ..InForce::of_nothing(now.capacity) };
+                match self.nft.commit(element_changes(&now, &next, &steps), Replaces::Elements) {
+                    Ok(()) => {
+                        self.in_force = Some(now.into_next(next, &steps));
+                        self.tell_sweeper(settled, &steps);
+                        return Ok(steps);
+                    }
+                    Err(Refused { tried, source }) => {
+                        // Someone changed the table in a way we did not hear of: make it anew.
+                        warn!(%tried, error = %source, "Element change refused; replacing the table");
+                        return self.replace_table(desired, next, steps, applied);
+                    }
+                }
+            }
+            now.targets.clear();
+        }
+        let next = InForce { inside, pool, private, ..InForce::of_nothing(0) };
+        self.replace_table(desired, next, steps, applied)
+    }
+
+    fn replace_table(
+        &mut self,
+        desired: &DesiredState,
+        sets: InForce,
+        steps: Vec<Change>,
+        applied: &mut Applied,
+    ) -> Result<Vec<Change>, ApplyError> {
+        let capacity = (2 * desired.targets.len()).next_power_of_two().max(LEAST_CAPACITY);
+        let next = InForce { targets: desired.targets.clone(), capacity, ..sets };
+        let mut batch = Batch::new();
+        batch.replace_table(u32::try_from(capacity).unwrap_or(u32::MAX));
+        batch.add(INSIDE, interface_elements(next.inside.iter().map(String::as_str)).into_iter());
+        batch.add(POOL, interval_elements(&next.pool).into_iter());
+        batch.add(PRIVNETS, interval_elements(&next.private).into_iter());
+        for (set, element) in ATTACHMENT_SETS {
+            batch.add(
+                set,
+                next.targets.iter().map(|(public, private)| element((*public, *private))),
+            );
+        }
+        let refused = |Refused { tried, source }| ApplyError::Rules { tried, source };
+        self.nft.commit(batch, Replaces::Table).map_err(refused)?;
+        debug!(attachments = next.targets.len(), capacity, "Replaced the table");
+        applied.replaced = true;
+        self.sweeper.replaced(next.pool.clone(), next.targets.clone());
+        self.in_force = Some(next);
+        Ok(steps)
+    }
+
+    fn tell_sweeper(&self, settled: bool, steps: &[Change]) {
+        if let Some(now) = &self.in_force
+            && !settled
+        {
+            self.sweeper.pool(now.pool.clone());
+        }
+        if !steps.is_empty() {
+            self.sweeper.changed(steps.to_vec());
+        }
+    }
+
+    /// Brings the routes up to date, and returns the elastic IPs that had none before.
+    fn change_routes(
+        &mut self,
+        desired: &DesiredState,
+        steps: &[Change],
+        source: Option<Ipv4Addr>,
+        applied: &mut Applied,
+    ) -> Result<Vec<Ipv4Addr>, ApplyError> {
+        let (gone, missing, fresh) = if self.routed == Some(source) {
+            by_changes(steps, source)
+        } else {
+            by_comparison(&self.routes.list()?, desired, source)
+        };
+        self.routed = None;
+        applied.routes_removed = gone.len();
+        applied.routes_added = missing.len();
+        // Both are tried: one that cannot go must not keep others from coming.
+        let removed = self.routes.remove(&gone);
+        self.routes.add(&missing)?;
+        removed?;
+        self.routed = Some(source);
+        Ok(fresh)
+    }
+
+    fn announce_on(
+        &self,
+        host: &Host,
+        networks: &[LocalNetwork],
+        addresses: &[Ipv4Addr],
+        applied: &mut Applied,
+    ) {
+        if addresses.is_empty() {
+            return;
+        }
+        let announcer = match &self.announcer {
+            Ok(announcer) => announcer,
+            Err(error) => {
+                applied.warnings.push(Warning::CannotAnnounce(error.kind()));
+                return;
+            }
+        };
+        for interface in host.announce_on(networks) {
+            let mut failed = None;
+            for address in addresses {
+                match announcer.announce(*address, &interface) {
+                    Ok(()) => applied.announcements += 1,
+                    Err(error) => failed = Some(error),
+                }
+            }
+            if let Some(error) = failed {
+                let interface = interface.name.clone();
+                applied.warnings.push(Warning::NotAnnounced { interface, error });
+            }
+        }
+    }
+}
+
+impl InForce {
+    fn of_nothing(capacity: usize) -> Self {
+        Self {
+            inside: BTreeSet::new(),
+            pool: Vec::new(),
+            private: Vec::new(),
+            targets: BTreeMap::new(),
+            capacity,
+        }
+    }
+
+    /// Takes the small sets of `next`, and the attachments that `steps` lead to.
+    fn into_next(self, next: Self, steps: &[Change]) -> Self {
+        let mut targets = self.targets;
+        for step in steps {
+            match *step {
+                Change::Detach { public_ip, .. } => targets.remove(&public_ip),
+                Change::Attach { public_ip, private_ip } => targets.insert(public_ip, private_ip),
+            };
+        }
+        Self { targets, ..next }
+    }
+}
+
+/// The transaction from one state to the next: what goes, goes first.
+fn element_changes(now: &InForce, next: &InForce, steps: &[Change]) -> Batch {
+    let mut batch = Batch::new();
+    if now.inside != next.inside {
+        batch.clear(INSIDE);
+        batch.add(INSIDE, interface_elements(next.inside.iter().map(String::as_str)).into_iter());
+    }
+    for (set, old, new) in [(POOL, &now.pool, &next.pool), (PRIVNETS, &now.private, &next.private)]
+    {
+        if old != new {
+            batch.clear(set);
+            batch.add(set, interval_elements(new).into_iter());
+        }
+    }
+    let detached = || {
+        steps.iter().filter_map(|step| match *step {
+            Change::Detach { public_ip, private_ip } => Some((public_ip, private_ip)),
+            Change::Attach { .. } => None,
+        })
+    };
+    let attached = || {
+        steps.iter().filter_map(|step| match *step {
+            Change::Attach { public_ip, private_ip } => Some((public_ip, private_ip)),
+            Change::Detach { .. } => None,
+        })
+    };
+    for (set, element) in ATTACHMENT_SETS {
+        batch.delete(set, detached().map(element));
+    }
+    for (set, element) in ATTACHMENT_SETS {
+        batch.add(set, attached().map(element));
+    }
+    batch
+}
+
+fn count(steps: &[Change], applied: &mut Applied) {
+    for step in steps {
+        match step {
+            Change::Attach { .. } => applied.attached += 1,
+            Change::Detach { .. } => applied.detached += 1,
+        }
+    }
+}
+
+type RouteChanges = (Vec<Held>, Vec<Held>, Vec<Ipv4Addr>);
+
+/// The routes are known to be those of the last state: only what changed needs a change.
+fn by_changes(steps: &[Change], source: Option<Ipv4Addr>) -> RouteChanges {
+    let (mut gone, mut new) = (BTreeSet::new(), BTreeSet::new());
+    for step in steps {
+        match step {
+            Change::Detach { public_ip, .. } => gone.insert(*public_ip),
+            Change::Attach { public_ip, .. } => new.insert(*public_ip),
+        };
+    }
+    let held = |set: &BTreeSet<_>, other: &BTreeSet<_>| {
+        set.difference(other).map(|address| (*address, source)).collect::<Vec<_>>()
+    };
+    let fresh = new.difference(&gone).copied().collect();
+    (held(&gone, &new), held(&new, &gone), fresh)
+}
+
+/// What is listed is compared with what is wanted: routes that an earlier process left, too.
+fn by_comparison(
+    found: &BTreeSet<Held>,
+    desired: &DesiredState,
+    source: Option<Ipv4Addr>,
+) -> RouteChanges {
+    let known: BTreeSet<Ipv4Addr> = found.iter().map(|(address, _)| *address).collect();
+    let missing: Vec<Held> = desired
+        .targets
+        .keys()
+        .map(|address| (*address, source))
+        .filter(|held| !found.contains(held))
+        .collect();
+    let gone =
+        found.iter().filter(|held| !desired.targets.contains_key(&held.0)).copied().collect();
+    let fresh = missing.iter().map(|held| held.0).filter(|a| !known.contains(a)).collect();
+    (gone, missing, fresh)
+}
+
+/// Returns the inode that stands for the network namespace of this thread.
+fn namespace() -> io::Result<u64> {
+    std::fs::metadata("/proc/thread-self/ns/net").map(|meta| meta.ino())
+}

@@ -1,0 +1,336 @@
+//! The table `ip eip`: its sets, chains and rules. Rules never change; addresses live in sets.
+//!
+//! In nft's own words (`nft list table ip eip` shows the same):
+//!
+//! | set or map | holds |
+//! |---|---|
+//! | `inside` | interfaces that lead to instances; every other interface is outside |
+//! | `pool` | the ranges, less the host's own addresses and the instances' subnets |
+//! | `privnets` | the subnets of the instances |
+//! | `dn`, `sn` | elastic IP to private address, and back |
+//! | `zd`, `zs` | elastic IP, and private address, to the conntrack zone of the attachment |
+//! | `pairs` | elastic IP . private address, for each attachment |
+//!
+//! Three things are less than obvious.
+//!
+//! *Zones.* A NAT decision is made once for a flow and remembered by conntrack, so changing a map
+//! moves no running flow. A flow is found by its addresses *and its zone*; each attachment has a
+//! zone of its own, so that the transaction which moves an elastic IP also makes every flow
+//! of the old attachment invisible: the next packet is the first of a new flow. Only the original
+//! direction is put in a zone (`ct original zone`). Replies are looked up without one, so
+//! that a reply is found whatever way the flow began: through the elastic IP, through a port that
+//! Docker publishes on the host, or from the host itself. Traffic inside the host is left alone: an
+//! attachment must not disturb what an instance says to its neighbours.
+//!
+//! *Pairs.* What zones cannot hide (replies of the old instance; flows whose source alone was
+//! rewritten; two attachments that share a zone by chance) is held to account packet by packet: a
+//! rewritten flow passes only while its elastic IP and its private address are a pair in force.
+//!
+//! *Order.* `dstnat - 10` and `srcnat - 10` are ahead of Docker's and libvirt's own NAT (the first
+//! NAT of a flow stands); `srcnat + 10` is behind it, for what nobody else has masqueraded.
+
+use std::borrow::Cow;
+
+use crate::expr::Direction::{Original, Reply};
+use crate::expr::Expr::{self, *};
+use crate::expr::Register::{First, Second};
+use crate::wire::{attr, attr_be32, attr_str, nest};
+
+pub(crate) const TABLE: &str = "eip";
+pub(crate) const INSIDE: &str = "inside";
+pub(crate) const POOL: &str = "pool";
+pub(crate) const PRIVNETS: &str = "privnets";
+pub(crate) const DN: &str = "dn";
+pub(crate) const SN: &str = "sn";
+pub(crate) const ZD: &str = "zd";
+pub(crate) const ZS: &str = "zs";
+pub(crate) const PAIRS: &str = "pairs";
+
+/// Set on packets that were sent to an elastic IP, for firewalls that accept by mark.
+pub const ACCEPT_MARK: u32 = 0x1_0000;
+
+/// What a set is keyed by and maps to; the numbers are nft's ids of types, for `nft list`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SetKind {
+    Interfaces,
+    Intervals,
+    AddressToAddress,
+    /// `typeof` in nft's user data: the offset of the field that the key is, 12 or 16.
+    AddressToZone(AddressField),
+    AddressPairs,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AddressField {
+    Source = 0x0b,
+    Destination = 0x0c,
+}
+
+pub(crate) const SETS: [(&str, SetKind); 8] = [
+    (INSIDE, SetKind::Interfaces),
+    (POOL, SetKind::Intervals),
+    (PRIVNETS, SetKind::Intervals),
+    (DN, SetKind::AddressToAddress),
+    (SN, SetKind::AddressToAddress),
+    (ZD, SetKind::AddressToZone(AddressField::Destination)),
+    (ZS, SetKind::AddressToZone(AddressField::Source)),
+    (PAIRS, SetKind::AddressPairs),
+];
+
+/// A base chain: where it hooks in, and its rules.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Chain {
+    pub(crate) name: &'static str,
+    kind: &'static str,
+    hook: Hook,
+    priority: i32,
+    pub(crate) rules: &'static [&'static [Expr]],
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Hook {
+    Prerouting = 0,
+    Input = 1,
+    Forward = 2,
+    Output = 3,
+    Postrouting = 4,
+}
+
+/// The rules that hold rewritten flows to the pairs in force.
+const STALE_DESTINATION: &[Expr] = &[
+    DestinationRewritten,
+    FlowDestination(Original, First),
+    In(POOL),
+    FlowDestination(Original, First),
+    FlowSource(Reply, Second),
+    NotIn(PAIRS),
+    Count,
+    Drop,
+];
+const STALE_SOURCE: &[Expr] = &[
+    SourceRewritten,
+    FlowDestination(Reply, First),
+    In(POOL),
+    FlowDestination(Reply, First),
+    FlowSource(Original, Second),
+    NotIn(PAIRS),
+    Count,
+    Drop,
+];
+
+pub(crate) const CHAINS: [Chain; 10] = [
+    // Behind Docker's raw chain (-300), ahead of conntrack (-200).
+    Chain {
+        name: "pre_raw",
+        kind: "filter",
+        hook: Hook::Prerouting,
+        priority: -290,
+        rules: &[
+            // An instance does not speak as an elastic IP: it gets one on the way out.
+            &[IifName, In(INSIDE), SourceAddress, In(POOL), Count, Drop],
+            &[DestinationAddress, Map(ZD), SetOriginalZone],
+            &[
+                IifName,
+                In(INSIDE),
+                DestinationAddress,
+                NotIn(PRIVNETS),
+                DestinationIsUnicast,
+                SourceAddress,
+                Map(ZS),
+                SetOriginalZone,
+            ],
+        ],
+    },
+    Chain {
+        name: "out_raw",
+        kind: "filter",
+        hook: Hook::Output,
+        priority: -290,
+        rules: &[&[DestinationAddress, Map(ZD), SetOriginalZone]],
+    },
+    Chain {
+        name: "pre",
+        kind: "nat",
+        hook: Hook::Prerouting,
+        priority: -110,
+        rules: &[&[DestinationAddress, Map(DN), RewriteDestination]],
+    },
+    Chain {
+        name: "out",
+        kind: "nat",
+        hook: Hook::Output,
+        priority: -110,
+        rules: &[&[DestinationAddress, Map(DN), RewriteDestination]],
+    },
+    Chain {
+        name: "pre_mark",
+        kind: "filter",
+        hook: Hook::Prerouting,
+        priority: -90,
+        rules: &[&[
+            IsOriginal,
+            DestinationRewritten,
+            FlowDestination(Original, First),
+            In(POOL),
+            AddMark(ACCEPT_MARK),
+        ]],
+    },
+    // Without this the host's own services would answer on an elastic IP that nobody has.
+    Chain {
+        name: "in_guard",
+        kind: "filter",
+        hook: Hook::Input,
+        priority: -10,
+        rules: &[&[IsOriginal, DestinationAddress, In(POOL), Count, Drop]],
+    },
+    Chain {
+        name: "fwd_guard",
+        kind: "filter",
+        hook: Hook::Forward,
+        priority: -10,
+        rules: &[
+            STALE_DESTINATION,
+            STALE_SOURCE,
+            // What nobody here has must not be handed back to the router it came from.
+            &[IifName, NotIn(INSIDE), DestinationAddress, In(POOL), WouldTurnBack, Count, Drop],
+        ],
+    },
+    Chain {
+        name: "out_guard",
+        kind: "filter",
+        hook: Hook::Output,
+        priority: 0,
+        rules: &[STALE_DESTINATION],
+    },
+    Chain {
+        name: "post",
+        kind: "nat",
+        hook: Hook::Postrouting,
+        priority: 90,
+        rules: &[
+            &[OifName, NotIn(INSIDE), SourceAddress, Map(SN), RewriteSource],
+            &[
+                DestinationRewritten,
+                FlowDestination(Original, First),
+                In(POOL),
+                SourceAddress,
+                Map(SN),
+                RewriteSource,
+            ],
+            // A neighbour without an elastic IP: the answer must come back through the host.
+            &[
+                DestinationRewritten,
+                FlowDestination(Original, First),
+                In(POOL),
+                SourceAddress,
+                In(PRIVNETS),
+                Masquerade,
+            ],
+            // Everyone else keeps the source they have: no other masquerade gets to hide it.
+            &[
+                DestinationRewritten,
+                FlowDestination(Original, First),
+                In(POOL),
+                SourceAddress,
+                RewriteSource,
+            ],
+        ],
+    },
+    // A private address never leaves the host.
+    Chain {
+        name: "post_late",
+        kind: "nat",
+        hook: Hook::Postrouting,
+        priority: 110,
+        rules: &[&[
+            OifName,
+            NotLoopback,
+            OifName,
+            NotIn(INSIDE),
+            SourceAddress,
+            In(PRIVNETS),
+            Masquerade,
+        ]],
+    },
+];
+
+pub(crate) fn encode_table(buf: &mut Vec<u8>) {
+    attr_str(buf, 1, TABLE);
+}
+
+/// Appends the attributes of `NFT_MSG_NEWSET`; `id` tells the sets of one transaction apart.
+pub(crate) fn encode_set(buf: &mut Vec<u8>, name: &str, kind: SetKind, id: u32, capacity: u32) {
+    const INTERVAL: u32 = 4;
+    const MAP: u32 = 8;
+    const IPV4: u32 = 7;
+    let (flags, key_type, key_length) = match kind {
+        SetKind::Interfaces => (0, 41, 16),
+        SetKind::Intervals => (INTERVAL, IPV4, 4),
+        SetKind::AddressToAddress | SetKind::AddressToZone(_) => (MAP, IPV4, 4),
+        SetKind::AddressPairs => (0, IPV4 << 6 | IPV4, 8),
+    };
+    attr_str(buf, 1, TABLE);
+    attr_str(buf, 2, name);
+    attr_be32(buf, 3, flags);
+    attr_be32(buf, 4, key_type);
+    attr_be32(buf, 5, key_length);
+    match kind {
+        SetKind::AddressToAddress => {
+            attr_be32(buf, 6, IPV4);
+            attr_be32(buf, 7, 4);
+        }
+        SetKind::AddressToZone(field) => {
+            attr_be32(buf, 6, 4);
+            attr_be32(buf, 7, 2);
+            attr(buf, 13, &zone_user_data(field));
+        }
+        SetKind::Interfaces | SetKind::Intervals | SetKind::AddressPairs => (),
+    }
+    attr_be32(buf, 10, id);
+    match kind {
+        SetKind::Interfaces | SetKind::Intervals => (),
+        SetKind::AddressToAddress | SetKind::AddressToZone(_) | SetKind::AddressPairs => {
+            nest(buf, 9, |b| attr_be32(b, 1, capacity));
+        }
+    }
+}
+
+/// What `nft` needs to print `typeof ip daddr : ct zone`: a zone has no type of its own.
+fn zone_user_data(field: AddressField) -> Vec<u8> {
+    let mut data = vec![
+        0x00, 0x04, 0x02, 0, 0, 0, 0x01, 0x04, 0x01, 0, 0,
+        0, // key network order, value host's
+        0x03, 0x14, 0x00, 0x04, 7, 0, 0, 0, 0x01, 0x0c, 0x00, 0x04, 0x0c, 0, 0,
+        0, // payload, ip
+        0x01, 0x04,
+    ];
+    data.push(field as u8);
+    data.extend([
+        0, 0, 0, 0x04, 0x14, 0x00, 0x04, 12, 0, 0, 0, 0x01, 0x0c, 0x00, 0x04, 0x11, 0, 0, 0, 0x01,
+        0x04, 0xff, 0xff, 0xff, 0xff, 0x06, 0x04, 0, 0, 0, 0, // ct, zone, no direction
+    ]);
+    data
+}
+
+pub(crate) fn encode_chain(buf: &mut Vec<u8>, chain: &Chain) {
+    const NF_ACCEPT: u32 = 1;
+    attr_str(buf, 1, TABLE);
+    attr_str(buf, 3, chain.name);
+    nest(buf, 4, |b| {
+        attr_be32(b, 1, chain.hook as u32);
+        attr(b, 2, &chain.priority.to_be_bytes());
+    });
+    attr_be32(buf, 5, NF_ACCEPT);
+    attr_str(buf, 7, chain.kind);
+}
+
+pub(crate) fn encode_rule(buf: &mut Vec<u8>, chain: &Chain, rule: &[Expr]) {
+    attr_str(buf, 1, TABLE);
+    attr_str(buf, 2, chain.name);
+    nest(buf, 4, |b| rule.iter().for_each(|one| one.encode(b)));
+}
+
+/// Names a rule for an error, by what it needs of the kernel.
+pub(crate) fn rule_label(chain: &Chain, number: usize) -> Cow<'static, str> {
+    format!("rule {number} of chain {}", chain.name).into()
+}
