@@ -1,0 +1,162 @@
+//! client -- host(bridge br0: web-1, web-2; bridge br1: web-3), each a namespace of its own.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use eip_dataplane::{Applied, DataPlane, DesiredState};
+use eip_model::LocalNetwork;
+use eip_testkit::netns::{Namespace, fetch, fetch_udp, link};
+
+pub const TCP: u16 = 8080;
+pub const UDP: u16 = 9090;
+/// Long enough for an answer on a busy machine.
+pub const SOON: Duration = Duration::from_secs(5);
+/// Long enough to be sure that there is none: answers take well under a millisecond.
+pub const NEVER: Duration = Duration::from_millis(300);
+
+pub const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+pub const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+pub const WEB_1: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 11);
+pub const WEB_2: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 12);
+pub const WEB_3: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 13);
+
+pub fn eip(last: u8) -> Ipv4Addr {
+    Ipv4Addr::new(100, 64, 0, last)
+}
+
+pub struct World {
+    pub client: Namespace,
+    pub host: Namespace,
+    pub web_1: Namespace,
+    pub web_2: Namespace,
+    pub web_3: Namespace,
+    plane: Arc<Mutex<DataPlane>>,
+}
+
+impl World {
+    pub fn new() -> Self {
+        let client = Namespace::new("client");
+        let host = Namespace::new("host");
+        link(&client, &host, "eth0", "u0");
+        client.ip(&[
+            "addr add 192.0.2.2/24 dev eth0",
+            // On the wire: the host must answer ARP for each elastic IP.
+            "route add 100.64.0.0/16 dev eth0",
+            // Sent to the host, whoever has it.
+            "route add 100.65.0.0/16 via 192.0.2.1",
+        ]);
+        host.ip(&["addr add 192.0.2.1/24 dev u0", "route add default via 192.0.2.2"]);
+        host.bridge("br0", "10.0.0.1/24");
+        host.bridge("br1", "10.0.1.1/24");
+        let [web_1, web_2, web_3] =
+            [("web-1", "br0", WEB_1), ("web-2", "br0", WEB_2), ("web-3", "br1", WEB_3)].map(
+                |(name, bridge, address)| {
+                    let web = Namespace::new(name);
+                    link(&host, &web, &format!("v-{name}"), "eth0");
+                    host.ip(&[&format!("link set v-{name} master {bridge}")]);
+                    let [a, b, c, _] = address.octets();
+                    web.ip(&[
+                        &format!("addr add {address}/24 dev eth0"),
+                        &format!("route add default via {a}.{b}.{c}.1"),
+                    ]);
+                    web.serve_tcp(TCP);
+                    web.serve_udp(UDP);
+                    web
+                },
+            );
+        client.serve_tcp(TCP);
+        client.serve_udp(UDP);
+        let plane = Arc::new(Mutex::new(host.run(|| DataPlane::open().expect("a data plane"))));
+        Self { client, host, web_1, web_2, web_3, plane }
+    }
+
+    /// What a test begins with: these targets in force, applied twice.
+    pub fn with(targets: &[(Ipv4Addr, Ipv4Addr)]) -> Self {
+        let world = Self::new();
+        assert!(world.apply(targets).replaced);
+        assert!(world.apply(targets).changed_nothing());
+        world
+    }
+
+    pub fn apply(&self, targets: &[(Ipv4Addr, Ipv4Addr)]) -> Applied {
+        self.apply_state(desired(targets)).expect("an apply that succeeds")
+    }
+
+    pub fn apply_state(&self, state: DesiredState) -> Result<Applied, eip_dataplane::ApplyError> {
+        self.plane(move |plane| plane.apply(&state))
+    }
+
+    pub fn plane<R: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut DataPlane) -> R + Send + 'static,
+    ) -> R {
+        let plane = Arc::clone(&self.plane);
+        self.host.run(move || job(&mut plane.lock().expect("no test panics in here")))
+    }
+
+    /// Begins anew over what is in the kernel, as a process does that was restarted.
+    pub fn restart(&self) {
+        self.plane(|plane| *plane = DataPlane::open().expect("a data plane"));
+    }
+
+    /// What `nft` shows of our table.
+    pub fn table(&self) -> serde_json::Value {
+        let text = self.host.sh("nft -j list table ip eip");
+        serde_json::from_str(&text).expect("JSON from nft")
+    }
+
+    /// The elements of a set or map of our table, as text.
+    pub fn elements(&self, name: &str) -> String {
+        let table = self.table();
+        let items = table["nftables"].as_array().expect("a list");
+        let is_it = |item: &&serde_json::Value| {
+            item["set"]["name"] == name || item["map"]["name"] == name
+        };
+        let found = items.iter().find(is_it).expect("a set of that name");
+        let body = if found["set"].is_null() { &found["map"] } else { &found["set"] };
+        body["elem"].to_string()
+    }
+
+    /// Ours among the local routes.
+    pub fn routes(&self) -> String {
+        self.host.sh("ip route show table local proto 225")
+    }
+
+    pub fn generation(&self) -> String {
+        let text = self.host.sh("nft list ruleset >/dev/null; nft --debug=netlink list table ip eip >/dev/null; nft -j list tables");
+        text
+    }
+}
+
+pub fn desired(targets: &[(Ipv4Addr, Ipv4Addr)]) -> DesiredState {
+    let network = |interface: &str, subnet: &str| LocalNetwork {
+        interface: interface.to_owned(),
+        subnet: subnet.parse().expect("a subnet"),
+    };
+    DesiredState {
+        ranges: vec!["100.64.0.0/10".parse().expect("a range")],
+        networks: vec![network("br0", "10.0.0.0/24"), network("br1", "10.0.1.0/24")],
+        targets: targets.iter().copied().collect::<BTreeMap<_, _>>(),
+    }
+}
+
+/// Asks the responder behind an address over TCP and UDP: both must say the same.
+pub fn ask(from: &Namespace, address: Ipv4Addr) -> String {
+    let tcp = from.run(move || fetch(SocketAddrV4::new(address, TCP), SOON));
+    let udp = from.run(move || fetch_udp(SocketAddrV4::new(address, UDP), SOON));
+    let name = from.name();
+    let tcp = tcp.unwrap_or_else(|error| panic!("{name} asked {address} over TCP: {error}"));
+    let udp = udp.unwrap_or_else(|error| panic!("{name} asked {address} over UDP: {error}"));
+    assert_eq!(tcp, udp);
+    tcp
+}
+
+/// Asks, and is content only with no answer at all over either.
+pub fn hears_nothing(from: &Namespace, address: Ipv4Addr) {
+    let tcp = from.run(move || fetch(SocketAddrV4::new(address, TCP), NEVER));
+    let udp = from.run(move || fetch_udp(SocketAddrV4::new(address, UDP), NEVER));
+    assert!(tcp.is_err(), "{} asked {address} over TCP: {tcp:?}", from.name());
+    assert!(udp.is_err(), "{} asked {address} over UDP: {udp:?}", from.name());
+}
