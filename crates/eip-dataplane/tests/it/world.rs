@@ -9,34 +9,34 @@ use eip_dataplane::{Applied, DataPlane, DesiredState};
 use eip_model::LocalNetwork;
 use eip_testkit::netns::{Namespace, fetch, fetch_udp, link};
 
-pub const TCP: u16 = 8080;
-pub const UDP: u16 = 9090;
+pub(crate) const TCP: u16 = 8080;
+pub(crate) const UDP: u16 = 9090;
 /// Long enough for an answer on a busy machine.
-pub const SOON: Duration = Duration::from_secs(5);
+pub(crate) const SOON: Duration = Duration::from_secs(5);
 /// Long enough to be sure that there is none: answers take well under a millisecond.
-pub const NEVER: Duration = Duration::from_millis(300);
+pub(crate) const NEVER: Duration = Duration::from_millis(300);
 
-pub const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
-pub const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
-pub const WEB_1: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 11);
-pub const WEB_2: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 12);
-pub const WEB_3: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 13);
+pub(crate) const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+pub(crate) const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+pub(crate) const WEB_1: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 11);
+pub(crate) const WEB_2: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 12);
+pub(crate) const WEB_3: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 13);
 
-pub fn eip(last: u8) -> Ipv4Addr {
+pub(crate) fn eip(last: u8) -> Ipv4Addr {
     Ipv4Addr::new(100, 64, 0, last)
 }
 
-pub struct World {
-    pub client: Namespace,
-    pub host: Namespace,
-    pub web_1: Namespace,
-    pub web_2: Namespace,
-    pub web_3: Namespace,
+pub(crate) struct World {
+    pub(crate) client: Namespace,
+    pub(crate) host: Namespace,
+    pub(crate) web_1: Namespace,
+    pub(crate) web_2: Namespace,
+    pub(crate) web_3: Namespace,
     plane: Arc<Mutex<DataPlane>>,
 }
 
 impl World {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let client = Namespace::new("client");
         let host = Namespace::new("host");
         link(&client, &host, "eth0", "u0");
@@ -73,22 +73,22 @@ impl World {
     }
 
     /// What a test begins with: these targets in force, applied twice.
-    pub fn with(targets: &[(Ipv4Addr, Ipv4Addr)]) -> Self {
+    pub(crate) fn with(targets: &[(Ipv4Addr, Ipv4Addr)]) -> Self {
         let world = Self::new();
         assert!(world.apply(targets).replaced);
         assert!(world.apply(targets).changed_nothing());
         world
     }
 
-    pub fn apply(&self, targets: &[(Ipv4Addr, Ipv4Addr)]) -> Applied {
+    pub(crate) fn apply(&self, targets: &[(Ipv4Addr, Ipv4Addr)]) -> Applied {
         self.apply_state(desired(targets)).expect("an apply that succeeds")
     }
 
-    pub fn apply_state(&self, state: DesiredState) -> Result<Applied, eip_dataplane::ApplyError> {
+    pub(crate) fn apply_state(&self, state: DesiredState) -> Result<Applied, eip_dataplane::ApplyError> {
         self.plane(move |plane| plane.apply(&state))
     }
 
-    pub fn plane<R: Send + 'static>(
+    pub(crate) fn plane<R: Send + 'static>(
         &self,
         job: impl FnOnce(&mut DataPlane) -> R + Send + 'static,
     ) -> R {
@@ -97,18 +97,18 @@ impl World {
     }
 
     /// Begins anew over what is in the kernel, as a process does that was restarted.
-    pub fn restart(&self) {
+    pub(crate) fn restart(&self) {
         self.plane(|plane| *plane = DataPlane::open().expect("a data plane"));
     }
 
     /// What `nft` shows of our table.
-    pub fn table(&self) -> serde_json::Value {
+    pub(crate) fn table(&self) -> serde_json::Value {
         let text = self.host.sh("nft -j list table ip eip");
         serde_json::from_str(&text).expect("JSON from nft")
     }
 
     /// The elements of a set or map of our table, as text.
-    pub fn elements(&self, name: &str) -> String {
+    pub(crate) fn elements(&self, name: &str) -> String {
         let table = self.table();
         let items = table["nftables"].as_array().expect("a list");
         let is_it = |item: &&serde_json::Value| {
@@ -120,17 +120,17 @@ impl World {
     }
 
     /// Ours among the local routes.
-    pub fn routes(&self) -> String {
+    pub(crate) fn routes(&self) -> String {
         self.host.sh("ip route show table local proto 225")
     }
 
-    pub fn generation(&self) -> String {
+    pub(crate) fn generation(&self) -> String {
         let text = self.host.sh("nft list ruleset >/dev/null; nft --debug=netlink list table ip eip >/dev/null; nft -j list tables");
         text
     }
 }
 
-pub fn desired(targets: &[(Ipv4Addr, Ipv4Addr)]) -> DesiredState {
+pub(crate) fn desired(targets: &[(Ipv4Addr, Ipv4Addr)]) -> DesiredState {
     let network = |interface: &str, subnet: &str| LocalNetwork {
         interface: interface.to_owned(),
         subnet: subnet.parse().expect("a subnet"),
@@ -143,7 +143,7 @@ pub fn desired(targets: &[(Ipv4Addr, Ipv4Addr)]) -> DesiredState {
 }
 
 /// Asks the responder behind an address over TCP and UDP: both must say the same.
-pub fn ask(from: &Namespace, address: Ipv4Addr) -> String {
+pub(crate) fn ask(from: &Namespace, address: Ipv4Addr) -> String {
     let tcp = from.run(move || fetch(SocketAddrV4::new(address, TCP), SOON));
     let udp = from.run(move || fetch_udp(SocketAddrV4::new(address, UDP), SOON));
     let name = from.name();
@@ -154,7 +154,7 @@ pub fn ask(from: &Namespace, address: Ipv4Addr) -> String {
 }
 
 /// Asks, and is content only with no answer at all over either.
-pub fn hears_nothing(from: &Namespace, address: Ipv4Addr) {
+pub(crate) fn hears_nothing(from: &Namespace, address: Ipv4Addr) {
     let tcp = from.run(move || fetch(SocketAddrV4::new(address, TCP), NEVER));
     let udp = from.run(move || fetch_udp(SocketAddrV4::new(address, UDP), NEVER));
     assert!(tcp.is_err(), "{} asked {address} over TCP: {tcp:?}", from.name());
