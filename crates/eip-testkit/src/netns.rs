@@ -155,7 +155,8 @@ impl Namespace {
     /// When the port is taken.
     pub fn serve_udp(&self, port: u16) {
         let (name, over) = (self.name.clone(), Arc::clone(&self.over));
-        let socket = self.run(move || UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).expect("a port"));
+        let socket =
+            self.run(move || UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).expect("a port"));
         give_up_after(&socket);
         self.spawn(move || {
             let mut buffer = [0; 2048];
@@ -257,6 +258,14 @@ impl Conversation {
         stream.set_read_timeout(Some(timeout))?;
         stream.set_nodelay(true)?;
         Ok(Self { stream: BufReader::new(stream) })
+    }
+
+    /// Waits for an answer this long from now on.
+    ///
+    /// # Panics
+    /// When `timeout` is zero.
+    pub fn wait_at_most(&mut self, timeout: Duration) {
+        self.stream.get_mut().set_read_timeout(Some(timeout)).expect("more than nothing");
     }
 
     /// # Errors

@@ -1,0 +1,74 @@
+//! What must not get through.
+
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+
+use crate::world::{CLIENT, HOST, NEVER, TCP, UDP, WEB_1, World, ask, desired, eip, hears_nothing};
+
+/// In the pool, and sent to the host by the client's own routing.
+const NOBODYS: Ipv4Addr = Ipv4Addr::new(100, 65, 0, 1);
+
+#[test]
+fn the_hosts_own_services_never_answer_on_an_address_of_the_pool() {
+    let world = World::with(&[(eip(1), WEB_1)]);
+    world.host.serve_tcp(TCP);
+    world.host.serve_udp(UDP);
+    assert_eq!(ask(&world.client, HOST), "host saw 192.0.2.2");
+    hears_nothing(&world.client, NOBODYS);
+    // Even if the host holds the address: a route that was left, or made by someone.
+    world.host.ip(&["route add local 100.65.0.1/32 dev lo"]);
+    hears_nothing(&world.client, NOBODYS);
+    hears_nothing(&world.web_1, NOBODYS);
+}
+
+#[test]
+fn an_address_that_nobody_has_is_not_handed_back_to_the_router() {
+    let world = World::with(&[(eip(1), WEB_1)]);
+    let forwarded = || {
+        let text = world.host.sh("nstat -asz IpForwDatagrams | tail -1");
+        text.split_whitespace().nth(1).expect("a number").to_owned()
+    };
+    let before = forwarded();
+    hears_nothing(&world.client, NOBODYS);
+    // The kernel counts before its forward hook: what tells is the drop that we count.
+    let dropped = world.host.sh("nft list chain ip eip fwd_guard");
+    assert!(!dropped.contains("exists counter packets 0"), "{before} {}: {dropped}", forwarded());
+}
+
+#[test]
+fn an_instance_cannot_speak_as_an_elastic_ip_by_itself() {
+    let world = World::with(&[(eip(1), WEB_1)]);
+    for spoofed in [eip(1), eip(2)] {
+        world.web_1.ip(&[&format!("addr add {spoofed}/32 dev eth0")]);
+        let asked = world.web_1.run(move || {
+            let socket = UdpSocket::bind((spoofed, 0)).expect("an address of its own");
+            socket.connect(SocketAddrV4::new(CLIENT, UDP)).expect("a route");
+            eip_testkit::netns::ask_udp(&socket, NEVER)
+        });
+        assert!(asked.is_err(), "{asked:?}");
+    }
+    let dropped = world.host.sh("nft list chain ip eip pre_raw");
+    assert!(dropped.contains("@pool counter packets 2"), "{dropped}");
+}
+
+#[test]
+fn an_address_of_the_pool_that_is_the_hosts_own_stays_the_hosts() {
+    let world = World::with(&[(eip(1), WEB_1)]);
+    world.host.ip(&["addr add 100.65.0.9/32 dev u0"]);
+    world.host.serve_tcp(TCP);
+    world.host.serve_udp(UDP);
+    assert!(!world.apply(&[(eip(1), WEB_1)]).replaced);
+    assert_eq!(ask(&world.client, Ipv4Addr::new(100, 65, 0, 9)), "host saw 192.0.2.2");
+    hears_nothing(&world.client, NOBODYS);
+    world.host.ip(&["addr del 100.65.0.9/32 dev u0"]);
+    world.apply(&[(eip(1), WEB_1)]);
+    assert_eq!(world.elements("pool"), r#"[{"prefix":{"addr":"100.64.0.0","len":10}}]"#);
+}
+
+#[test]
+fn two_elastic_ips_for_one_instance_are_refused_and_change_nothing() {
+    let world = World::with(&[(eip(1), WEB_1)]);
+    let refused = world.apply_state(desired(&[(eip(1), WEB_1), (eip(2), WEB_1)]));
+    let said = refused.expect_err("a refusal").to_string();
+    assert_eq!(said, "100.64.0.1 and 100.64.0.2 cannot share the private address 10.0.0.11");
+    assert!(world.apply(&[(eip(1), WEB_1)]).changed_nothing());
+}
