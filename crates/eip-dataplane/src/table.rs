@@ -284,7 +284,9 @@ pub(crate) fn encode_set(buf: &mut Vec<u8>, name: &str, kind: SetKind, id: u32, 
             attr_be32(buf, 7, 2);
             attr(buf, 13, &zone_user_data(field));
         }
-        SetKind::Interfaces | SetKind::Intervals | SetKind::AddressPairs => (),
+        // The key is in host order, says the user data: nft would print it backwards else.
+        SetKind::Interfaces => attr(buf, 13, &[0x00, 0x04, 0x01, 0, 0, 0]),
+        SetKind::Intervals | SetKind::AddressPairs => (),
     }
     attr_be32(buf, 10, id);
     match kind {

@@ -2,7 +2,9 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 
-use crate::world::{CLIENT, HOST, NEVER, TCP, UDP, WEB_1, World, ask, desired, eip, hears_nothing};
+use crate::world::{
+    CLIENT, HOST, NEVER, TCP, UDP, WEB_1, World, ask, ask_over_tcp, desired, eip, hears_nothing,
+};
 
 /// In the pool, and sent to the host by the client's own routing.
 const NOBODYS: Ipv4Addr = Ipv4Addr::new(100, 65, 0, 1);
@@ -37,6 +39,8 @@ fn an_address_that_nobody_has_is_not_handed_back_to_the_router() {
 #[test]
 fn an_instance_cannot_speak_as_an_elastic_ip_by_itself() {
     let world = World::with(&[(eip(1), WEB_1)]);
+    // The instance knows its gateway: what stops it is no question that nobody answers.
+    assert_eq!(ask(&world.web_1, CLIENT), "client saw 100.64.0.1");
     for spoofed in [eip(1), eip(2)] {
         world.web_1.ip(&[&format!("addr add {spoofed}/32 dev eth0")]);
         let asked = world.web_1.run(move || {
@@ -57,7 +61,7 @@ fn an_address_of_the_pool_that_is_the_hosts_own_stays_the_hosts() {
     world.host.serve_tcp(TCP);
     world.host.serve_udp(UDP);
     assert!(!world.apply(&[(eip(1), WEB_1)]).replaced);
-    assert_eq!(ask(&world.client, Ipv4Addr::new(100, 65, 0, 9)), "host saw 192.0.2.2");
+    assert_eq!(ask_over_tcp(&world.client, Ipv4Addr::new(100, 65, 0, 9)), "host saw 192.0.2.2");
     hears_nothing(&world.client, NOBODYS);
     world.host.ip(&["addr del 100.65.0.9/32 dev u0"]);
     world.apply(&[(eip(1), WEB_1)]);

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use eip_testkit::netns::{Namespace, link};
 
-use crate::world::{CLIENT, HOST, TCP, UDP, WEB_1, WEB_2, WEB_3, World, ask, eip};
+use crate::world::{CLIENT, HOST, TCP, UDP, WEB_1, WEB_2, WEB_3, World, ask, ask_over_tcp, eip};
 
 #[test]
 fn what_comes_in_reaches_the_instance_and_what_goes_out_carries_the_elastic_ip() {
@@ -107,10 +107,10 @@ fn a_masquerade_of_others_hides_neither_elastic_ips_nor_clients() {
 fn elastic_ips_of_other_hosts_are_reached_as_an_elastic_ip_and_reach_ours() {
     let world = World::with(&[(eip(1), WEB_1)]);
     world.client.ip(&["addr add 100.64.7.7/32 dev lo"]);
-    assert_eq!(ask(&world.web_1, Ipv4Addr::new(100, 64, 7, 7)), "client saw 100.64.0.1");
+    assert_eq!(ask_over_tcp(&world.web_1, Ipv4Addr::new(100, 64, 7, 7)), "client saw 100.64.0.1");
     world.client.ip(&["route replace 100.64.0.0/16 dev eth0 src 100.64.7.7"]);
     world.host.ip(&["route add 100.64.7.7/32 via 192.0.2.2"]);
-    assert_eq!(ask(&world.client, eip(1)), "web-1 saw 100.64.7.7");
+    assert_eq!(ask_over_tcp(&world.client, eip(1)), "web-1 saw 100.64.7.7");
 }
 
 #[test]

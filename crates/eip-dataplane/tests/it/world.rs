@@ -162,6 +162,12 @@ pub(crate) fn ask(from: &Namespace, address: Ipv4Addr) -> String {
     tcp
 }
 
+/// The same over TCP alone: a UDP responder on a host with several addresses answers from any.
+pub(crate) fn ask_over_tcp(from: &Namespace, address: Ipv4Addr) -> String {
+    let answer = from.run(move || fetch(SocketAddrV4::new(address, TCP), SOON));
+    answer.unwrap_or_else(|error| panic!("{} asked {address} over TCP: {error}", from.name()))
+}
+
 /// Asks, and is content only with no answer at all over either.
 pub(crate) fn hears_nothing(from: &Namespace, address: Ipv4Addr) {
     let tcp = from.run(move || fetch(SocketAddrV4::new(address, TCP), NEVER));
