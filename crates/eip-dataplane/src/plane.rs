@@ -1,5 +1,6 @@
 //! The data plane: full set in, and the kernel converges on it whatever was there.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::Ipv4Addr;
@@ -43,6 +44,8 @@ struct InForce {
     pool: Intervals,
     private: Intervals,
     targets: BTreeMap<Ipv4Addr, Ipv4Addr>,
+    /// The same the other way round.
+    holders: BTreeMap<Ipv4Addr, Ipv4Addr>,
     /// How many elements a map can hold: sized maps load three times as fast, and cannot grow.
     capacity: usize,
 }
@@ -99,7 +102,7 @@ impl DataPlane {
     /// [`ApplyError`] says what was refused. What has happened is known all the same, and the
     /// next call goes on from there.
     pub fn apply(&mut self, desired: &DesiredState) -> Result<Applied, ApplyError> {
-        self.refuse_nonsense(desired)?;
+        self.refuse_other_namespace()?;
         let look = |source| ApplyError::Look { what: "the network", source };
         let (host, host_changed) = self.lookout.look().map_err(look)?;
         let intact = self.nft.intact();
@@ -159,22 +162,10 @@ impl DataPlane {
         Ok(applied)
     }
 
-    fn refuse_nonsense(&self, desired: &DesiredState) -> Result<(), ApplyError> {
+    fn refuse_other_namespace(&self) -> Result<(), ApplyError> {
         let here = namespace();
-        if here.map_err(|source| ApplyError::Look { what: "the namespace", source })?
-            != self.namespace
-        {
-            return Err(ApplyError::WrongNamespace);
-        }
-        if self.in_force.as_ref().is_some_and(|now| now.targets == desired.targets) {
-            return Ok(());
-        }
-        match shared_target(&desired.targets) {
-            None => Ok(()),
-            Some(((second, private), first)) => {
-                Err(ApplyError::SharedTarget { first, second, private })
-            }
-        }
+        let here = here.map_err(|source| ApplyError::Look { what: "the namespace", source })?;
+        if here == self.namespace { Ok(()) } else { Err(ApplyError::WrongNamespace) }
     }
 
     fn settle_sysctls(
@@ -202,12 +193,9 @@ impl DataPlane {
         let inside = desired.networks.iter().map(|network| network.interface.clone()).collect();
         let pool = pool_intervals(&desired.ranges, &desired.networks, own);
         let private = private_intervals(&desired.networks);
-        let steps = match &self.in_force {
-            Some(now) => changes(&now.targets, &desired.targets),
-            None => changes(&BTreeMap::new(), &desired.targets),
-        };
+        let steps = steps(self.in_force.as_ref(), desired)?;
         count(&steps, applied);
-        if let Some(mut now) = self.in_force.take() {
+        if let Some(now) = self.in_force.take() {
             let settled = (&now.inside, &now.pool, &now.private) == (&inside, &pool, &private);
             if settled && steps.is_empty() {
                 self.in_force = Some(now);
@@ -228,7 +216,6 @@ impl DataPlane {
                     }
                 }
             }
-            now.targets.clear();
         }
         let next = InForce { inside, pool, private, ..InForce::of_nothing(0) };
         self.replace_table(desired, next, steps, applied)
@@ -242,7 +229,8 @@ impl DataPlane {
         applied: &mut Applied,
     ) -> Result<Vec<Change>, ApplyError> {
         let capacity = (2 * desired.targets.len()).next_power_of_two().max(LEAST_CAPACITY);
-        let next = InForce { targets: desired.targets.clone(), capacity, ..sets };
+        let holders = desired.targets.iter().map(|(public, private)| (*private, *public)).collect();
+        let next = InForce { targets: desired.targets.clone(), holders, capacity, ..sets };
         let mut batch = Batch::new();
         batch.replace_table(u32::try_from(capacity).unwrap_or(u32::MAX));
         batch.add(INSIDE, interface_elements(next.inside.iter().map(String::as_str)).into_iter());
@@ -338,20 +326,82 @@ impl InForce {
             pool: Vec::new(),
             private: Vec::new(),
             targets: BTreeMap::new(),
+            holders: BTreeMap::new(),
             capacity,
         }
     }
 
     /// Takes the small sets of `next`, and the attachments that `steps` lead to.
     fn into_next(self, next: Self, steps: &[Change]) -> Self {
-        let mut targets = self.targets;
+        let (mut targets, mut holders) = (self.targets, self.holders);
         for step in steps {
             match *step {
-                Change::Detach { public_ip, .. } => targets.remove(&public_ip),
-                Change::Attach { public_ip, private_ip } => targets.insert(public_ip, private_ip),
-            };
+                Change::Detach { public_ip, private_ip } => {
+                    targets.remove(&public_ip);
+                    holders.remove(&private_ip);
+                }
+                Change::Attach { public_ip, private_ip } => {
+                    targets.insert(public_ip, private_ip);
+                    holders.insert(private_ip, public_ip);
+                }
+            }
         }
-        Self { targets, ..next }
+        Self { targets, holders, ..next }
+    }
+}
+
+/// Works out the changes, and refuses those after which two elastic IPs would share a target.
+///
+/// Costs a walk along both maps, side by side; everything else only what differs.
+fn steps(now: Option<&InForce>, desired: &DesiredState) -> Result<Vec<Change>, ApplyError> {
+    let Some(now) = now else {
+        return match shared_target(&desired.targets) {
+            None => Ok(changes(&BTreeMap::new(), &desired.targets)),
+            Some(((second, private), first)) => {
+                Err(ApplyError::SharedTarget { first, second, private })
+            }
+        };
+    };
+    let (before, after) = differing(&now.targets, &desired.targets);
+    let steps = changes(&before, &after);
+    let mut holders = BTreeMap::new();
+    for step in &steps {
+        match *step {
+            Change::Detach { private_ip, .. } => {
+                holders.insert(private_ip, None);
+            }
+            Change::Attach { public_ip, private_ip } => {
+                let standing = now.holders.get(&private_ip).copied();
+                let known = holders.insert(private_ip, Some(public_ip)).unwrap_or(standing);
+                if let Some(other) = known {
+                    let (first, second) = (other.min(public_ip), other.max(public_ip));
+                    return Err(ApplyError::SharedTarget { first, second, private: private_ip });
+                }
+            }
+        }
+    }
+    Ok(steps)
+}
+
+type Targets = BTreeMap<Ipv4Addr, Ipv4Addr>;
+
+/// Returns of two maps what the other does not have just so.
+fn differing(before: &Targets, after: &Targets) -> (Targets, Targets) {
+    let (mut old, mut new) = (before.iter().peekable(), after.iter().peekable());
+    let (mut gone, mut come) = (Targets::new(), Targets::new());
+    loop {
+        let order = match (old.peek(), new.peek()) {
+            (Some(a), Some(b)) => a.0.cmp(b.0),
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (None, None) => return (gone, come),
+        };
+        let left = if order.is_le() { old.next() } else { None };
+        let right = if order.is_ge() { new.next() } else { None };
+        if left != right {
+            gone.extend(left);
+            come.extend(right);
+        }
     }
 }
 
