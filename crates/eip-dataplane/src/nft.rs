@@ -142,7 +142,7 @@ pub(crate) struct Refused {
 pub(crate) struct Nft {
     commands: Netlink,
     /// Hears of every change to any table; an own socket, so that answers do not mix with it.
-    news: Netlink,
+    news: Option<Netlink>,
     /// The generation of the whole ruleset up to which we know that our table is ours alone.
     generation: u32,
     tampered: bool,
@@ -151,8 +151,7 @@ pub(crate) struct Nft {
 impl Nft {
     pub(crate) fn open() -> io::Result<Self> {
         let commands = Netlink::open(SockProtocol::NetlinkNetFilter, 0)?;
-        let news = Netlink::open(SockProtocol::NetlinkNetFilter, GROUP_NFTABLES)?;
-        let mut nft = Self { commands, news, generation: 0, tampered: true };
+        let mut nft = Self { commands, news: Some(listen()?), generation: 0, tampered: true };
         nft.generation = nft.current_generation()?;
         Ok(nft)
     }
@@ -167,36 +166,49 @@ impl Nft {
         self.exchange(&batch).map(|_| ())
     }
 
-    /// Commits a transaction, and keeps count of whether anyone else touched our table meanwhile.
-    pub(crate) fn commit(&mut self, mut batch: Batch, replaces: Replaces) -> Result<(), Refused> {
-        let unknown = |source| Refused { tried: "the ruleset's generation".into(), source };
-        let foreign_before = match replaces {
-            Replaces::Elements => !self.intact().map_err(unknown)?,
-            Replaces::Table => {
-                self.generation = self.current_generation().map_err(unknown)?;
-                false
-            }
-        };
+    /// Changes elements of the table in force.
+    pub(crate) fn commit_elements(&mut self, batch: Batch) -> Result<(), Refused> {
+        let tampered = !self.intact().map_err(generation_unknown)?;
+        self.commit(batch)?;
+        let now = self.current_generation().map_err(generation_unknown)?;
+        let ours_alone = now == self.generation.wrapping_add(1);
+        self.generation = now;
+        self.tampered = tampered;
+        if ours_alone {
+            // What the listener holds is our own; losing what we throw away is no loss.
+            let _lost = self.drain_news(|_| ());
+        } else {
+            self.tampered |= self.heard_of_tampering();
+        }
+        Ok(())
+    }
+
+    /// Replaces the table.
+    ///
+    /// Nobody listens meanwhile: the kernel would write a notification for each of the elements,
+    /// which takes longer than adding them. The count of commits tells whether anyone else
+    /// committed in that time; if so, the table counts as tampered with, and is replaced again.
+    pub(crate) fn commit_table(&mut self, batch: Batch) -> Result<(), Refused> {
+        let before = self.current_generation().map_err(generation_unknown)?;
+        self.news = None;
+        self.tampered = true;
+        let committed = self.commit(batch);
+        let listening = |source| Refused { tried: "listening for changes".into(), source };
+        self.news = Some(listen().map_err(listening)?);
+        committed?;
+        self.generation = self.current_generation().map_err(generation_unknown)?;
+        self.tampered = self.generation != before.wrapping_add(1);
+        Ok(())
+    }
+
+    fn commit(&mut self, mut batch: Batch) -> Result<(), Refused> {
         batch.acknowledge_last();
         batch.control(BATCH_END);
-        let acknowledged = self.exchange(&batch)?;
-        let now = self.current_generation().map_err(unknown)?;
-        if !acknowledged {
-            let source = io::Error::from_raw_os_error(libc::ENOBUFS);
-            return Err(Refused { tried: "acknowledgement of the transaction".into(), source });
+        if self.exchange(&batch)? {
+            return Ok(());
         }
-        self.tampered = if now == self.generation.wrapping_add(1) {
-            // One commit, ours: whatever the listener holds or lost is older, or our own.
-            self.discard_news();
-            foreign_before
-        } else {
-            match replaces {
-                Replaces::Elements => foreign_before || self.heard_of_tampering(),
-                Replaces::Table => self.heard_of_tampering_since_replacement(),
-            }
-        };
-        self.generation = now;
-        Ok(())
+        let source = io::Error::from_raw_os_error(libc::ENOBUFS);
+        Err(Refused { tried: "acknowledgement of the transaction".into(), source })
     }
 
     /// Says whether our table is still the one that we made. About a microsecond when nobody
@@ -253,37 +265,28 @@ impl Nft {
         Ok(acknowledged)
     }
 
-    fn discard_news(&mut self) {
-        // Losing news that we throw away is no loss.
-        let _lost = self.news.drain(|_| ());
-    }
-
     /// Looks for changes that others made to our table; when news were lost, there might be some.
     fn heard_of_tampering(&mut self) -> bool {
         let ours = self.commands.port();
         let mut foreign = false;
-        let heard = self.news.drain(|one| foreign |= is_about_us(one) && one.port != ours);
+        let heard = self.drain_news(|one| foreign |= is_about_us(one) && one.port != ours);
         foreign || heard.is_err()
     }
 
-    /// The same, but what came before our own replacement of the table does not count.
-    fn heard_of_tampering_since_replacement(&mut self) -> bool {
-        let ours = self.commands.port();
-        let mut last_is_foreign = false;
-        let heard = self.news.drain(|one| {
-            if is_about_us(one) {
-                last_is_foreign = one.port != ours;
-            }
-        });
-        last_is_foreign || heard.is_err()
+    fn drain_news(&mut self, each: impl FnMut(Received<'_>)) -> io::Result<()> {
+        match &mut self.news {
+            Some(news) => news.drain(each),
+            None => Err(io::Error::from_raw_os_error(libc::ENOBUFS)),
+        }
     }
 }
 
-/// What a transaction is about: all of the table, or elements of the sets of the table in force.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Replaces {
-    Table,
-    Elements,
+fn listen() -> io::Result<Netlink> {
+    Netlink::open(SockProtocol::NetlinkNetFilter, GROUP_NFTABLES)
+}
+
+fn generation_unknown(source: io::Error) -> Refused {
+    Refused { tried: "a question for the ruleset's generation".into(), source }
 }
 
 /// Every message about a table has the name of the table as its first kind of attribute.

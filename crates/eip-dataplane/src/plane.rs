@@ -18,7 +18,7 @@ use crate::elements::{
 };
 use crate::error::{ApplyError, OpenError};
 use crate::host::{Host, Lookout};
-use crate::nft::{Batch, Nft, Refused, Replaces};
+use crate::nft::{Batch, Nft, Refused};
 use crate::routes::{Held, Routes};
 use crate::sysctl;
 use crate::table::{INSIDE, POOL, PRIVNETS};
@@ -203,7 +203,7 @@ impl DataPlane {
             }
             if now.targets.len() + applied.attached <= now.capacity {
                 let next = InForce { inside, pool, private, ..InForce::of_nothing(now.capacity) };
-                match self.nft.commit(element_changes(&now, &next, &steps), Replaces::Elements) {
+                match self.nft.commit_elements(element_changes(&now, &next, &steps)) {
                     Ok(()) => {
                         self.in_force = Some(now.into_next(next, &steps));
                         self.tell_sweeper(settled, &steps);
@@ -243,7 +243,7 @@ impl DataPlane {
             );
         }
         let refused = |Refused { tried, source }| ApplyError::Rules { tried, source };
-        self.nft.commit(batch, Replaces::Table).map_err(refused)?;
+        self.nft.commit_table(batch).map_err(refused)?;
         debug!(attachments = next.targets.len(), capacity, "Replaced the table");
         applied.replaced = true;
         self.sweeper.replaced(next.pool.clone(), next.targets.clone());
