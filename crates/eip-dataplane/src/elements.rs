@@ -92,8 +92,10 @@ pub(crate) fn encode_set_name(buf: &mut Vec<u8>, set: &str) {
 
 pub(crate) type Pair = (Ipv4Addr, Ipv4Addr);
 
+type MakeElement = fn(Pair) -> Element;
+
 /// The five sets that hold an attachment, and the element of each.
-pub(crate) const ATTACHMENT_SETS: [(&str, fn(Pair) -> Element); 5] = [
+pub(crate) const ATTACHMENT_SETS: [(&str, MakeElement); 5] = [
     (DN, |(public, private)| Element::map(&public.octets(), &private.octets())),
     (SN, |(public, private)| Element::map(&private.octets(), &public.octets())),
     (ZD, |pair| Element::map(&pair.0.octets(), &zone(pair).to_ne_bytes())),

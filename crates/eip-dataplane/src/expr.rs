@@ -1,4 +1,4 @@
-//! The expressions that rules are made of, each as nf_tables reads it.
+//! The expressions that rules are made of, each as `nf_tables` reads it.
 //!
 //! Sources: `linux/netfilter/nf_tables.h`, `linux/netfilter/nf_conntrack_common.h`. Attributes are in
 //! network byte order; the *values* that are compared are in the order in which the kernel loads

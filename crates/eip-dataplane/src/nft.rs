@@ -1,4 +1,4 @@
-//! Transactions with nf_tables, and noticing what others do to our table.
+//! Transactions with `nf_tables`, and noticing what others do to our table.
 
 use std::borrow::Cow;
 use std::io;
@@ -137,7 +137,7 @@ pub(crate) struct Refused {
     pub(crate) source: io::Error,
 }
 
-/// A connection to nf_tables of one network namespace.
+/// A connection to `nf_tables` of one network namespace.
 #[derive(Debug)]
 pub(crate) struct Nft {
     commands: Netlink,

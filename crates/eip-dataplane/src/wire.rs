@@ -54,7 +54,7 @@ pub(crate) fn attr(buf: &mut Vec<u8>, kind: u16, value: &[u8]) {
     buf.resize(buf.len().next_multiple_of(4), 0);
 }
 
-/// Appends a string attribute, ended by a zero byte as nf_tables wants it.
+/// Appends a string attribute, ended by a zero byte as `nf_tables` wants it.
 pub(crate) fn attr_str(buf: &mut Vec<u8>, kind: u16, value: &str) {
     let length = u16::try_from(5 + value.len()).expect("a name is below 64 KiB");
     buf.extend_from_slice(&length.to_ne_bytes());
