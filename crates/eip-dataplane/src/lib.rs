@@ -12,6 +12,15 @@
 //! filtered as IP (`net.bridge.bridge-nf-call-iptables=1`, which Docker sets), the frame would have to
 //! leave by the port it came in, which a bridge does only for ports in hairpin mode
 //! (`bridge link set dev PORT hairpin on`). Ports belong to whoever made them; they are left alone.
+//!
+//! # Limits
+//! - What instances send to the outside with a private source that nobody has masqueraded goes out
+//!   as the host. A network that is routed on purpose must not be among those given to `apply`.
+//! - An instance may still send with the *private* address of a neighbour on its bridge: whose frames
+//!   carry which address is for the bridge to say, and there is no table of ours on it.
+//! - Packets to an address of the pool that arrive on an interface and would leave by the same one
+//!   are dropped: this host is no one-armed router for elastic IPs of others.
+//! - IPv4 only.
 
 mod applied;
 mod arp;

@@ -1,5 +1,7 @@
 //! The data plane against the kernel: what it shows, and what packets do. Must run as root.
 
+#![expect(clippy::print_stdout, reason = "tests of load print figures and assert none")]
+
 mod change;
 mod firewall;
 mod guard;

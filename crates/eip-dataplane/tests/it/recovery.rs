@@ -1,11 +1,13 @@
 //! Restarts, strangers and refusals.
 
+use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use eip_dataplane::{DataPlane, OpenError};
+use eip_dataplane::{ApplyError, DataPlane, OpenError};
 use eip_testkit::eventually;
 use eip_testkit::netns::{Conversation, Namespace, ask_udp};
 use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
@@ -16,10 +18,16 @@ use crate::world::{CLIENT, SOON, TCP, UDP, WEB_1, WEB_2, WEB_3, World, ask, eip,
 fn applying_the_same_again_commits_nothing() {
     let targets = [(eip(1), WEB_1), (eip(2), WEB_2)];
     let world = World::with(&targets);
-    let before = world.generation();
-    assert!(world.apply(&targets).changed_nothing());
-    assert!(world.plane(|plane| plane.intact()).expect("an answer"));
-    assert_eq!(world.generation(), before);
+    let heard = world.commits_during(|| {
+        assert!(world.apply(&targets).changed_nothing());
+        assert!(world.plane(|plane| plane.intact()).expect("an answer"));
+    });
+    assert!(!heard.contains("eip"), "{heard}");
+    // The witness is no fool: a change is heard.
+    let heard = world.commits_during(|| assert!(!world.apply(&targets[..1]).replaced));
+    assert!(heard.contains("delete element ip eip dn { 100.64.0.2"), "{heard}");
+    world.host.sh("nft delete table ip finished");
+    world.apply(&targets);
     assert_eq!(world.elements("dn"), r#"[["100.64.0.1","10.0.0.11"],["100.64.0.2","10.0.0.12"]]"#);
 }
 
@@ -112,6 +120,31 @@ fn what_strangers_do_to_the_table_is_noticed_and_mended() {
         assert_eq!(ask(&world.client, eip(1)), "web-1 saw 192.0.2.2", "{deed}");
         assert!(world.apply(&[(eip(1), WEB_1)]).changed_nothing(), "{deed}");
     }
+}
+
+#[test]
+fn what_the_kernel_refuses_is_told_and_succeeds_once_it_can() {
+    let world = World::with(&[(eip(1), WEB_1)]);
+    // Someone else owns a table of our name, for as long as they are there.
+    let mut nft = world.host.command("nft");
+    let mut owner = nft.arg("-i").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().expect("nft");
+    let mut words = owner.stdin.take().expect("a pipe");
+    writeln!(words, "delete table ip eip; add table ip eip {{ flags owner; }}").expect("nft reads");
+    eventually("the table to be theirs", SOON, || {
+        world.host.sh("nft list tables; nft list table ip eip").contains("owner").then_some(())
+    });
+    for _ in 0..2 {
+        let refused = world.apply_state(crate::world::desired(&[(eip(1), WEB_1)]));
+        let refused = refused.expect_err("not our table");
+        assert!(matches!(refused, ApplyError::Rules { .. }) && refused.retryable(), "{refused:?}");
+        assert_eq!(refused.to_string(), "cannot change the rules: the kernel refused table eip");
+        assert!(!world.plane(|plane| plane.intact()).expect("an answer"));
+    }
+    drop(words);
+    owner.wait().expect("it ends with its input");
+    assert!(world.apply(&[(eip(1), WEB_1)]).replaced);
+    assert!(world.apply(&[(eip(1), WEB_1)]).changed_nothing());
+    assert_eq!(ask(&world.client, eip(1)), "web-1 saw 192.0.2.2");
 }
 
 #[test]

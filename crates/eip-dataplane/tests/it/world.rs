@@ -1,12 +1,15 @@
 //! client -- host(bridge br0: web-1, web-2; bridge br1: web-3), each a namespace of its own.
 
 use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use eip_dataplane::{Applied, DataPlane, DesiredState};
 use eip_model::LocalNetwork;
+use eip_testkit::eventually;
 use eip_testkit::netns::{Namespace, fetch, fetch_udp, link};
 
 pub(crate) const TCP: u16 = 8080;
@@ -126,11 +129,31 @@ impl World {
         self.host.sh("ip route show table local proto 225")
     }
 
-    /// The number of commits to the host's ruleset so far, as the kernel counts them.
-    pub(crate) fn generation(&self) -> String {
-        // The only place where nft shows it is its own news; an empty commit is none.
-        let handles = self.host.sh("nft -a list table ip eip");
-        handles.lines().filter(|line| line.contains("# handle")).collect()
+    /// What `nft monitor` tells of commits in the host while `job` runs.
+    pub(crate) fn commits_during(&self, job: impl FnOnce()) -> String {
+        let mut monitor = self.host.command("nft");
+        let mut monitor = monitor.arg("monitor").stdout(Stdio::piped()).spawn().expect("nft");
+        let (said, lines) = std::sync::mpsc::channel();
+        let stdout = BufReader::new(monitor.stdout.take().expect("a pipe"));
+        let reader = std::thread::spawn(move || {
+            for line in stdout.lines().map_while(Result::ok) {
+                // Nobody may listen any more: the last lines are about the end itself.
+                let _sent = said.send(line);
+            }
+        });
+        eventually("the monitor to hear something", SOON, || {
+            self.host.sh("nft add table ip witness; nft delete table ip witness");
+            lines.recv_timeout(NEVER).ok()
+        });
+        job();
+        self.host.sh("nft add table ip finished");
+        let heard: String = std::iter::from_fn(|| lines.recv_timeout(SOON).ok())
+            .take_while(|line| !line.contains("add table ip finished"))
+            .collect();
+        monitor.kill().expect("it runs until it is stopped");
+        monitor.wait().expect("it has ended");
+        reader.join().expect("it reads to the end");
+        heard
     }
 
     /// Whether the host filters frames between ports of a bridge as IP packets, as Docker has it.
