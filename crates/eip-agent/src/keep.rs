@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use eip_compute::Listing;
 use eip_model::{Backend, DesiredSet, InstanceReport, LocalNetwork};
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 use tracing::{error, warn};
 
 use crate::chain;
@@ -32,6 +33,25 @@ struct Kept {
 struct KeptListing {
     instances: Vec<InstanceReport>,
     networks: Vec<LocalNetwork>,
+}
+
+/// The last desired set, and the last list of every backend.
+pub(crate) type ToKeep = (DesiredSet, BTreeMap<Backend, Listing>);
+
+/// Writes what is to be kept, the newest of it when it comes faster than the disk, until nothing
+/// more can come. Beside the loop, because a change must not wait for the disk.
+pub(crate) async fn keep_up(mut keep: Keep, mut news: watch::Receiver<Option<ToKeep>>) {
+    while news.changed().await.is_ok() {
+        let Some((desired, listings)) = news.borrow_and_update().clone() else { continue };
+        let save = move || {
+            keep.save(&desired, &listings);
+            keep
+        };
+        match tokio::task::spawn_blocking(save).await {
+            Ok(kept) => keep = kept,
+            Err(error) => return error!(%error, "The file of the agent is not written any more"),
+        }
+    }
 }
 
 impl Keep {

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
-use keep::Keep;
+use keep::{Keep, keep_up};
 pub use kernel::{Kernel, KernelError, Wanted};
 pub use netfilter::open_kernel;
 use server::{Fetched, LinkError};
@@ -71,8 +71,16 @@ pub async fn run(config: AgentConfig, server: ServerLink, stop: CancellationToke
     tasks.spawn(pull(server.clone(), host, desired_tx, stop.clone()));
     tasks.spawn(tell_inventory(server.clone(), inventory_rx, stop.clone()));
     tasks.spawn(tell_applied(server, applied_rx, stop.clone()));
-    let turns = Turns { world, desired: desired_rx, inventory: inventory_tx, applied: applied_tx };
-    tasks.spawn(turns.run(kernel, keep, stop));
+    let (kept_tx, kept_rx) = watch::channel(None);
+    tasks.spawn(keep_up(keep, kept_rx));
+    let turns = Turns {
+        world,
+        desired: desired_rx,
+        inventory: inventory_tx,
+        applied: applied_tx,
+        kept: kept_tx,
+    };
+    tasks.spawn(turns.run(kernel, stop));
     tasks.close();
     tasks.wait().await;
 }

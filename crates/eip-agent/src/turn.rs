@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use crate::keep::Keep;
+use crate::keep::ToKeep;
 use crate::kernel::{Kernel, KernelError, Wanted};
 use crate::world::World;
 
@@ -27,6 +27,8 @@ pub(crate) struct Turns {
     pub(crate) desired: watch::Receiver<Option<DesiredSet>>,
     pub(crate) inventory: watch::Sender<Option<InventoryReport>>,
     pub(crate) applied: watch::Sender<Option<AppliedReport>>,
+    /// What is to be on disk.
+    pub(crate) kept: watch::Sender<Option<ToKeep>>,
 }
 
 /// The data plane and what it was last told.
@@ -43,7 +45,6 @@ impl Turns {
     pub(crate) async fn run(
         mut self,
         kernel: Result<Box<dyn Kernel>, String>,
-        mut keep: Keep,
         stop: CancellationToken,
     ) {
         let mut plane = Plane {
@@ -61,7 +62,7 @@ impl Turns {
         let mut mend = tokio::time::interval(MEND_INTERVAL);
         mend.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            self.turn(&mut plane, &mut keep).await;
+            self.turn(&mut plane).await;
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = self.world.changed() => {}
@@ -77,7 +78,7 @@ impl Turns {
         }
     }
 
-    async fn turn(&mut self, plane: &mut Plane, keep: &mut Keep) {
+    async fn turn(&mut self, plane: &mut Plane) {
         self.world.look();
         let backends = self.world.inventory();
         let desired = self.desired.borrow_and_update().clone();
@@ -100,8 +101,19 @@ impl Turns {
         publish(&self.inventory, InventoryReport { backends });
         if let Some(desired) = desired {
             // After the change is in force and told: a crash in between costs one question.
-            keep.save(&desired, self.world.listings());
+            self.keep(&desired);
         }
+    }
+
+    fn keep(&self, desired: &DesiredSet) {
+        let listings = self.world.listings();
+        self.kept.send_if_modified(|kept| {
+            if kept.as_ref().is_some_and(|(set, lists)| set == desired && lists == listings) {
+                return false;
+            }
+            *kept = Some((desired.clone(), listings.clone()));
+            true
+        });
     }
 }
 
