@@ -7,12 +7,10 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use eip_compute::Listing;
-use eip_model::{Backend, DesiredSet, InstanceReport, LocalNetwork};
+use eip_model::{Backend, DesiredSet, InstanceReport, LocalNetwork, chain};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tracing::{error, warn};
-
-use crate::chain;
 
 /// The file, and what is in it.
 #[derive(Debug)]

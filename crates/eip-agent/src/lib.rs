@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use eip_compute::ComputeBackend;
-use eip_model::{AppliedReport, DesiredSet, HostName, InventoryReport};
+use eip_model::{AppliedReport, DesiredSet, HostName, InventoryReport, chain};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -221,16 +221,4 @@ async fn pause<T>(
         Some(Ok(Err(_))) | None => false,
         Some(Ok(Ok(())) | Err(_)) => true,
     }
-}
-
-/// Writes an error and everything that caused it on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

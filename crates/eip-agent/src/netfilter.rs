@@ -5,10 +5,9 @@ use std::time::{Duration, Instant};
 
 use eip_dataplane::firewall::{DockerAccept, ensure_docker_accept};
 use eip_dataplane::{ApplyError, DataPlane, DesiredState};
-use eip_model::{Ipv4Range, LocalNetwork};
+use eip_model::{Ipv4Range, LocalNetwork, chain};
 use tracing::{debug, warn};
 
-use crate::chain;
 use crate::kernel::{Kernel, KernelError, Wanted};
 
 /// How often the rules in Docker's own firewall are looked at: each look costs processes.

@@ -5,6 +5,7 @@
 
 mod address;
 mod agent;
+mod chain;
 mod elastic_ip;
 mod event;
 mod free_map;
@@ -25,6 +26,7 @@ pub use agent::{
     DataPlaneHealth, DesiredSet, InventoryReport, ProblemKind, REPORT_INTERVAL_SECONDS,
     REPORT_SILENCE_SECONDS,
 };
+pub use chain::chain;
 pub use elastic_ip::{
     AssociationView, DataPlane, DataPlaneState, ElasticIp, ElasticIpPage, ElasticIpStatus,
     LettingGo, data_plane, idle_data_plane,

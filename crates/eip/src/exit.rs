@@ -4,7 +4,7 @@ use std::fmt;
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use eip_model::{ErrorCode, Problem};
+use eip_model::{ErrorCode, Problem, chain};
 use serde_json::json;
 
 use crate::args::Output;
@@ -157,16 +157,4 @@ const fn exit_of(code: ErrorCode) -> Exit {
         ErrorCode::RateLimited | ErrorCode::Unavailable => Exit::Unreachable,
         ErrorCode::Internal => Exit::Other,
     }
-}
-
-/// Writes an error and everything that caused it on one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

@@ -6,8 +6,9 @@ use serde_json::json;
 use crate::args::{Global, Output, Sandbox, SandboxPlace};
 use crate::client;
 use crate::client::output::{print_json, print_line, print_table};
-use crate::exit::{Exit, Failure, chain};
+use crate::exit::{Exit, Failure};
 use crate::settings::Settings;
+use eip_model::chain;
 
 pub(crate) fn run(command: Sandbox, settings: &Settings, global: &Global) -> Result<(), Failure> {
     let output = global.output;

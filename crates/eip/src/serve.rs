@@ -11,7 +11,7 @@ use eip_agent::{AgentConfig, Kernel, ServerLink};
 use eip_compute::ComputeBackend;
 use eip_compute::docker::{DEFAULT_SOCKET, DockerBackend};
 use eip_compute::sandbox::SandboxBackend;
-use eip_model::{HostName, Ipv4Range, PoolConfig};
+use eip_model::{HostName, Ipv4Range, PoolConfig, chain};
 use eip_server::{ApiKey, ApiState, Service, ServiceConfig};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -20,7 +20,7 @@ use tracing::warn;
 
 use crate::args;
 use crate::client::output::print_line;
-use crate::exit::{Exit, Failure, chain};
+use crate::exit::{Exit, Failure};
 use crate::settings::{Settings, read_key};
 
 const DEFAULT_LISTEN: SocketAddr =

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use eip_model::{Backend, LocalNetwork};
+use eip_model::{Backend, LocalNetwork, chain};
 use futures_util::future::select_all;
 use rustix::fs::inotify;
 use tokio::io::unix::AsyncFd;
@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::record::{SandboxRecord, read_all};
-use super::{BRIDGE, SUBNET, SandboxError};
+use super::{BRIDGE, SUBNET};
 use crate::sight::{ComputeBackend, Listing, Sight};
 
 /// How often the folder is looked at without any news.
@@ -110,11 +110,6 @@ fn watchable(descriptor: OwnedFd) -> Option<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` names one open descriptor and keeps it open until it is dropped, which
     // the returned value does after it has deregistered it.
     unsafe { AsyncFd::register(descriptor) }.ok()
-}
-
-fn chain(error: &SandboxError) -> String {
-    use std::error::Error as _;
-    error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
 }
 
 #[cfg(test)]

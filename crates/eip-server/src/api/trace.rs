@@ -6,10 +6,11 @@ use axum::extract::{MatchedPath, Request};
 use axum::http::{HeaderName, HeaderValue, Method};
 use axum::middleware::Next;
 use axum::response::Response;
+use eip_model::chain;
 use tracing::{Level, error, event};
 
 use super::problem::{Pending, render};
-use crate::service::{Error, chain};
+use crate::service::Error;
 
 static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 

@@ -13,7 +13,9 @@ mod signals;
 use std::sync::Arc;
 use std::time::Duration;
 
-use eip_model::{CreateKeyRequest, CreatedKey, HostName, PoolConfig, PoolName, ProjectName, Role};
+use eip_model::{
+    CreateKeyRequest, CreatedKey, HostName, PoolConfig, PoolName, ProjectName, Role, chain,
+};
 use eip_store::{NewApiKey, Repository};
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
@@ -22,7 +24,7 @@ use tracing::{error, info};
 use allocator::Allocator;
 pub(crate) use caller::Caller;
 pub(crate) use elastic_ips::ListQuery;
-pub(crate) use error::{Error, chain};
+pub(crate) use error::Error;
 use keys::{ApiKey, KeyRing};
 use signals::Signals;
 

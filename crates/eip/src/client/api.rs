@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use eip_model::Problem;
+use eip_model::{Problem, chain};
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Client, RequestBuilder, Response, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::exit::{Exit, Failure, chain};
+use crate::exit::{Exit, Failure};
 
 /// Longer than the longest wait for a host.
 const DEADLINE: Duration = Duration::from_secs(75);
