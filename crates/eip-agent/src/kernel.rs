@@ -1,19 +1,6 @@
 //! The kernel side as the agent needs it, so that tests can put one there that fails on demand.
 
-use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
-
-use eip_model::{Ipv4Range, LocalNetwork};
-
-/// Everything that must be in force.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Wanted {
-    pub ranges: Vec<Ipv4Range>,
-    /// Sorted, each once.
-    pub networks: Vec<LocalNetwork>,
-    /// Each elastic IP's private address.
-    pub targets: BTreeMap<Ipv4Addr, Ipv4Addr>,
-}
+use eip_dataplane::DesiredState;
 
 /// What was tried, and the chain of what went wrong.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -27,12 +14,12 @@ pub trait Kernel: std::fmt::Debug + Send + 'static {
     ///
     /// # Errors
     /// When the kernel refused.
-    fn apply(&mut self, wanted: &Wanted) -> Result<(), KernelError>;
+    fn apply(&mut self, wanted: &DesiredState) -> Result<(), KernelError>;
 
     /// Puts right what others have changed since `wanted` was applied. Returns what was, where
     /// anything was.
     ///
     /// # Errors
     /// When the kernel refused.
-    fn mend(&mut self, wanted: &Wanted) -> Result<Option<&'static str>, KernelError>;
+    fn mend(&mut self, wanted: &DesiredState) -> Result<Option<&'static str>, KernelError>;
 }

@@ -17,14 +17,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use eip_compute::ComputeBackend;
-use eip_model::{AppliedReport, DesiredSet, HostName, InventoryReport, chain};
+use eip_model::{DesiredSet, HostName, chain};
+use serde::Serialize;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use keep::{Keep, keep_up};
-pub use kernel::{Kernel, KernelError, Wanted};
+pub use kernel::{Kernel, KernelError};
 pub use netfilter::open_kernel;
 use server::{Fetched, LinkError};
 pub use server::{ServerLink, ServerUrlError};
@@ -69,8 +70,8 @@ pub async fn run(config: AgentConfig, server: ServerLink, stop: CancellationToke
     let (applied_tx, applied_rx) = watch::channel(None);
 
     tasks.spawn(pull(server.clone(), host, desired_tx, stop.clone()));
-    tasks.spawn(tell_inventory(server.clone(), inventory_rx, stop.clone()));
-    tasks.spawn(tell_applied(server, applied_rx, stop.clone()));
+    tasks.spawn(tell(server.clone(), "inventory", inventory_rx, stop.clone()));
+    tasks.spawn(tell(server, "applied", applied_rx, stop.clone()));
     let (kept_tx, kept_rx) = watch::channel(None);
     tasks.spawn(keep_up(keep, kept_rx));
     let turns = Turns {
@@ -162,37 +163,19 @@ fn take(
     why_not
 }
 
-async fn tell_inventory(
+/// Sends the newest report to one of the agent's paths, when there is news and again in its time: a
+/// server that has not heard of this host, or whose record was replaced, learns it anew.
+async fn tell<T: Serialize + Clone>(
     server: ServerLink,
-    mut news: watch::Receiver<Option<InventoryReport>>,
+    path: &'static str,
+    mut news: watch::Receiver<Option<T>>,
     stop: CancellationToken,
 ) {
     loop {
         let report = news.borrow_and_update().clone();
         let sent = async {
             match &report {
-                Some(report) => server.put_inventory(report).await,
-                None => Ok(()),
-            }
-        };
-        // A host that nobody has heard of, or a record that was replaced, learns it again.
-        let Some(outcome) = stop.run_until_cancelled(sent).await else { return };
-        if !pause(outcome, &mut news, &stop).await {
-            return;
-        }
-    }
-}
-
-async fn tell_applied(
-    server: ServerLink,
-    mut news: watch::Receiver<Option<AppliedReport>>,
-    stop: CancellationToken,
-) {
-    loop {
-        let report = news.borrow_and_update().clone();
-        let sent = async {
-            match &report {
-                Some(report) => server.put_applied(report).await,
+                Some(report) => server.put(path, report).await,
                 None => Ok(()),
             }
         };

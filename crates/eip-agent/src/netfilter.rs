@@ -8,7 +8,7 @@ use eip_dataplane::{ApplyError, DataPlane, DesiredState};
 use eip_model::{Ipv4Range, LocalNetwork, chain};
 use tracing::{debug, warn};
 
-use crate::kernel::{Kernel, KernelError, Wanted};
+use crate::kernel::{Kernel, KernelError};
 
 /// How often the rules in Docker's own firewall are looked at: each look costs processes.
 const FIREWALL_INTERVAL: Duration = Duration::from_secs(2);
@@ -42,7 +42,7 @@ pub fn open_kernel() -> Result<Box<dyn Kernel>, String> {
 }
 
 impl Kernel for Netfilter {
-    fn apply(&mut self, wanted: &Wanted) -> Result<(), KernelError> {
+    fn apply(&mut self, wanted: &DesiredState) -> Result<(), KernelError> {
         self.settle(wanted)?;
         let passage = passage(wanted);
         let mut known = self.passage.lock().unwrap_or_else(PoisonError::into_inner);
@@ -54,7 +54,7 @@ impl Kernel for Netfilter {
         Ok(())
     }
 
-    fn mend(&mut self, wanted: &Wanted) -> Result<Option<&'static str>, KernelError> {
+    fn mend(&mut self, wanted: &DesiredState) -> Result<Option<&'static str>, KernelError> {
         let intact = self.plane.intact().map_err(|error| refused(&error))?;
         if self.compared.elapsed() > ROUTE_INTERVAL {
             self.plane.distrust_routes();
@@ -71,10 +71,8 @@ impl Kernel for Netfilter {
 
 impl Netfilter {
     /// Returns whether anything had to be changed.
-    fn settle(&mut self, wanted: &Wanted) -> Result<bool, KernelError> {
-        let Wanted { ranges, networks, targets } = wanted.clone();
-        let desired = DesiredState { ranges, networks, targets };
-        let applied = self.plane.apply(&desired).map_err(|error| refused(&error))?;
+    fn settle(&mut self, wanted: &DesiredState) -> Result<bool, KernelError> {
+        let applied = self.plane.apply(wanted).map_err(|error| refused(&error))?;
         for warning in &applied.warnings {
             debug!(%warning, "Applied with a warning");
         }
@@ -112,7 +110,7 @@ fn let_through(passage: &Passage) -> bool {
     }
 }
 
-fn passage(wanted: &Wanted) -> Passage {
+fn passage(wanted: &DesiredState) -> Passage {
     let own = wanted.networks.iter().filter(|one| one.interface == eip_compute::sandbox::BRIDGE);
     Passage { ranges: wanted.ranges.clone(), own: own.cloned().collect() }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use eip_model::{AppliedReport, DesiredSet, Generation, InventoryReport};
+use eip_model::{DesiredSet, Generation};
 use reqwest::header::{HeaderMap, HeaderValue};
 use reqwest::{Client, StatusCode, Url};
 use serde::Serialize;
@@ -82,15 +82,8 @@ impl ServerLink {
         }
     }
 
-    pub(crate) async fn put_inventory(&self, report: &InventoryReport) -> Result<(), LinkError> {
-        self.put("inventory", report).await
-    }
-
-    pub(crate) async fn put_applied(&self, report: &AppliedReport) -> Result<(), LinkError> {
-        self.put("applied", report).await
-    }
-
-    async fn put(&self, what: &str, report: &impl Serialize) -> Result<(), LinkError> {
+    /// Puts a report to one of the agent's paths.
+    pub(crate) async fn put(&self, what: &str, report: &impl Serialize) -> Result<(), LinkError> {
         let request = self.client.put(self.at(what)).timeout(DEADLINE).json(report);
         accepted(request.send().await?).await.map(drop)
     }

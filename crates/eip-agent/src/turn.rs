@@ -4,6 +4,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use eip_dataplane::DesiredState;
 use eip_model::{
     AppliedReport, DataPlaneHealth, DesiredSet, Generation, InventoryReport, Resolution, resolve,
 };
@@ -12,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use crate::keep::ToKeep;
-use crate::kernel::{Kernel, KernelError, Wanted};
+use crate::kernel::{Kernel, KernelError};
 use crate::world::World;
 
 /// How often what others may have changed is looked at.
@@ -35,7 +36,7 @@ pub(crate) struct Turns {
 #[derive(Debug)]
 struct Plane {
     kernel: Result<Arc<Mutex<Box<dyn Kernel>>>, String>,
-    in_force: Option<Wanted>,
+    in_force: Option<DesiredState>,
     failure: Option<KernelError>,
     /// The newest desired set that was applied as a whole.
     generation: Generation,
@@ -86,7 +87,7 @@ impl Turns {
             let found = resolve(&desired.attachments, &self.world.known(), &backends);
             let Resolution { targets, problems } = found;
             let networks = self.world.networks();
-            plane.apply(Wanted { ranges: desired.ranges.clone(), networks, targets }).await;
+            plane.apply(DesiredState { ranges: desired.ranges.clone(), networks, targets }).await;
             if plane.failure.is_none() {
                 plane.generation = desired.generation;
             }
@@ -127,7 +128,7 @@ fn publish<T: PartialEq>(to: &watch::Sender<Option<T>>, report: T) {
 }
 
 impl Plane {
-    async fn apply(&mut self, wanted: Wanted) {
+    async fn apply(&mut self, wanted: DesiredState) {
         if self.in_force.as_ref() == Some(&wanted) && self.failure.is_none() {
             return;
         }

@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use eip_agent::{AgentConfig, Kernel, KernelError, ServerLink, Wanted};
+use eip_agent::{AgentConfig, Kernel, KernelError, ServerLink};
 use eip_compute::{ComputeBackend, Listing, Sight};
+use eip_dataplane::DesiredState;
 use eip_model::{Backend, InstanceId, InstanceReport, InstanceState, PoolConfig};
 use eip_server::{ApiKey, ApiState, Service, ServiceConfig};
 use eip_testkit::eventually_async;
@@ -27,7 +28,7 @@ pub(crate) struct FakeKernel(Arc<Mutex<KernelState>>);
 
 #[derive(Debug, Default)]
 struct KernelState {
-    in_force: Wanted,
+    in_force: DesiredState,
     applied: usize,
     failures: usize,
     disturbed: bool,
@@ -41,7 +42,7 @@ impl FakeKernel {
     pub(crate) fn disturb(&self) {
         let mut state = self.0.lock().unwrap();
         state.disturbed = true;
-        state.in_force = Wanted::default();
+        state.in_force = DesiredState::default();
     }
 
     pub(crate) fn targets(&self) -> BTreeMap<Ipv4Addr, Ipv4Addr> {
@@ -54,7 +55,7 @@ impl FakeKernel {
 }
 
 impl Kernel for FakeKernel {
-    fn apply(&mut self, wanted: &Wanted) -> Result<(), KernelError> {
+    fn apply(&mut self, wanted: &DesiredState) -> Result<(), KernelError> {
         let mut state = self.0.lock().unwrap();
         if state.failures > 0 {
             state.failures -= 1;
@@ -65,7 +66,7 @@ impl Kernel for FakeKernel {
         Ok(())
     }
 
-    fn mend(&mut self, wanted: &Wanted) -> Result<Option<&'static str>, KernelError> {
+    fn mend(&mut self, wanted: &DesiredState) -> Result<Option<&'static str>, KernelError> {
         let mut state = self.0.lock().unwrap();
         if !std::mem::take(&mut state.disturbed) {
             return Ok(None);
