@@ -1,6 +1,7 @@
 //! Why the record did not do what it was asked.
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use eip_model::{InstanceState, Unusable};
 
@@ -31,6 +32,11 @@ pub enum Refusal {
     ElasticIpNotFound,
     #[error("no such instance")]
     InstanceNotFound,
+    /// Several of its project are called so; each as `ID (BACKEND:NAME on HOST)`.
+    #[error("{} instances are called so", candidates.len())]
+    InstanceAmbiguous { candidates: Vec<String> },
+    #[error("the project holds as many addresses as it may: {quota}")]
+    QuotaExceeded { quota: u64 },
     /// Held, or asleep in quarantine for somebody else.
     #[error("the address is not free")]
     AddressInUse,
@@ -58,6 +64,19 @@ impl From<Refusal> for StoreError {
 }
 
 impl StoreError {
+    /// Returns the error of a batch for one of those who were in it.
+    pub(crate) fn of_all(error: &Arc<Self>) -> Self {
+        match &**error {
+            Self::Refused(refusal) => Self::Refused(refusal.clone()),
+            Self::Corrupt { table, what } => Self::Corrupt { table, what: what.clone() },
+            Self::Unavailable { doing, outcome_unknown, .. } => Self::Unavailable {
+                doing,
+                outcome_unknown: *outcome_unknown,
+                source: Box::new(OfAll(Arc::clone(error))),
+            },
+        }
+    }
+
     /// Whether the same call may succeed later without anyone changing anything.
     #[must_use]
     pub const fn retryable(&self) -> bool {
@@ -65,5 +84,24 @@ impl StoreError {
             Self::Unavailable { .. } => true,
             Self::Refused(_) | Self::Corrupt { .. } => false,
         }
+    }
+}
+
+/// The error of a batch, told to each who was in it: displays what it was caused by.
+#[derive(Debug)]
+struct OfAll(Arc<StoreError>);
+
+impl std::fmt::Display for OfAll {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match std::error::Error::source(&*self.0) {
+            Some(source) => std::fmt::Display::fmt(source, f),
+            None => std::fmt::Display::fmt(&self.0, f),
+        }
+    }
+}
+
+impl std::error::Error for OfAll {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        std::error::Error::source(&*self.0)?.source()
     }
 }

@@ -8,6 +8,9 @@
 mod cases;
 mod eligible;
 mod error;
+mod given;
+mod lane;
+mod news;
 mod open;
 mod postgres;
 mod records;
@@ -19,12 +22,11 @@ mod transaction;
 mod value;
 
 pub use error::{Refusal, StoreError};
+pub use news::News;
 pub use open::{OpenError, open};
-pub use postgres::PostgresRepository;
 pub use records::{
     ApiKeyRecord, AssociateCommand, AssociationRecord, DisassociateCommand, ElasticIpFilter,
     ElasticIpRecord, HostRecord, InstanceFilter, InventoryOutcome, NewAllocation, NewApiKey,
-    PoolCounts, ReleaseCommand, Scope, UpdateCommand, Wish,
+    PoolCounts, ReleaseCommand, Released, Scope, UpdateCommand, Wish,
 };
 pub use repository::Repository;
-pub use sqlite::SqliteRepository;

@@ -3,12 +3,13 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::postgres::PostgresRepository;
+use crate::cases::Record;
+use crate::postgres::Postgres;
 use crate::repository::Repository;
-use crate::sqlite::SqliteRepository;
+use crate::sqlite::Sqlite;
 
 /// The newest schema that this program knows; both databases count alike.
-pub(crate) const SCHEMA: i32 = 1;
+pub(crate) const SCHEMA: i32 = 2;
 
 /// The record cannot be opened. No message holds a password.
 #[derive(Debug, thiserror::Error)]
@@ -71,9 +72,9 @@ pub async fn open(url: &str) -> Result<Arc<dyn Repository>, OpenError> {
             if path.is_empty() || path.starts_with(":memory:") {
                 return Err(OpenError::UnknownScheme { scheme: url.to_owned() });
             }
-            Ok(Arc::new(SqliteRepository::open(path.into()).await?))
+            Ok(Arc::new(Record::of(Sqlite::open(path.into()).await?)))
         }
-        "postgres" | "postgresql" => Ok(Arc::new(PostgresRepository::open(url).await?)),
+        "postgres" | "postgresql" => Ok(Arc::new(Record::of(Postgres::open(url).await?))),
         other => Err(OpenError::UnknownScheme { scheme: other.to_owned() }),
     }
 }

@@ -50,7 +50,8 @@ pub struct NewAllocation {
 pub struct AssociateCommand {
     pub target: ElasticIpRef,
     pub scope: Scope,
-    pub instance_id: InstanceId,
+    /// The one instance of the elastic IP's project that is called so.
+    pub instance: InstanceRef,
     pub allow_reassociation: bool,
     pub actor: String,
     pub now: Timestamp,
@@ -95,6 +96,16 @@ pub struct Wish {
     pub previous_host: Option<HostName>,
     /// Whether the record changed; associating where it already is changes nothing.
     pub changed: bool,
+    /// The elastic IP as recorded now, where that is known without another look.
+    pub record: Option<ElasticIpRecord>,
+}
+
+/// A hold that has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Released {
+    pub address: Ipv4Addr,
+    /// The end of its quarantine. At the time of the release itself, there was none to wait for.
+    pub free_at: Timestamp,
 }
 
 /// An elastic IP and its association, as recorded.

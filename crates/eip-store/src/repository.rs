@@ -8,12 +8,14 @@ use eip_model::{
     Generation, HostName, Instance, PoolConfig, PoolName, ProjectName,
 };
 use jiff::Timestamp;
+use tokio::sync::broadcast;
 
 use crate::error::StoreError;
+use crate::news::News;
 use crate::records::{
     ApiKeyRecord, AssociateCommand, DisassociateCommand, ElasticIpFilter, ElasticIpRecord,
     HostRecord, InstanceFilter, InventoryOutcome, NewAllocation, NewApiKey, PoolCounts,
-    ReleaseCommand, Scope, UpdateCommand, Wish,
+    ReleaseCommand, Released, Scope, UpdateCommand, Wish,
 };
 
 /// The record of the service, whatever database keeps it.
@@ -34,8 +36,14 @@ pub trait Repository: std::fmt::Debug + Send + Sync + 'static {
 
     // Set-up
 
-    /// Makes the project unless it is there.
-    async fn ensure_project(&self, name: &ProjectName, now: Timestamp) -> Result<(), StoreError>;
+    /// Makes the project unless it is there. It may hold `quota` addresses; without, as many as there
+    /// are.
+    async fn ensure_project(
+        &self,
+        name: &ProjectName,
+        quota: Option<u32>,
+        now: Timestamp,
+    ) -> Result<(), StoreError>;
 
     /// Makes the pool unless one of this name is there, in which case the one that is there stays.
     /// A new pool bumps every host: its ranges are in every desired set.
@@ -58,14 +66,14 @@ pub trait Repository: std::fmt::Debug + Send + Sync + 'static {
 
     /// Holds the address for the project.
     ///
-    /// Refuses with `AddressInUse` when it is held, or asleep and not to be woken by this caller,
+    /// Refuses with `QuotaExceeded` when the project holds as many as it may, with `AddressInUse` when it is held, or asleep and not to be woken by this caller,
     /// and with `NameInUse`. An address whose quarantine has ended counts as free.
     async fn allocate(&self, new: &NewAllocation) -> Result<ElasticIpRecord, StoreError>;
 
     /// Ends the hold and starts the quarantine that the pool asks for.
     ///
     /// Refuses with `ElasticIpNotFound` and `StillAssociated`.
-    async fn release(&self, command: &ReleaseCommand) -> Result<(), StoreError>;
+    async fn release(&self, command: &ReleaseCommand) -> Result<Released, StoreError>;
 
     /// Points the elastic IP at the instance, or with `allow_reassociation` moves it there.
     ///
@@ -77,7 +85,7 @@ pub trait Repository: std::fmt::Debug + Send + Sync + 'static {
     /// reported the generation that lacks it.
     ///
     /// Refuses with what stands against it, asked in this order: `ElasticIpNotFound`,
-    /// `InstanceNotFound`, `InstanceNotRunning`, `InstanceHasNoNetwork`, `AlreadyAssociated`,
+    /// `InstanceNotFound`, `InstanceAmbiguous`, `InstanceNotRunning`, `InstanceHasNoNetwork`, `AlreadyAssociated`,
     /// `InstanceHasElasticIp`. Associating where it already is, is no change, whatever the state of
     /// the instance; the wish is then the one that stands.
     async fn associate(&self, command: &AssociateCommand) -> Result<Wish, StoreError>;
@@ -101,11 +109,31 @@ pub trait Repository: std::fmt::Debug + Send + Sync + 'static {
         filter: &ElasticIpFilter,
     ) -> Result<Vec<ElasticIpRecord>, StoreError>;
 
-    /// Frees the addresses whose quarantine has ended by `now`, and returns them.
+    /// Frees addresses whose quarantine has ended by `now`, and returns them: a few thousand at a
+    /// time, and none when there are no more.
     async fn end_quarantines(&self, now: Timestamp) -> Result<Vec<Ipv4Addr>, StoreError>;
 
     /// Returns the events of one elastic IP, oldest first, also after its release.
     async fn events_of(&self, id: ElasticIpId, scope: &Scope) -> Result<Vec<Event>, StoreError>;
+
+    /// Returns at most `limit` events behind the one whose number is `after`, in the order in which
+    /// they were committed. The number of an event is its id.
+    ///
+    /// Whoever goes on from the last one that it got misses none and sees none twice, however many
+    /// write: the number is drawn under a lock that is held until the commit.
+    async fn events_after(
+        &self,
+        after: u64,
+        scope: &Scope,
+        limit: u32,
+    ) -> Result<Vec<Event>, StoreError>;
+
+    /// Returns the number of the newest event; 0 when there is none.
+    async fn last_event(&self) -> Result<u64, StoreError>;
+
+    /// Follows what is committed, here or by another server on the same database. A hint: it may
+    /// come late or not at all, so whoever follows looks now and then without it.
+    fn news(&self) -> broadcast::Receiver<News>;
 
     // Hosts and instances
 

@@ -84,9 +84,9 @@ fn need<V>(column: &str, value: Option<V>) -> Result<V, Wrong> {
     value.ok_or_else(|| Wrong::about(column, "has no value"))
 }
 
-/// What [`elastic_ip`] reads; a `WHERE` goes behind it.
+/// What [`elastic_ip`] reads, out of the table `e` and of [`AROUND_IT`].
 pub(crate) const ELASTIC_IP: &str = "
-    SELECT e.address, e.id, e.project, e.pool, e.name, CAST(e.tags AS text) AS tags,
+           e.address, e.id, e.project, e.pool, e.name, CAST(e.tags AS text) AS tags,
            e.allocated_at, e.updated_at, e.released_at, e.revision,
            a.instance_id, a.generation, a.associated_at, a.applied_at,
            i.name AS instance_name, i.private_ip, i.vpc_id,
@@ -94,8 +94,10 @@ pub(crate) const ELASTIC_IP: &str = "
            (SELECT min(l.host) FROM letting_go l
              WHERE l.address = a.address AND l.host <> a.host) AS fenced_by,
            g.host AS letting_go, g.last_seen_at AS letting_go_seen_at,
-           p.kind AS problem_kind, p.reason AS problem_reason, p.since AS problem_since
-      FROM elastic_ip e
+           p.kind AS problem_kind, p.reason AS problem_reason, p.since AS problem_since";
+
+/// What is joined with an elastic IP `e`; a `WHERE` goes behind it.
+pub(crate) const AROUND_IT: &str = "
       LEFT JOIN association a ON a.address = e.address
       LEFT JOIN instance i ON i.id = a.instance_id
       LEFT JOIN host h ON h.name = a.host
@@ -179,7 +181,7 @@ fn problem(
     Ok(Some((AttachmentProblem { public_ip, kind, reason }, row.moment("problem_since")?)))
 }
 
-fn health(row: &impl Cells) -> Result<DataPlaneHealth, Wrong> {
+pub(crate) fn health(row: &impl Cells) -> Result<DataPlaneHealth, Wrong> {
     let reason = row.text("health_reason")?;
     match (row.words("health")?.as_str(), reason) {
         ("ready", None) => Ok(DataPlaneHealth::Ready),
@@ -290,17 +292,17 @@ pub(crate) fn api_key(row: &impl Cells) -> Result<ApiKeyRecord, StoreError> {
     read().map_err(|e| e.within("api_key"))
 }
 
-/// Reads one event.
-///
-/// Its id begins with the number that was drawn while the row of the address was locked, so that
-/// the events of an address sort as they happened, and ends with the transaction, so that a reader
-/// who follows the table can go on from it.
+/// What [`event`] reads; a `WHERE` goes behind it.
+pub(crate) const EVENT: &str = "
+    SELECT seq, at, kind, project, elastic_ip_id, address, instance_id, instance_name, host, actor
+      FROM event";
+
+/// Reads one event. Its id is its place in the order in which the changes were committed.
 pub(crate) fn event(row: &impl Cells) -> Result<Event, StoreError> {
     let read = || -> Result<_, Wrong> {
         let seq: u64 = row.number("seq")?;
-        let xid: u64 = row.parsed("xid")?;
         Ok(Event {
-            id: format!("{seq:019}-{xid:020}"),
+            id: format!("{seq:019}"),
             at: row.moment("at")?,
             kind: row.parsed("kind")?,
             project: row.parsed("project")?,

@@ -7,9 +7,13 @@
 
 use std::future::Future;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use tokio::sync::broadcast;
 
 use crate::error::{Refusal, StoreError};
-use crate::records::{ElasticIpRecord, NewAllocation};
+use crate::given::Given;
+use crate::news::{NewEvent, News};
 use crate::rows::Cells;
 use crate::value::Value;
 
@@ -28,6 +32,28 @@ pub(crate) trait Tx: Send {
         sql: &str,
         values: &[Value<'_>],
     ) -> impl Future<Output = Result<Vec<Self::Row>, Failure>> + Send;
+
+    /// Runs one statement for all the rows that are given, and returns the rows that it gives, in
+    /// any order. Without any row it does nothing.
+    fn each(
+        &mut self,
+        sql: &str,
+        given: impl Into<Given> + Send,
+    ) -> impl Future<Output = Result<Vec<Self::Row>, Failure>> + Send;
+
+    /// Has a statement run for what it changes, at the latest right before the commit. What follows
+    /// in this transaction may or may not see it.
+    fn later(
+        &mut self,
+        sql: &'static str,
+        given: impl Into<Given> + Send,
+    ) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// Has the event written right before the commit.
+    fn tell(&mut self, event: NewEvent);
+
+    /// Notes that others who wait for this host should look again after the commit.
+    fn wake(&mut self, host: &eip_model::HostName);
 
     /// Waits until no other transaction has gone into the part that has this name.
     fn alone(&mut self, name: &str) -> impl Future<Output = Result<(), Failure>> + Send;
@@ -58,8 +84,6 @@ pub(crate) struct Dialect {
     pub(crate) stands_for: &'static str,
     /// Whether `e.tags` has the pair of two parameters.
     pub(crate) has_tag: &'static str,
-    /// The transaction that an event was written in, as text.
-    pub(crate) event_xid: &'static str,
 }
 
 /// Why a transaction did not come to its end.
@@ -69,6 +93,8 @@ pub(crate) enum Failure {
     Store(StoreError),
     /// It lost a race in a way that a new attempt settles.
     Again(Box<dyn std::error::Error + Send + Sync>),
+    /// It waited too long for a row that somebody else holds. Those who do not need the row can go on.
+    Blocked(StoreError),
 }
 
 impl From<StoreError> for Failure {
@@ -95,6 +121,42 @@ pub(crate) trait UseCase: Send + Sync + 'static {
     fn run<T: Tx>(&self, tx: &mut T) -> impl Future<Output = Result<Self::Answer, Failure>> + Send;
 }
 
+/// A use case of which many are settled in one transaction.
+///
+/// Every command has an outcome of its own. One that is refused changes nothing and stands in the
+/// way of none.
+pub(crate) trait Batch: Clone + std::fmt::Debug + Send + Sync + 'static {
+    type Answer: std::fmt::Debug + Send + 'static;
+
+    const DOING: &'static str;
+    /// Whether it only reads, and with one statement.
+    const LOOKS: bool = false;
+
+    /// Settles all of them, and returns their outcomes in their order.
+    fn settle<T: Tx>(
+        tx: &mut T,
+        commands: &[Self],
+    ) -> impl Future<Output = Result<Vec<Outcome<Self::Answer>>, Failure>> + Send;
+}
+
+/// What became of one command of a batch.
+#[derive(Debug)]
+pub(crate) enum Outcome<A> {
+    Done(A),
+    Refused(Refusal),
+    /// Another command of the batch, or of somebody else, was in its way; the next batch settles it.
+    Again,
+}
+
+/// Why a batch was not settled. Nothing was changed, or nobody knows.
+#[derive(Debug)]
+pub(crate) enum Setback {
+    /// It would be the same for each of them.
+    All(StoreError),
+    /// It may be due to one of them: each should be tried apart.
+    Apart(StoreError),
+}
+
 /// A database that keeps the record.
 pub(crate) trait Database: std::fmt::Debug + Send + Sync + 'static {
     fn cluster_id(&self) -> eip_model::ClusterId;
@@ -107,13 +169,11 @@ pub(crate) trait Database: std::fmt::Debug + Send + Sync + 'static {
         case: U,
     ) -> impl Future<Output = Result<U::Answer, StoreError>> + Send;
 
-    /// Holds an address: a use case of its own, as it is the one that comes in bursts.
-    fn allocate(
+    /// Runs many of one use case in one transaction.
+    fn settle<B: Batch>(
         &self,
-        new: NewAllocation,
-    ) -> impl Future<Output = Result<ElasticIpRecord, StoreError>> + Send {
-        self.change(new)
-    }
+        commands: Arc<Vec<B>>,
+    ) -> impl Future<Output = Result<Vec<Outcome<B::Answer>>, Setback>> + Send;
 
     /// Runs a use case that reads with one statement.
     fn look<U: UseCase>(
@@ -129,4 +189,7 @@ pub(crate) trait Database: std::fmt::Debug + Send + Sync + 'static {
 
     /// Returns every address in the table of elastic IPs. There may be millions.
     fn addresses(&self) -> impl Future<Output = Result<Vec<Ipv4Addr>, StoreError>> + Send;
+
+    /// Follows the changes that are committed, whoever makes them.
+    fn news(&self) -> broadcast::Receiver<News>;
 }

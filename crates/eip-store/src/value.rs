@@ -39,6 +39,7 @@ macro_rules! from {
 from! {
     i64, one => Self::Int(Some(one));
     u32, one => Self::Int(Some(i64::from(one)));
+    Option<u32>, one => Self::Int(one.map(i64::from));
     bool, one => Self::Bool(one);
     &'a str, one => Self::Text(Some(one));
     Option<&'a str>, one => Self::Text(one);

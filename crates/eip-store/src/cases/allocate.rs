@@ -1,71 +1,250 @@
-//! Holding an address.
+//! Holding addresses.
 
-use eip_model::EventKind;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::held::{Party, Told, tell};
-use crate::error::Refusal;
+use eip_model::{EventKind, ProjectName};
+use uuid::Uuid;
+
+use crate::error::{Refusal, StoreError};
+use crate::given::Given;
+use crate::news::NewEvent;
 use crate::records::{ElasticIpRecord, NewAllocation};
-use crate::transaction::{Failure, Tx, UseCase};
-use crate::value::Value;
+use crate::rows::{self, Cells};
+use crate::transaction::{Batch, Failure, Outcome, Tx};
+use crate::value::values;
 
-/// Takes the address unless a row says that it is held or asleep; the primary key decides between
-/// two at once. A row that may be woken becomes the new elastic IP.
-pub(crate) const ALLOCATE: &str = "
-    INSERT INTO elastic_ip AS was
+/// Takes addresses that no row is about, and leaves alone what somebody else has, or calls so.
+const TAKE: &str = "
+    INSERT INTO elastic_ip
            (address, id, range_first, range_size, pool, project, name, tags,
             allocated_at, updated_at, revision)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $9, 1)
-    ON CONFLICT (address) DO UPDATE
-       SET id = excluded.id, range_first = excluded.range_first,
-           range_size = excluded.range_size, pool = excluded.pool, project = excluded.project,
-           name = excluded.name, tags = excluded.tags, allocated_at = excluded.allocated_at,
-           updated_at = excluded.updated_at, revision = excluded.revision,
-           released_at = NULL, quarantine_until = NULL
-     WHERE was.released_at IS NOT NULL
-       AND (was.quarantine_until <= excluded.allocated_at
-            OR ($10 AND was.project = excluded.project))
-    RETURNING address, id, project, allocated_at";
+    SELECT given.address, given.id, given.range_first, given.range_size, given.pool,
+           given.project, given.name, given.tags, given.now, given.now, 1
+      FROM {given}
+      JOIN pool_range r ON r.first = given.range_first AND r.size = given.range_size
+                       AND r.pool = given.pool
+     WHERE true
+    ON CONFLICT DO NOTHING
+    RETURNING id";
 
-impl UseCase for NewAllocation {
+/// Takes one address that a row is about, if it may be woken from its quarantine. The primary key
+/// decides between two at once.
+const WAKE: &str = "
+    UPDATE elastic_ip
+       SET id = given.id, range_first = given.range_first, range_size = given.range_size,
+           pool = given.pool, project = given.project, name = given.name, tags = given.tags,
+           allocated_at = given.now, updated_at = given.now, revision = 1,
+           released_at = NULL, quarantine_until = NULL
+      FROM {given}
+     WHERE elastic_ip.address = given.address
+       AND elastic_ip.released_at IS NOT NULL
+       AND (elastic_ip.quarantine_until <= given.now
+            OR (given.asked_for AND elastic_ip.project = given.project))
+    RETURNING elastic_ip.address";
+
+impl Batch for NewAllocation {
     type Answer = ElasticIpRecord;
     const DOING: &'static str = "allocate an address";
 
-    async fn run<T: Tx>(&self, tx: &mut T) -> Result<ElasticIpRecord, Failure> {
-        let taken = tx.row(ALLOCATE, &self.values()).await?;
-        if taken.is_none() {
-            return Err(Refusal::AddressInUse.into());
+    /// The quotas are asked once for the whole batch: the counter of a project is locked, read, and
+    /// counted up by what was taken.
+    async fn settle<T: Tx>(
+        tx: &mut T,
+        commands: &[Self],
+    ) -> Result<Vec<Outcome<ElasticIpRecord>>, Failure> {
+        let mut rooms = rooms(tx, commands).await?;
+        let mut outcomes: Vec<Option<Outcome<ElasticIpRecord>>> = Vec::new();
+        let mut entitled = Vec::new();
+        for (place, command) in commands.iter().enumerate() {
+            let room = rooms.get_mut(&command.project).ok_or_else(|| no_project(command))?;
+            match room.take_one() {
+                Ok(()) => {
+                    entitled.push((place, command));
+                    outcomes.push(None);
+                }
+                Err(refusal) => outcomes.push(Some(Outcome::Refused(refusal))),
+            }
         }
-        let told = Told {
-            id: self.id,
-            address: self.address,
-            project: &self.project,
-            actor: &self.actor,
-            now: self.now,
-        };
-        tell(tx, EventKind::Allocated, told, Party::default()).await?;
-        Ok(self.record())
+        let taken = take(tx, &mut entitled).await?;
+        for (place, command) in entitled {
+            let outcome = if taken.contains(&command.id.uuid()) {
+                Outcome::Done(command.record())
+            } else {
+                second_try(tx, command).await?
+            };
+            match &outcome {
+                Outcome::Done(_) => tx.tell(command.event()),
+                Outcome::Refused(_) | Outcome::Again => {
+                    if let Some(room) = rooms.get_mut(&command.project) {
+                        room.give_back();
+                    }
+                }
+            }
+            outcomes[place] = Some(outcome);
+        }
+        count_up(tx, &rooms).await?;
+        Ok(outcomes.into_iter().map(|outcome| outcome.unwrap_or(Outcome::Again)).collect())
     }
 }
 
+/// How many addresses a project may still take.
+#[derive(Debug)]
+struct Room {
+    quota: Option<u64>,
+    held: u64,
+    taken: u64,
+}
+
+impl Room {
+    fn take_one(&mut self) -> Result<(), Refusal> {
+        match self.quota {
+            Some(quota) if self.held + self.taken >= quota => Err(Refusal::QuotaExceeded { quota }),
+            Some(_) | None => {
+                self.taken += 1;
+                Ok(())
+            }
+        }
+    }
+
+    fn give_back(&mut self) {
+        self.taken = self.taken.saturating_sub(1);
+    }
+}
+
+/// Locks the projects, by name, and returns how much room each has.
+async fn rooms<T: Tx>(
+    tx: &mut T,
+    commands: &[NewAllocation],
+) -> Result<BTreeMap<ProjectName, Room>, Failure> {
+    let names: BTreeSet<&ProjectName> = commands.iter().map(|command| &command.project).collect();
+    let names: Vec<&ProjectName> = names.into_iter().collect();
+    let found = tx
+        .each(
+            "SELECT p.name, p.quota, p.held FROM {given} JOIN project p ON p.name = given.name
+              ORDER BY p.name FOR UPDATE OF p",
+            Given::of(&names).with("name", |name| *name),
+        )
+        .await?;
+    let read = |row: &T::Row| -> Result<_, rows::Wrong> {
+        let quota = row.int("quota")?.map(u64::try_from).transpose();
+        let quota = quota.map_err(|e| rows::Wrong(format!("quota: {e}")))?;
+        Ok((row.parsed("name")?, Room { quota, held: row.number("held")?, taken: 0 }))
+    };
+    let rooms = found.iter().map(read).collect::<Result<_, _>>();
+    Ok(rooms.map_err(|e| e.within("project"))?)
+}
+
+fn no_project(command: &NewAllocation) -> Failure {
+    let what = format!("project {} is not there", command.project);
+    StoreError::Corrupt { table: "project", what }.into()
+}
+
+/// Takes all that are free. In the order of names and addresses, so that two batches that want the
+/// same do not wait for each other.
+async fn take<T: Tx>(
+    tx: &mut T,
+    entitled: &mut [(usize, &NewAllocation)],
+) -> Result<BTreeSet<Uuid>, Failure> {
+    entitled.sort_by_key(|(_, one)| (one.name.as_ref().map(ToString::to_string), one.address));
+    let taken = tx.each(TAKE, new_rows(entitled)).await?;
+    let ids = taken.iter().map(|row| row.id("id")).collect::<Result<_, _>>();
+    Ok(ids.map_err(|e| e.within("elastic_ip"))?)
+}
+
+fn new_rows(entitled: &[(usize, &NewAllocation)]) -> Given {
+    Given::of(entitled)
+        .with("address", |(_, one)| one.address)
+        .with("id", |(_, one)| one.id)
+        .with("range_first", |(_, one)| one.range.first())
+        .with("range_size", |(_, one)| one.range.size())
+        .with("pool", |(_, one)| &one.pool)
+        .with("project", |(_, one)| &one.project)
+        .with("name", |(_, one)| one.name.as_ref())
+        .with("tags", |(_, one)| &one.tags)
+        .with("now", |(_, one)| one.now)
+        .with("asked_for", |(_, one)| one.asked_for)
+        .into()
+}
+
+/// Tries what was not simply free: the name may be taken, or the address asleep.
+async fn second_try<T: Tx>(
+    tx: &mut T,
+    command: &NewAllocation,
+) -> Result<Outcome<ElasticIpRecord>, Failure> {
+    let named = tx
+        .row(
+            "SELECT address FROM elastic_ip
+              WHERE project = $1 AND name = $2 AND released_at IS NULL",
+            values![&command.project, command.name.as_ref()],
+        )
+        .await?;
+    if named.is_some() {
+        return Ok(Outcome::Refused(Refusal::NameInUse));
+    }
+    let woken = tx.each(WAKE, new_rows(&[(0, command)])).await?;
+    if !woken.is_empty() {
+        return Ok(Outcome::Done(command.record()));
+    }
+    let there = tx
+        .row("SELECT address FROM elastic_ip WHERE address = $1", values![command.address])
+        .await?;
+    if there.is_some() {
+        return Ok(Outcome::Refused(Refusal::AddressInUse));
+    }
+    let (first, size) = (command.range.first(), command.range.size());
+    let range = "SELECT first FROM pool_range WHERE first = $1 AND size = $2 AND pool = $3";
+    match tx.row(range, values![first, size, &command.pool]).await? {
+        // What was in the way is gone: the next batch takes it.
+        Some(_) => Ok(Outcome::Again),
+        None => {
+            let what = format!("pool {} has no range of {size} from {first}", command.pool);
+            Err(StoreError::Corrupt { table: "pool_range", what }.into())
+        }
+    }
+}
+
+async fn count_up<T: Tx>(
+    tx: &mut T,
+    rooms: &BTreeMap<ProjectName, Room>,
+) -> Result<(), Failure> {
+    let counts: Vec<(&ProjectName, i64)> = rooms
+        .iter()
+        .filter(|(_, room)| room.taken > 0)
+        .map(|(name, room)| (name, i64::try_from(room.taken).unwrap_or(i64::MAX)))
+        .collect();
+    count(tx, &counts).await
+}
+
+/// Adds to what projects hold.
+pub(super) async fn count<T: Tx>(
+    tx: &mut T,
+    counts: &[(&ProjectName, i64)],
+) -> Result<(), Failure> {
+    tx.later(
+        "UPDATE project SET held = project.held + given.more
+           FROM {given} WHERE project.name = given.name",
+        Given::of(counts).with("name", |(name, _)| *name).with("more", |(_, more)| *more),
+    )
+    .await
+}
+
 impl NewAllocation {
-    /// The parameters of [`ALLOCATE`].
-    pub(crate) fn values(&self) -> [Value<'_>; 10] {
-        [
-            self.address.into(),
-            self.id.into(),
-            self.range.first().into(),
-            self.range.size().into(),
-            (&self.pool).into(),
-            (&self.project).into(),
-            self.name.as_ref().into(),
-            Value::Json(pairs(&self.tags)),
-            self.now.into(),
-            self.asked_for.into(),
-        ]
+    fn event(&self) -> NewEvent {
+        NewEvent {
+            at: self.now,
+            kind: EventKind::Allocated,
+            project: self.project.clone(),
+            elastic_ip: self.id,
+            address: self.address,
+            instance_id: None,
+            instance_name: None,
+            host: None,
+            actor: self.actor.clone(),
+        }
     }
 
     /// What is recorded once it is held.
-    pub(crate) fn record(&self) -> ElasticIpRecord {
+    fn record(&self) -> ElasticIpRecord {
         ElasticIpRecord {
             id: self.id,
             address: self.address,
@@ -80,10 +259,4 @@ impl NewAllocation {
             letting_go: None,
         }
     }
-}
-
-/// The tags as a JSON object of texts.
-pub(super) fn pairs(tags: &eip_model::Tags) -> serde_json::Value {
-    let pairs = tags.as_map().iter();
-    pairs.map(|(key, value)| (key.clone(), serde_json::Value::from(value.as_str()))).collect()
 }

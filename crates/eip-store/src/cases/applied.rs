@@ -1,4 +1,4 @@
-//! Taking in what a host has in force.
+//! Taking in what hosts have in force.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -6,189 +6,341 @@ use std::net::Ipv4Addr;
 use eip_model::{AppliedReport, AttachmentProblem, DataPlaneHealth, Generation, HostName};
 use jiff::Timestamp;
 
-use super::hosts::{bump, ensure};
+use super::hosts::{Bumped, bump, ensure};
+use crate::given::Given;
 use crate::rows::{self, Cells, Wrong};
-use crate::transaction::{Failure, Tx, UseCase};
-use crate::value::values;
+use crate::transaction::{Batch, Failure, Outcome, Tx};
 
-#[derive(Debug)]
-pub(super) struct RecordApplied {
+#[derive(Debug, Clone)]
+pub(crate) struct RecordApplied {
     pub(super) host: HostName,
     pub(super) report: AppliedReport,
     pub(super) now: Timestamp,
 }
 
-impl UseCase for RecordApplied {
+/// What is known of a host when it reports.
+#[derive(Debug)]
+struct Known {
+    desired: Generation,
+    observed: Generation,
+    health: DataPlaneHealth,
+}
+
+/// A report, and how far its host has come.
+///
+/// A generation that this record never reached was counted by another (a backup has been restored
+/// since); it says nothing about this one.
+#[derive(Debug)]
+struct Progress<'r> {
+    said: &'r RecordApplied,
+    observed: Generation,
+    /// Whether it says anything that was not known.
+    new: bool,
+}
+
+impl Batch for RecordApplied {
     /// The other hosts whose desired set changed.
     type Answer = Vec<HostName>;
     const DOING: &'static str = "take in what a host has in force";
 
-    async fn run<T: Tx>(&self, tx: &mut T) -> Result<Vec<HostName>, Failure> {
-        ensure(tx, &self.host, self.now).await?;
-        let observed = self.observed(tx).await?;
-        let lifted = self.let_go(tx, observed).await?;
-        let generations = self.note(tx, observed, &lifted).await?;
-        for (address, host) in &lifted {
-            if let Some(generation) = generations.get(host) {
-                tx.run(
-                    "UPDATE association SET generation = $2, applied_at = NULL WHERE address = $1",
-                    values![*address, *generation],
-                )
-                .await?;
-            }
-        }
-        tx.run(
-            "UPDATE association SET applied_at = $3
-              WHERE host = $1 AND generation <= $2 AND applied_at IS NULL
-                AND NOT EXISTS (SELECT 1 FROM letting_go l
-                                 WHERE l.address = association.address
-                                   AND l.host <> association.host)",
-            values![&self.host, observed, self.now],
-        )
-        .await?;
-        self.replace_problems(tx).await?;
-        Ok(generations.into_keys().collect())
+    /// Of several reports of one host the first is taken in; the next batch takes in the next.
+    async fn settle<T: Tx>(
+        tx: &mut T,
+        commands: &[Self],
+    ) -> Result<Vec<Outcome<Vec<HostName>>>, Failure> {
+        let mut hosts = BTreeSet::new();
+        let first: Vec<bool> = commands.iter().map(|one| hosts.insert(&one.host)).collect();
+        let reports = commands.iter().zip(&first).filter(|(_, first)| **first);
+        let mut reports: Vec<&Self> = reports.map(|(one, _)| one).collect();
+        reports.sort_by(|one, other| one.host.cmp(&other.host));
+        let progress = progress(tx, &reports).await?;
+        let lifted = let_go(tx, &progress).await?;
+        let waiting: BTreeSet<HostName> = lifted.iter().map(|one| one.waiting.clone()).collect();
+        let bumped = note(tx, &progress, &waiting).await?;
+        move_on(tx, &lifted, &bumped).await?;
+        mark_applied(tx, &progress).await?;
+        replace_problems(tx, &progress).await?;
+        let freed = |one: &Self| {
+            let of_this = lifted.iter().filter(|lifted| lifted.by == one.host);
+            let freed: BTreeSet<&HostName> = of_this.map(|lifted| &lifted.waiting).collect();
+            freed.into_iter().cloned().collect()
+        };
+        let outcome = |(one, first): (&Self, &bool)| {
+            if *first { Outcome::Done(freed(one)) } else { Outcome::Again }
+        };
+        Ok(commands.iter().zip(&first).map(outcome).collect())
     }
 }
 
-impl RecordApplied {
-    /// Returns how far the host has come.
-    ///
-    /// A generation that this record never reached was counted by another (a backup has been
-    /// restored since); it says nothing about this one.
-    async fn observed<T: Tx>(&self, tx: &mut T) -> Result<Generation, Failure> {
-        let row =
-            tx.row("SELECT generation FROM host WHERE name = $1", values![&self.host]).await?;
-        let desired = row.map(|row| row.generation("generation")).transpose();
-        let desired = desired.map_err(|e| e.within("host"))?.unwrap_or_default();
-        let reported = self.report.generation;
-        Ok(if reported <= desired { reported } else { Generation::default() })
+async fn progress<'r, T: Tx>(
+    tx: &mut T,
+    reports: &[&'r RecordApplied],
+) -> Result<Vec<Progress<'r>>, Failure> {
+    let mut known = known(tx, reports).await?;
+    let new: Vec<&&RecordApplied> =
+        reports.iter().filter(|one| !known.contains_key(&one.host)).collect();
+    if let Some(first) = new.first() {
+        let now = first.now;
+        let hosts: Vec<&HostName> = new.iter().map(|one| &one.host).collect();
+        ensure(tx, &hosts, now).await?;
+        known.extend(self::known(tx, reports).await?);
     }
+    let progress = |said: &&'r RecordApplied| {
+        let before = known.get(&said.host);
+        let desired = before.map(|host| host.desired).unwrap_or_default();
+        let reported = said.report.generation;
+        let observed = if reported <= desired { reported } else { Generation::default() };
+        let same = before.is_some_and(|host| {
+            host.observed == observed && host.health == said.report.data_plane
+        });
+        Progress { said, observed, new: !same || !said.report.problems.is_empty() }
+    };
+    Ok(reports.iter().map(progress).collect())
+}
 
-    /// Forgets what the host was letting go of and has, and returns the associations on other
-    /// hosts that waited for nothing else.
-    async fn let_go<T: Tx>(
-        &self,
-        tx: &mut T,
-        observed: Generation,
-    ) -> Result<Vec<(Ipv4Addr, HostName)>, Failure> {
-        let gone = tx
-            .rows(
-                "DELETE FROM letting_go WHERE host = $1 AND generation <= $2 RETURNING address",
-                values![&self.host, observed],
-            )
-            .await?;
-        let mut lifted = Vec::new();
-        for row in &gone {
-            let address = rows::address(row, "letting_go")?;
-            let waiting = tx
-                .row(
-                    "SELECT a.host FROM association a
-                      WHERE a.address = $1 AND a.host <> $2
-                        AND NOT EXISTS (SELECT 1 FROM letting_go l
-                                         WHERE l.address = a.address AND l.host <> a.host)",
-                    values![address, &self.host],
-                )
-                .await?;
-            if let Some(waiting) = waiting {
-                lifted.push((address, rows::host_name(&waiting, "association")?));
-            }
-        }
-        Ok(lifted)
-    }
-
-    /// Writes what the host says of itself and bumps the hosts that waited for it, all in the order
-    /// of their names.
-    async fn note<T: Tx>(
-        &self,
-        tx: &mut T,
-        observed: Generation,
-        lifted: &[(Ipv4Addr, HostName)],
-    ) -> Result<BTreeMap<HostName, Generation>, Failure> {
-        let mut concerned: BTreeSet<&HostName> = lifted.iter().map(|(_, host)| host).collect();
-        concerned.insert(&self.host);
-        let mut generations = BTreeMap::new();
-        for host in concerned {
-            if *host != self.host {
-                generations.insert(host.clone(), bump(tx, host).await?);
-                continue;
-            }
-            let (health, reason) = match &self.report.data_plane {
-                DataPlaneHealth::Ready => ("ready", None),
-                DataPlaneHealth::Absent { reason } => ("absent", Some(reason.as_str())),
-                DataPlaneHealth::Failing { reason } => ("failing", Some(reason.as_str())),
-            };
-            tx.run(
-                "UPDATE host
-                    SET observed_generation = $2, health = $3, health_reason = $4,
-                        last_seen_at = $5
-                  WHERE name = $1",
-                values![host, observed, health, reason, self.now],
-            )
-            .await?;
-        }
-        Ok(generations)
-    }
-
-    /// Makes the problems of this host's associations those of the report. A problem that has not
-    /// changed keeps the time since when it has been there.
-    async fn replace_problems<T: Tx>(&self, tx: &mut T) -> Result<(), Failure> {
-        let mut old = self.known_problems(tx).await?;
-        let here = if self.report.problems.is_empty() {
-            BTreeSet::new()
-        } else {
-            self.associated_here(tx).await?
+async fn known<T: Tx>(
+    tx: &mut T,
+    reports: &[&RecordApplied],
+) -> Result<BTreeMap<HostName, Known>, Failure> {
+    let found = tx
+        .each(
+            "SELECT h.name, h.generation, h.observed_generation, h.health, h.health_reason
+               FROM {given} JOIN host h ON h.name = given.name",
+            Given::of(reports).with("name", |one| &one.host),
+        )
+        .await?;
+    let read = |row: &T::Row| -> Result<_, Wrong> {
+        let known = Known {
+            desired: row.generation("generation")?,
+            observed: row.generation("observed_generation")?,
+            health: rows::health(row)?,
         };
-        let problems = self.report.problems.iter().filter(|one| here.contains(&one.public_ip));
-        for problem in problems {
-            if old.remove(&problem.public_ip).is_some_and(|known| known == *problem) {
-                continue;
+        Ok((row.parsed("name")?, known))
+    };
+    let known = found.iter().map(read).collect::<Result<_, _>>();
+    Ok(known.map_err(|e| e.within("host"))?)
+}
+
+/// A fence that is lifted: `by` has let go of the address, and `waiting` waits for nothing else.
+#[derive(Debug)]
+struct Lifted {
+    address: Ipv4Addr,
+    by: HostName,
+    waiting: HostName,
+}
+
+/// Forgets what hosts were letting go of and have, and returns the associations on other hosts that
+/// waited for nothing else.
+async fn let_go<T: Tx>(
+    tx: &mut T,
+    progress: &[Progress<'_>],
+) -> Result<Vec<Lifted>, Failure> {
+    // Before they are deleted, in the order in which everyone locks them.
+    tx.each(
+        "SELECT l.address FROM {given}
+           JOIN letting_go l ON l.host = given.host AND l.generation <= given.observed
+          ORDER BY l.address, l.host FOR UPDATE OF l",
+        hosts(progress),
+    )
+    .await?;
+    let gone = tx
+        .each(
+            "DELETE FROM letting_go
+              WHERE (address, host) IN
+                    (SELECT l.address, l.host FROM {given}
+                       JOIN letting_go l ON l.host = given.host AND l.generation <= given.observed)
+             RETURNING address, host",
+            hosts(progress),
+        )
+        .await?;
+    let read = |row: &T::Row| -> Result<_, Failure> {
+        Ok((rows::address(row, "letting_go")?, rows::host_name(row, "letting_go")?))
+    };
+    let gone = gone.iter().map(read).collect::<Result<Vec<_>, Failure>>()?;
+    let waiting = tx
+        .each(
+            "SELECT a.address, a.host, given.by FROM {given}
+               JOIN association a ON a.address = given.address AND a.host <> given.by
+              WHERE NOT EXISTS (SELECT 1 FROM letting_go l
+                                 WHERE l.address = a.address AND l.host <> a.host)",
+            Given::of(&gone).with("address", |(address, _)| *address).with("by", |(_, by)| by),
+        )
+        .await?;
+    let read = |row: &T::Row| -> Result<_, Wrong> {
+        let (by, waiting) = (row.parsed("by")?, row.parsed("host")?);
+        Ok(Lifted { address: row.address("address")?, by, waiting })
+    };
+    let lifted = waiting.iter().map(read).collect::<Result<_, _>>();
+    Ok(lifted.map_err(|e| e.within("association"))?)
+}
+
+fn hosts(progress: &[Progress<'_>]) -> Given {
+    Given::of(progress).with("host", |one| &one.said.host).with("observed", |one| one.observed).into()
+}
+
+/// Writes what hosts say of themselves and bumps the hosts that waited for them.
+async fn note<T: Tx>(
+    tx: &mut T,
+    progress: &[Progress<'_>],
+    waiting: &BTreeSet<HostName>,
+) -> Result<BTreeMap<HostName, Bumped>, Failure> {
+    // All of them in the order of their names, as everyone locks them.
+    let all: BTreeSet<&HostName> =
+        progress.iter().map(|one| &one.said.host).chain(waiting).collect();
+    let all: Vec<&HostName> = all.into_iter().collect();
+    tx.each(
+        "SELECT h.name FROM {given} JOIN host h ON h.name = given.name
+          ORDER BY h.name FOR UPDATE OF h",
+        Given::of(&all).with("name", |name| *name),
+    )
+    .await?;
+    let health = |one: &Progress<'_>| match &one.said.report.data_plane {
+        DataPlaneHealth::Ready => "ready",
+        DataPlaneHealth::Absent { .. } => "absent",
+        DataPlaneHealth::Failing { .. } => "failing",
+    };
+    fn reason<'r>(one: &'r Progress<'_>) -> Option<&'r str> {
+        match &one.said.report.data_plane {
+            DataPlaneHealth::Ready => None,
+            DataPlaneHealth::Absent { reason } | DataPlaneHealth::Failing { reason } => {
+                Some(reason)
             }
-            tx.run(
-                "INSERT INTO attachment_problem (address, host, kind, reason, since)
-                 VALUES ($1, $2, $3, $4, $5)
-                 ON CONFLICT (address) DO UPDATE
-                    SET host = excluded.host, kind = excluded.kind, reason = excluded.reason,
-                        since = excluded.since",
-                values![
-                    problem.public_ip,
-                    &self.host,
-                    problem.kind.as_str(),
-                    problem.reason.as_str(),
-                    self.now,
-                ],
-            )
-            .await?;
         }
-        for address in old.into_keys() {
-            tx.run("DELETE FROM attachment_problem WHERE address = $1", values![address]).await?;
-        }
-        Ok(())
     }
+    tx.later(
+        "UPDATE host
+            SET observed_generation = given.observed, health = given.health,
+                health_reason = given.reason, last_seen_at = given.now
+           FROM {given} WHERE host.name = given.host",
+        Given::of(progress)
+            .with("host", |one| &one.said.host)
+            .with("observed", |one| one.observed)
+            .with("health", health)
+            .with("reason", reason)
+            .with("now", |one| one.said.now),
+    )
+    .await?;
+    progress.iter().filter(|one| one.new).for_each(|one| tx.wake(&one.said.host));
+    bump(tx, waiting).await
+}
 
-    async fn known_problems<T: Tx>(
-        &self,
-        tx: &mut T,
-    ) -> Result<BTreeMap<Ipv4Addr, AttachmentProblem>, Failure> {
-        let known = tx
-            .rows(
-                "SELECT address, kind, reason FROM attachment_problem WHERE host = $1",
-                values![&self.host],
-            )
-            .await?;
-        let read = |row: &T::Row| -> Result<_, Wrong> {
-            let public_ip = row.address("address")?;
-            let (kind, reason) = (row.parsed("kind")?, row.words("reason")?);
-            Ok((public_ip, AttachmentProblem { public_ip, kind, reason }))
-        };
-        let known = known.iter().map(read).collect::<Result<_, _>>();
-        Ok(known.map_err(|e| e.within("attachment_problem"))?)
-    }
+/// Gives the associations that waited the generation in which their host gets them.
+async fn move_on<T: Tx>(
+    tx: &mut T,
+    lifted: &[Lifted],
+    bumped: &BTreeMap<HostName, Bumped>,
+) -> Result<(), Failure> {
+    let generation = |one: &Lifted| bumped.get(&one.waiting).map(|host| host.generation);
+    tx.each(
+        "UPDATE association SET generation = given.generation, applied_at = NULL
+           FROM {given} WHERE association.address = given.address",
+        Given::of(lifted)
+            .with("address", |one| one.address)
+            .with("generation", move |one| generation(one).unwrap_or_default()),
+    )
+    .await
+    .map(drop)
+}
 
-    async fn associated_here<T: Tx>(&self, tx: &mut T) -> Result<BTreeSet<Ipv4Addr>, Failure> {
-        let found =
-            tx.rows("SELECT address FROM association WHERE host = $1", values![&self.host]).await?;
-        let addresses = found.iter().map(|row| rows::address(row, "association"));
-        Ok(addresses.collect::<Result<_, _>>()?)
-    }
+async fn mark_applied<T: Tx>(tx: &mut T, progress: &[Progress<'_>]) -> Result<(), Failure> {
+    tx.each(
+        "UPDATE association SET applied_at = given.now
+           FROM {given}
+          WHERE association.host = given.host AND association.generation <= given.observed
+            AND association.applied_at IS NULL
+            AND NOT EXISTS (SELECT 1 FROM letting_go l
+                             WHERE l.address = association.address
+                               AND l.host <> association.host)",
+        Given::of(progress)
+            .with("host", |one| &one.said.host)
+            .with("observed", |one| one.observed)
+            .with("now", |one| one.said.now),
+    )
+    .await
+    .map(drop)
+}
+
+/// A problem of an attachment, and the host that has it.
+type Told<'r> = (&'r HostName, &'r AttachmentProblem, Timestamp);
+
+/// Makes the problems of the hosts' associations those of the reports. A problem that has not
+/// changed keeps the time since when it has been there.
+async fn replace_problems<T: Tx>(
+    tx: &mut T,
+    progress: &[Progress<'_>],
+) -> Result<(), Failure> {
+    let mut old = known_problems(tx, progress).await?;
+    let told = progress.iter().flat_map(|one| {
+        let said = one.said;
+        said.report.problems.iter().map(|problem| (&said.host, problem, said.now))
+    });
+    let told = associated(tx, told.collect()).await?;
+    let new: Vec<Told<'_>> = told
+        .into_iter()
+        .filter(|(_, problem, _)| {
+            old.remove(&problem.public_ip).is_none_or(|known| known != **problem)
+        })
+        .collect();
+    tx.each(
+        "INSERT INTO attachment_problem (address, host, kind, reason, since)
+         SELECT given.address, given.host, given.kind, given.reason, given.now
+           FROM {given} WHERE true
+         ON CONFLICT (address) DO UPDATE
+            SET host = excluded.host, kind = excluded.kind, reason = excluded.reason,
+                since = excluded.since",
+        Given::of(&new)
+            .with("address", |(_, problem, _)| problem.public_ip)
+            .with("host", |(host, ..)| *host)
+            .with("kind", |(_, problem, _)| problem.kind.as_str())
+            .with("reason", |(_, problem, _)| problem.reason.as_str())
+            .with("now", |(.., now)| *now),
+    )
+    .await?;
+    let over: Vec<Ipv4Addr> = old.into_keys().collect();
+    tx.later(
+        "DELETE FROM attachment_problem WHERE address IN (SELECT given.address FROM {given})",
+        Given::of(&over).with("address", |address| *address),
+    )
+    .await
+}
+
+async fn known_problems<T: Tx>(
+    tx: &mut T,
+    progress: &[Progress<'_>],
+) -> Result<BTreeMap<Ipv4Addr, AttachmentProblem>, Failure> {
+    let known = tx
+        .each(
+            "SELECT p.address, p.kind, p.reason
+               FROM {given} JOIN attachment_problem p ON p.host = given.host",
+            Given::of(progress).with("host", |one| &one.said.host),
+        )
+        .await?;
+    let read = |row: &T::Row| -> Result<_, Wrong> {
+        let public_ip = row.address("address")?;
+        let (kind, reason) = (row.parsed("kind")?, row.words("reason")?);
+        Ok((public_ip, AttachmentProblem { public_ip, kind, reason }))
+    };
+    let known = known.iter().map(read).collect::<Result<_, _>>();
+    Ok(known.map_err(|e| e.within("attachment_problem"))?)
+}
+
+/// Leaves out what is not, or no longer, associated on the host that tells of it.
+async fn associated<'r, T: Tx>(
+    tx: &mut T,
+    told: Vec<Told<'r>>,
+) -> Result<Vec<Told<'r>>, Failure> {
+    let found = tx
+        .each(
+            "SELECT a.address, a.host FROM {given}
+               JOIN association a ON a.address = given.address AND a.host = given.host",
+            Given::of(&told)
+                .with("address", |(_, problem, _)| problem.public_ip)
+                .with("host", |(host, ..)| *host),
+        )
+        .await?;
+    let here = found.iter().map(|row| rows::address(row, "association"));
+    let here = here.collect::<Result<BTreeSet<Ipv4Addr>, _>>()?;
+    let is_here = |(_, problem, _): &Told<'_>| here.contains(&problem.public_ip);
+    let mut seen = BTreeSet::new();
+    Ok(told.into_iter().filter(|one| is_here(one) && seen.insert(one.1.public_ip)).collect())
 }

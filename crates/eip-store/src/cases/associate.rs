@@ -1,66 +1,173 @@
-//! Pointing an elastic IP at an instance, moving it, and pointing it at nothing.
+//! Pointing elastic IPs at instances, and moving them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
-use eip_model::{EventKind, Generation, HostName, InstanceId, ProjectName};
+use eip_model::{AssociationView, ElasticIpRef, EventKind, HostName};
+use jiff::Timestamp;
 
-use super::held::{Held, Party, Pointed, gone, lock, pointed, tell, touch};
-use super::hosts::{bump, bump_all, end_association, letting_go};
-use crate::eligible::Standing;
+use super::candidates::{Candidate, candidates};
+use super::held::{Aims, Held, Party, Pointed, lock_all, pointed, touch};
+use super::hosts::{Bumped, Ending, LettingGo, bump, end_associations, letting_go};
 use crate::error::Refusal;
-use crate::records::{AssociateCommand, DisassociateCommand, Wish};
-use crate::rows::{self, Cells, Wrong};
-use crate::transaction::{Failure, Tx, UseCase};
-use crate::value::values;
+use crate::given::Given;
+use crate::records::{AssociateCommand, AssociationRecord, ElasticIpRecord, Scope, Wish};
+use crate::rows;
+use crate::transaction::{Batch, Failure, Outcome, Tx};
 
-impl UseCase for AssociateCommand {
-    type Answer = Wish;
-    const DOING: &'static str = "associate an elastic IP";
+impl Aims for AssociateCommand {
+    fn target(&self) -> ElasticIpRef {
+        self.target
+    }
 
-    async fn run<T: Tx>(&self, tx: &mut T) -> Result<Wish, Failure> {
-        let held = lock(tx, self.target, &self.scope).await?;
-        let candidate = candidate(tx, self.instance_id, &held.project).await?;
-        let current = pointed(tx, held.address).await?;
-        if let Some(current) = current.as_ref().filter(|at| at.instance_id == self.instance_id) {
-            return Ok(unchanged(&held, current));
-        }
-        candidate.standing.usable()?;
-        if let Some(current) = current.as_ref().filter(|_| !self.allow_reassociation) {
-            let instance_name = current.instance_name.clone();
-            return Err(Refusal::AlreadyAssociated { instance_name }.into());
-        }
-        self.point(tx, &held, &candidate, current.as_ref()).await
+    fn scope(&self) -> &Scope {
+        &self.scope
     }
 }
 
-/// The instance that is to have the elastic IP; locked against being changed.
-#[derive(Debug)]
-struct Candidate {
-    name: String,
-    host: HostName,
-    standing: Standing,
+impl Batch for AssociateCommand {
+    type Answer = Wish;
+    const DOING: &'static str = "associate an elastic IP";
+
+    async fn settle<T: Tx>(tx: &mut T, commands: &[Self]) -> Result<Vec<Outcome<Wish>>, Failure> {
+        let held = lock_all(tx, commands).await?;
+        let addresses: Vec<Ipv4Addr> = held.iter().flatten().map(|one| one.address).collect();
+        let candidates = candidates(tx, commands, &held).await?;
+        let pointed = pointed(tx, &addresses).await?;
+        // Also when nothing is to be ended: a report that lifts the fence on an address either is in
+        // force before this transaction looks, or sees the association that it makes.
+        let letting_go = letting_go(tx, &addresses).await?;
+        let mut changes = Changes::default();
+        let decisions: Vec<Decision<'_>> = commands
+            .iter()
+            .zip(held)
+            .zip(candidates)
+            .map(|((command, held), candidate)| {
+                changes.decide(command, held, candidate, &pointed)
+            })
+            .collect();
+        let made = changes.make(tx, &decisions, &letting_go).await?;
+        Ok(decisions.into_iter().zip(made).map(|(decision, wish)| decision.outcome(wish)).collect())
+    }
 }
 
-async fn candidate<T: Tx>(
-    tx: &mut T,
-    id: InstanceId,
-    project: &ProjectName,
-) -> Result<Candidate, Failure> {
-    let row = tx
-        .row(
-            "SELECT name, host, state, private_ip, unusable
-               FROM instance
-              WHERE id = $1 AND project = $2 FOR SHARE",
-            values![id, project],
-        )
-        .await?;
-    let row = row.ok_or(Refusal::InstanceNotFound)?;
-    let read = || -> Result<_, Wrong> {
-        let standing = rows::standing(&row)?;
-        Ok(Candidate { name: row.words("name")?, host: row.parsed("host")?, standing })
-    };
-    Ok(read().map_err(|e| e.within("instance"))?)
+/// What is to become of one command.
+#[derive(Debug)]
+enum Decision<'b> {
+    Settled(Box<Outcome<Wish>>),
+    Point(Box<Link<'b>>),
+}
+
+impl Decision<'_> {
+    fn outcome(self, wish: Option<Wish>) -> Outcome<Wish> {
+        match self {
+            Self::Settled(outcome) => *outcome,
+            Self::Point(_) => wish.map_or(Outcome::Again, Outcome::Done),
+        }
+    }
+
+    const fn link(&self) -> Option<&Link<'_>> {
+        match self {
+            Self::Settled(_) => None,
+            Self::Point(link) => Some(link),
+        }
+    }
+}
+
+/// An association to be made.
+#[derive(Debug)]
+struct Link<'b> {
+    command: &'b AssociateCommand,
+    held: Held,
+    candidate: Candidate,
+    current: Option<&'b Pointed>,
+}
+
+/// The addresses and instances that commands of the batch change. A second command for one of them
+/// is left to the next batch, which sees what the first has made of it.
+#[derive(Debug, Default)]
+struct Changes {
+    addresses: BTreeSet<Ipv4Addr>,
+    instances: BTreeSet<eip_model::InstanceId>,
+}
+
+impl Changes {
+    fn decide<'b>(
+        &mut self,
+        command: &'b AssociateCommand,
+        held: Option<Held>,
+        candidate: Result<Candidate, Refusal>,
+        pointed: &'b BTreeMap<Ipv4Addr, Pointed>,
+    ) -> Decision<'b> {
+        let settled = |outcome| Decision::Settled(Box::new(outcome));
+        let refused = |refusal| settled(Outcome::Refused(refusal));
+        let Some(held) = held else {
+            return refused(Refusal::ElasticIpNotFound);
+        };
+        let candidate = match candidate {
+            Ok(candidate) => candidate,
+            Err(refusal) => return refused(refusal),
+        };
+        if self.addresses.contains(&held.address) || self.instances.contains(&candidate.id) {
+            return settled(Outcome::Again);
+        }
+        let current = pointed.get(&held.address);
+        if let Some(current) = current.filter(|at| at.instance_id == candidate.id) {
+            return settled(Outcome::Done(unchanged(&held, current)));
+        }
+        if let Err(refusal) = candidate.standing.usable() {
+            return refused(refusal);
+        }
+        if let Some(current) = current.filter(|_| !command.allow_reassociation) {
+            let instance_name = current.instance_name.clone();
+            return refused(Refusal::AlreadyAssociated { instance_name });
+        }
+        if let Some(public_ip) = candidate.public_ip {
+            return refused(Refusal::InstanceHasElasticIp { public_ip });
+        }
+        self.addresses.insert(held.address);
+        self.instances.insert(candidate.id);
+        // What it leaves is free only when this is committed.
+        self.instances.extend(current.map(|at| at.instance_id));
+        Decision::Point(Box::new(Link { command, held, candidate, current }))
+    }
+
+    /// Makes the associations, and returns the wish of each decision that made one.
+    async fn make<T: Tx>(
+        &self,
+        tx: &mut T,
+        decisions: &[Decision<'_>],
+        letting_go: &BTreeMap<Ipv4Addr, LettingGo>,
+    ) -> Result<Vec<Option<Wish>>, Failure> {
+        let links: Vec<&Link<'_>> = decisions.iter().filter_map(Decision::link).collect();
+        let hosts = |link: &&Link<'_>| {
+            let before = link.current.map(|at| at.host.clone());
+            [before, Some(link.candidate.host.clone())].into_iter().flatten()
+        };
+        let bumped = bump(tx, &links.iter().flat_map(hosts).collect()).await?;
+        let nobody = LettingGo::default();
+        let fences = |link: &Link<'_>| letting_go.get(&link.held.address).unwrap_or(&nobody).clone();
+        end_associations(tx, &endings(&links, &bumped, &fences)).await?;
+        let made = insert(tx, &links, &bumped).await?;
+        let mut touched = Vec::new();
+        for link in &links {
+            if made.contains(&link.held.address) {
+                tx.tell(link.event());
+                touched.push(link.held.address);
+            } else if link.current.is_some() {
+                // It has lost its instance to nobody yet: all of it is undone and tried again.
+                return Err(Failure::Again("another elastic IP got the instance".into()));
+            }
+        }
+        if let Some(link) = links.first() {
+            touch(tx, &touched, link.command.now).await?;
+        }
+        let wish = |decision: &Decision<'_>| {
+            let link = decision.link().filter(|link| made.contains(&link.held.address))?;
+            link.wish(&bumped, fences(link))
+        };
+        Ok(decisions.iter().map(wish).collect())
+    }
 }
 
 fn unchanged(held: &Held, current: &Pointed) -> Wish {
@@ -70,108 +177,123 @@ fn unchanged(held: &Held, current: &Pointed) -> Wish {
         generation: current.generation,
         previous_host: None,
         changed: false,
+        record: None,
     }
 }
 
-impl AssociateCommand {
-    async fn point<T: Tx>(
-        &self,
-        tx: &mut T,
-        held: &Held,
-        candidate: &Candidate,
-        current: Option<&Pointed>,
-    ) -> Result<Wish, Failure> {
-        // Also when nothing is to be ended: a report that lifts the fence on this address either
-        // is in force before this transaction looks, or sees the association that it makes.
-        let letting_go = letting_go(tx, held.address).await?;
-        let kind = if current.is_some() { EventKind::Moved } else { EventKind::Associated };
+/// The associations that are in the way of a move.
+fn endings<'l>(
+    links: &[&'l Link<'_>],
+    bumped: &BTreeMap<HostName, Bumped>,
+    fences: &impl Fn(&Link<'_>) -> LettingGo,
+) -> Vec<Ending<'l>> {
+    let ending = |link: &&'l Link<'_>| {
+        let pointed = link.current?;
+        let leaves = pointed.host != link.candidate.host;
+        Some(Ending {
+            address: link.held.address,
+            pointed,
+            without: bumped.get(&pointed.host)?.generation,
+            had: leaves && !fences(link).fences(&pointed.host),
+        })
+    };
+    links.iter().filter_map(ending).collect()
+}
+
+/// Links elastic IPs and instances, unless an instance has another elastic IP: the constraint
+/// decides. Returns those that were linked.
+async fn insert<T: Tx>(
+    tx: &mut T,
+    links: &[&Link<'_>],
+    bumped: &BTreeMap<HostName, Bumped>,
+) -> Result<BTreeSet<Ipv4Addr>, Failure> {
+    let generation = |host| bumped.get(host).map_or_else(Default::default, |host| host.generation);
+    let made = tx
+        .each(
+            "INSERT INTO association (address, instance_id, host, generation, associated_at)
+             SELECT given.address, given.instance_id, given.host, given.generation, given.now
+               FROM {given} WHERE true
+             ON CONFLICT DO NOTHING
+             RETURNING address",
+            Given::of(links)
+                .with("address", |link| link.held.address)
+                .with("instance_id", |link| link.candidate.id)
+                .with("host", |link| &link.candidate.host)
+                .with("generation", |link| generation(&link.candidate.host))
+                .with("now", |link| link.command.now),
+        )
+        .await?;
+    let addresses = made.iter().map(|row| rows::address(row, "association"));
+    Ok(addresses.collect::<Result<_, _>>()?)
+}
+
+impl Link<'_> {
+    fn event(&self) -> crate::news::NewEvent {
+        let kind = self.current.map_or(EventKind::Associated, |_| EventKind::Moved);
         let party = Party {
-            instance_id: Some(self.instance_id),
-            instance_name: Some(&candidate.name),
-            host: Some(&candidate.host),
+            instance_id: Some(self.candidate.id),
+            instance_name: Some(&self.candidate.name),
+            host: Some(&self.candidate.host),
         };
-        tell(tx, kind, held.told(&self.actor, self.now), party).await?;
-        touch(tx, held, self.now).await?;
-        // From here on everyone who changes something on these hosts waits for the commit.
-        let before = current.map(|at| &at.host);
-        let concerned: BTreeSet<&HostName> = before.into_iter().chain([&candidate.host]).collect();
-        let generations = bump_all(tx, concerned).await?;
-        let generation =
-            |host: &HostName| generations.get(host).copied().ok_or_else(|| gone("host", host));
-        if let Some(current) = current {
-            let without = generation(&current.host)?;
-            if current.host == candidate.host {
-                tx.run("DELETE FROM association WHERE address = $1", values![held.address]).await?;
-            } else {
-                end_association(tx, held.address, current, &letting_go, without).await?;
-            }
-        }
-        let new = generation(&candidate.host)?;
-        self.insert(tx, held.address, &candidate.host, new).await?;
-        Ok(Wish {
-            elastic_ip: held.id,
-            host: candidate.host.clone(),
-            generation: new,
-            previous_host: before.filter(|host| **host != candidate.host).cloned(),
-            changed: true,
-        })
+        self.held.event(kind, &self.command.actor, self.command.now, party)
     }
 
-    /// Links the two unless the instance has another elastic IP; the constraint decides.
-    async fn insert<T: Tx>(
-        &self,
-        tx: &mut T,
-        address: Ipv4Addr,
-        host: &HostName,
-        generation: Generation,
-    ) -> Result<(), Failure> {
-        let made = tx
-            .row(
-                "INSERT INTO association (address, instance_id, host, generation, associated_at)
-                 VALUES ($1, $2, $3, $4, $5)
-                 ON CONFLICT DO NOTHING
-                 RETURNING address",
-                values![address, self.instance_id, host, generation, self.now],
-            )
-            .await?;
-        if made.is_some() {
-            return Ok(());
+    fn wish(&self, bumped: &BTreeMap<HostName, Bumped>, fences: LettingGo) -> Option<Wish> {
+        let host = &self.candidate.host;
+        let at = bumped.get(host)?;
+        let before = self.current.map(|at| &at.host).filter(|before| *before != host);
+        let mut fences = fences;
+        if let Some(before) = before.filter(|before| !fences.fences(before)) {
+            fences.0.insert(before.clone());
         }
-        let other = tx
-            .row(
-                "SELECT address FROM association WHERE instance_id = $1",
-                values![self.instance_id],
-            )
-            .await?;
-        match other {
-            Some(row) => {
-                let public_ip = rows::address(&row, "association")?;
-                Err(Refusal::InstanceHasElasticIp { public_ip }.into())
-            }
-            None => Err(Failure::Again("the association in the way has just ended".into())),
-        }
+        let view = AssociationView {
+            associated_at: self.command.now,
+            generation: at.generation,
+            applied_at: None,
+            fenced_by: fences.first_but(host).cloned(),
+            observed: at.observed,
+            health: at.health.clone(),
+            last_seen_at: at.last_seen_at,
+            problem: None,
+        };
+        let association = AssociationRecord {
+            instance_id: self.candidate.id,
+            instance_name: self.candidate.name.clone(),
+            private_ip: self.candidate.standing.private_ip,
+            vpc_id: self.candidate.vpc_id.clone(),
+            host: host.clone(),
+            view,
+        };
+        Some(Wish {
+            elastic_ip: self.held.id,
+            host: host.clone(),
+            generation: at.generation,
+            previous_host: before.cloned(),
+            changed: true,
+            record: Some(self.held.changed(self.command.now, Some(association))),
+        })
     }
 }
 
-impl UseCase for DisassociateCommand {
-    type Answer = Wish;
-    const DOING: &'static str = "disassociate an elastic IP";
-
-    async fn run<T: Tx>(&self, tx: &mut T) -> Result<Wish, Failure> {
-        let held = lock(tx, self.target, &self.scope).await?;
-        let current = pointed(tx, held.address).await?.ok_or(Refusal::NotAssociated)?;
-        let letting_go = letting_go(tx, held.address).await?;
-        let told = held.told(&self.actor, self.now);
-        tell(tx, EventKind::Disassociated, told, current.party()).await?;
-        touch(tx, &held, self.now).await?;
-        let generation = bump(tx, &current.host).await?;
-        end_association(tx, held.address, &current, &letting_go, generation).await?;
-        Ok(Wish {
-            elastic_ip: held.id,
-            host: current.host,
-            generation,
-            previous_host: None,
-            changed: true,
-        })
+impl Held {
+    /// What is recorded once its association has changed.
+    pub(super) fn changed(
+        &self,
+        now: Timestamp,
+        association: Option<AssociationRecord>,
+    ) -> ElasticIpRecord {
+        ElasticIpRecord {
+            id: self.id,
+            address: self.address,
+            project: self.project.clone(),
+            pool: self.pool.clone(),
+            name: self.name.clone(),
+            tags: self.tags.clone(),
+            allocated_at: self.allocated_at,
+            updated_at: now,
+            revision: self.revision + 1,
+            association,
+            letting_go: None,
+        }
     }
 }

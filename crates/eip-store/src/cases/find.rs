@@ -2,30 +2,50 @@
 
 use eip_model::{ElasticIpId, ElasticIpRef, ElasticIpStatus, Event, Instance, InstanceRef};
 
-use super::held::{meant, offset_of};
+use super::held::{Aims, MEANT, aims, numbered, offset_of, place, sees};
 use crate::records::{ElasticIpFilter, ElasticIpRecord, InstanceFilter, Scope};
-use crate::rows;
-use crate::transaction::{Failure, Tx, UseCase};
+use crate::rows::{self, Cells};
+use crate::transaction::{Batch, Failure, Outcome, Tx, UseCase};
 use crate::value::{Statement, values};
 
-#[derive(Debug)]
-pub(super) struct FindElasticIp {
+#[derive(Debug, Clone)]
+pub(crate) struct FindElasticIp {
     pub(super) target: ElasticIpRef,
     pub(super) scope: Scope,
 }
 
-impl UseCase for FindElasticIp {
+impl Aims for FindElasticIp {
+    fn target(&self) -> ElasticIpRef {
+        self.target
+    }
+
+    fn scope(&self) -> &Scope {
+        &self.scope
+    }
+}
+
+impl Batch for FindElasticIp {
     type Answer = Option<ElasticIpRecord>;
     const DOING: &'static str = "find an elastic IP";
+    const LOOKS: bool = true;
 
-    async fn run<T: Tx>(&self, tx: &mut T) -> Result<Option<ElasticIpRecord>, Failure> {
-        let mut statement = Statement::new(rows::ELASTIC_IP, values![]);
-        meant(T::DIALECT, &mut statement, self.target, &self.scope);
-        let row = tx.row(&statement.text, &statement.values).await?;
-        match row {
-            Some(row) if rows::is_held(&row)? => Ok(Some(rows::elastic_ip(&row)?)),
-            Some(_) | None => Ok(None),
+    async fn settle<T: Tx>(
+        tx: &mut T,
+        commands: &[Self],
+    ) -> Result<Vec<Outcome<Option<ElasticIpRecord>>>, Failure> {
+        let numbered = numbered(commands);
+        let sql = ["SELECT given.n, ", rows::ELASTIC_IP, MEANT, rows::AROUND_IT].concat();
+        let rows = tx.each(&sql, aims(&numbered)).await?;
+        let mut found: Vec<Option<ElasticIpRecord>> = commands.iter().map(|_| None).collect();
+        for row in &rows {
+            let at = place(row)?;
+            if rows::is_held(row)? {
+                let record = rows::elastic_ip(row)?;
+                let seen = commands.get(at).is_some_and(|c| sees(&c.scope, &record.project));
+                found[at] = Some(record).filter(|_| seen);
+            }
         }
+        Ok(found.into_iter().map(Outcome::Done).collect())
     }
 }
 
@@ -43,7 +63,8 @@ impl UseCase for ElasticIpFilter {
 impl ElasticIpFilter {
     /// Only the conditions that are asked for are in the statement, so that each can use its index.
     fn statement(&self, has_tag: &str) -> Statement<'_> {
-        let mut list = Statement::new(rows::ELASTIC_IP, values![]);
+        let all = ["SELECT ", rows::ELASTIC_IP, " FROM elastic_ip e", rows::AROUND_IT].concat();
+        let mut list = Statement::new(&all, values![]);
         list.add(" WHERE e.released_at IS NULL", values![]);
         if let Scope::Project(project) = &self.scope {
             list.add(" AND e.project = ?", values![project]);
@@ -113,15 +134,8 @@ impl UseCase for EventsOf {
     const DOING: &'static str = "read the events of an elastic IP";
 
     async fn run<T: Tx>(&self, tx: &mut T) -> Result<Vec<Event>, Failure> {
-        let mut list = Statement::new("SELECT ", values![]);
-        list.add(T::DIALECT.event_xid, values![]);
-        list.add(
-            " AS xid, seq, at, kind, project, elastic_ip_id, address,
-                 instance_id, instance_name, host, actor
-              FROM event
-             WHERE address",
-            values![],
-        );
+        let mut list = Statement::new(rows::EVENT, values![]);
+        list.add(" WHERE address", values![]);
         list.add(T::DIALECT.stands_for, values![offset_of(self.id)]);
         list.add(" AND elastic_ip_id = ?", values![self.id]);
         if let Scope::Project(project) = &self.scope {
@@ -130,5 +144,45 @@ impl UseCase for EventsOf {
         list.add(" ORDER BY seq", values![]);
         let found = tx.rows(&list.text, &list.values).await?;
         Ok(found.iter().map(rows::event).collect::<Result<_, _>>()?)
+    }
+}
+
+/// The events behind a place in the order in which they were committed.
+#[derive(Debug)]
+pub(super) struct EventsAfter {
+    pub(super) after: u64,
+    pub(super) scope: Scope,
+    pub(super) limit: u32,
+}
+
+impl UseCase for EventsAfter {
+    type Answer = Vec<Event>;
+    const DOING: &'static str = "follow the events";
+
+    async fn run<T: Tx>(&self, tx: &mut T) -> Result<Vec<Event>, Failure> {
+        let after = i64::try_from(self.after).unwrap_or(i64::MAX);
+        let mut list = Statement::new(rows::EVENT, values![]);
+        list.add(" WHERE seq > ?", values![after]);
+        if let Scope::Project(project) = &self.scope {
+            list.add(" AND project = ?", values![project]);
+        }
+        list.add(" ORDER BY seq LIMIT ?", values![self.limit]);
+        let found = tx.rows(&list.text, &list.values).await?;
+        Ok(found.iter().map(rows::event).collect::<Result<_, _>>()?)
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct LastEvent;
+
+impl UseCase for LastEvent {
+    /// The number of the newest event; 0 when there is none.
+    type Answer = u64;
+    const DOING: &'static str = "find the newest event";
+
+    async fn run<T: Tx>(&self, tx: &mut T) -> Result<u64, Failure> {
+        let row = tx.row("SELECT max(seq) AS seq FROM event", values![]).await?;
+        let seq = row.map(|row| row.int("seq")).transpose().map_err(|e| e.within("event"))?;
+        Ok(seq.flatten().and_then(|seq| u64::try_from(seq).ok()).unwrap_or_default())
     }
 }

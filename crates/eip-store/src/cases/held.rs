@@ -1,8 +1,9 @@
 //! What every change of an elastic IP is made of: finding it, locking it, telling of it.
 //!
-//! Every transaction locks in this order, so that no two wait for each other: the elastic IP, the
-//! instance, what hosts are letting go of, the hosts by name, the association.
+//! Every transaction locks in this order, so that no two wait for each other: the elastic IPs by
+//! address, the instances, what hosts are letting go of, the hosts by name, the associations.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use eip_model::{
@@ -12,38 +13,75 @@ use eip_model::{
 use jiff::Timestamp;
 
 use crate::error::{Refusal, StoreError};
+use crate::given::{Given, Rows};
+use crate::news::NewEvent;
 use crate::records::Scope;
 use crate::rows::{self, Cells, Wrong};
-use crate::transaction::{Dialect, Failure, Tx};
-use crate::value::{Statement, values};
-
-/// Adds the condition that it is the elastic IP that is meant, and that the scope may see it.
-///
-/// There is no index on the id: an id says at which address of each range it can be. Whether the
-/// row is held is for the caller to ask ([`rows::is_held`]): a planner that has not yet counted the
-/// table would rather read the whole index of what is held, or of a project, than look one up.
-pub(super) fn meant<'a>(
-    dialect: Dialect,
-    statement: &mut Statement<'a>,
-    target: ElasticIpRef,
-    scope: &'a Scope,
-) {
-    match target {
-        ElasticIpRef::Address(address) => statement.add(" WHERE e.address = ?", values![address]),
-        ElasticIpRef::Id(id) => {
-            statement.add(" WHERE e.address", values![]);
-            statement.add(dialect.stands_for, values![offset_of(id)]);
-            statement.add(" AND e.id = ?", values![id]);
-        }
-    }
-    if let Scope::Project(project) = scope {
-        statement.add(" AND (e.project = ?) IS TRUE", values![project]);
-    }
-}
+use crate::transaction::{Failure, Tx};
 
 /// The three address bytes of an id as a number.
 pub(super) fn offset_of(id: ElasticIpId) -> u32 {
     derive_offset(id.uuid(), eip_model::OFFSET_SPACE)
+}
+
+/// Which elastic IP a command is about, and who may see it.
+pub(super) trait Aims {
+    fn target(&self) -> ElasticIpRef;
+    fn scope(&self) -> &Scope;
+}
+
+/// The rows that [`MEANT`] looks up: one for each command, by its place.
+pub(super) fn aims<C: Aims>(commands: &[(i64, C)]) -> Rows<'_, (i64, C)> {
+    let id = |aim: &C| match aim.target() {
+        ElasticIpRef::Id(id) => Some(id),
+        ElasticIpRef::Address(_) => None,
+    };
+    Given::of(commands)
+        .with("n", |(n, _)| *n)
+        .with("address", |(_, aim)| match aim.target() {
+            ElasticIpRef::Id(_) => -1,
+            ElasticIpRef::Address(address) => i64::from(address.to_bits()),
+        })
+        .with("id", move |(_, aim)| id(aim).map(ElasticIpId::uuid).unwrap_or_default())
+        .with("number", move |(_, aim)| id(aim).map_or(0, offset_of))
+}
+
+impl<A: Aims> Aims for &A {
+    fn target(&self) -> ElasticIpRef {
+        (**self).target()
+    }
+
+    fn scope(&self) -> &Scope {
+        (**self).scope()
+    }
+}
+
+/// Numbers commands by their places.
+pub(super) fn numbered<C>(commands: &[C]) -> Vec<(i64, &C)> {
+    (0_i64..).zip(commands).collect()
+}
+
+/// Reads the place of the command that a row is about.
+pub(super) fn place(row: &impl Cells) -> Result<usize, StoreError> {
+    row.number("n").map_err(|e| e.within("given"))
+}
+
+/// Joins what [`aims`] gives with the rows `e` that are meant.
+///
+/// There is no index on the id: an id says at which address of each range it can be. Whether the
+/// row is held, and seen by the caller, is asked afterwards.
+pub(super) const MEANT: &str = "
+      FROM {given}
+     CROSS JOIN pool_range r
+      JOIN elastic_ip e
+        ON e.address = CASE WHEN given.address >= 0 THEN given.address
+                            ELSE r.first + given.number % r.size END
+       AND e.range_first = r.first
+       AND (given.address >= 0 OR e.id = given.id)";
+
+/// Whether a scope has what a project owns.
+pub(super) fn sees(scope: &Scope, project: &ProjectName) -> bool {
+    scope.project().is_none_or(|only| only == project)
 }
 
 /// An elastic IP that is held, and locked until the transaction ends.
@@ -56,12 +94,44 @@ pub(super) struct Held {
     pub(super) name: Option<Label>,
     pub(super) tags: Tags,
     pub(super) allocated_at: Timestamp,
+    pub(super) revision: u64,
 }
 
 const HELD: &str = "
-    SELECT e.id, e.address, e.project, e.pool, e.name, CAST(e.tags AS text) AS tags,
-           e.allocated_at, e.released_at
-      FROM elastic_ip e";
+    SELECT given.n, e.id, e.address, e.project, e.pool, e.name, CAST(e.tags AS text) AS tags,
+           e.allocated_at, e.released_at, e.revision";
+
+/// Locks the elastic IPs that the commands mean; `None` where there is none that the caller sees.
+pub(super) async fn lock_all<T: Tx, C: Aims + Sync>(
+    tx: &mut T,
+    commands: &[C],
+) -> Result<Vec<Option<Held>>, Failure> {
+    let numbered = numbered(commands);
+    let sql = [HELD, MEANT, " ORDER BY e.address FOR UPDATE OF e"].concat();
+    let found = tx.each(&sql, aims(&numbered)).await?;
+    let mut held: Vec<Option<Held>> = commands.iter().map(|_| None).collect();
+    for row in &found {
+        let at = place(row)?;
+        let one = read(row).map_err(|e| e.within("elastic_ip"))?;
+        if rows::is_held(row)? && commands.get(at).is_some_and(|c| sees(c.scope(), &one.project)) {
+            held[at] = Some(one);
+        }
+    }
+    Ok(held)
+}
+
+fn read(row: &impl Cells) -> Result<Held, Wrong> {
+    Ok(Held {
+        id: ElasticIpId::new(row.id("id")?),
+        address: row.address("address")?,
+        project: row.parsed("project")?,
+        pool: row.parsed("pool")?,
+        name: row.maybe("name")?,
+        tags: rows::tags(row)?,
+        allocated_at: row.moment("allocated_at")?,
+        revision: row.number("revision")?,
+    })
+}
 
 /// Locks the elastic IP that is meant, or refuses.
 pub(super) async fn lock<T: Tx>(
@@ -69,33 +139,38 @@ pub(super) async fn lock<T: Tx>(
     target: ElasticIpRef,
     scope: &Scope,
 ) -> Result<Held, Failure> {
-    let mut statement = Statement::new(HELD, values![]);
-    meant(T::DIALECT, &mut statement, target, scope);
-    statement.add(" FOR UPDATE", values![]);
-    let row = tx.row(&statement.text, &statement.values).await?;
-    let row = row.ok_or(Refusal::ElasticIpNotFound)?;
-    if !rows::is_held(&row)? {
-        return Err(Refusal::ElasticIpNotFound.into());
-    }
-    let read = || -> Result<_, Wrong> {
-        Ok(Held {
-            id: ElasticIpId::new(row.id("id")?),
-            address: row.address("address")?,
-            project: row.parsed("project")?,
-            pool: row.parsed("pool")?,
-            name: row.maybe("name")?,
-            tags: rows::tags(&row)?,
-            allocated_at: row.moment("allocated_at")?,
-        })
-    };
-    Ok(read().map_err(|e| e.within("elastic_ip"))?)
+    let aim = Aim { target, scope };
+    let mut found = lock_all(tx, &[aim]).await?;
+    found.pop().flatten().ok_or_else(|| Refusal::ElasticIpNotFound.into())
 }
 
-/// Notes that the elastic IP or its association has changed.
-pub(super) async fn touch<T: Tx>(tx: &mut T, held: &Held, now: Timestamp) -> Result<(), Failure> {
-    tx.run(
-        "UPDATE elastic_ip SET revision = revision + 1, updated_at = $2 WHERE address = $1",
-        values![held.address, now],
+/// An elastic IP that is meant, and who means it.
+#[derive(Debug)]
+pub(super) struct Aim<'s> {
+    pub(super) target: ElasticIpRef,
+    pub(super) scope: &'s Scope,
+}
+
+impl Aims for Aim<'_> {
+    fn target(&self) -> ElasticIpRef {
+        self.target
+    }
+
+    fn scope(&self) -> &Scope {
+        self.scope
+    }
+}
+
+/// Notes that elastic IPs or their associations have changed.
+pub(super) async fn touch<T: Tx>(
+    tx: &mut T,
+    addresses: &[Ipv4Addr],
+    now: Timestamp,
+) -> Result<(), Failure> {
+    tx.later(
+        "UPDATE elastic_ip SET revision = elastic_ip.revision + 1, updated_at = given.now
+           FROM {given} WHERE elastic_ip.address = given.address",
+        Given::of(addresses).with("address", |a| *a).with("now", move |_| now),
     )
     .await
 }
@@ -109,32 +184,31 @@ pub(super) struct Pointed {
     pub(super) generation: Generation,
 }
 
-/// Returns what an elastic IP that is locked is pointed at.
+/// Returns what elastic IPs that are locked are pointed at.
 pub(super) async fn pointed<T: Tx>(
     tx: &mut T,
-    address: Ipv4Addr,
-) -> Result<Option<Pointed>, Failure> {
-    let row = tx
-        .row(
-            "SELECT a.instance_id, i.name AS instance_name, a.host, a.generation
-               FROM association a
-               JOIN instance i ON i.id = a.instance_id
-              WHERE a.address = $1",
-            values![address],
+    addresses: &[Ipv4Addr],
+) -> Result<BTreeMap<Ipv4Addr, Pointed>, Failure> {
+    let found = tx
+        .each(
+            "SELECT a.address, a.instance_id, i.name AS instance_name, a.host, a.generation
+               FROM {given}
+               JOIN association a ON a.address = given.address
+               JOIN instance i ON i.id = a.instance_id",
+            Given::of(addresses).with("address", |a| *a),
         )
         .await?;
-    let Some(row) = row else {
-        return Ok(None);
-    };
-    let read = || -> Result<_, Wrong> {
-        Ok(Pointed {
+    let read = |row: &T::Row| -> Result<_, Wrong> {
+        let pointed = Pointed {
             instance_id: InstanceId::new(row.id("instance_id")?),
             instance_name: row.words("instance_name")?,
             host: row.parsed("host")?,
             generation: row.generation("generation")?,
-        })
+        };
+        Ok((row.address("address")?, pointed))
     };
-    Ok(Some(read().map_err(|e| e.within("association"))?))
+    let pointed = found.iter().map(read).collect::<Result<_, _>>();
+    Ok(pointed.map_err(|e| e.within("association"))?)
 }
 
 /// Who is in an event, besides the elastic IP.
@@ -155,46 +229,27 @@ impl Pointed {
     }
 }
 
-/// What an event is about, and who made it happen.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Told<'a> {
-    pub(super) id: ElasticIpId,
-    pub(super) address: Ipv4Addr,
-    pub(super) project: &'a ProjectName,
-    pub(super) actor: &'a str,
-    pub(super) now: Timestamp,
-}
-
 impl Held {
-    pub(super) fn told<'a>(&'a self, actor: &'a str, now: Timestamp) -> Told<'a> {
-        Told { id: self.id, address: self.address, project: &self.project, actor, now }
+    /// The event of a change of this elastic IP.
+    pub(super) fn event(
+        &self,
+        kind: EventKind,
+        actor: &str,
+        at: Timestamp,
+        party: Party<'_>,
+    ) -> NewEvent {
+        NewEvent {
+            at,
+            kind,
+            project: self.project.clone(),
+            elastic_ip: self.id,
+            address: self.address,
+            instance_id: party.instance_id,
+            instance_name: party.instance_name.map(str::to_owned),
+            host: party.host.cloned(),
+            actor: actor.to_owned(),
+        }
     }
-}
-
-/// Writes the event of a change.
-pub(super) async fn tell<T: Tx>(
-    tx: &mut T,
-    kind: EventKind,
-    told: Told<'_>,
-    party: Party<'_>,
-) -> Result<(), Failure> {
-    tx.run(
-        "INSERT INTO event (at, kind, project, elastic_ip_id, address,
-                            instance_id, instance_name, host, actor)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-        values![
-            told.now,
-            kind.as_str(),
-            told.project,
-            told.id,
-            told.address,
-            party.instance_id,
-            party.instance_name,
-            party.host,
-            told.actor,
-        ],
-    )
-    .await
 }
 
 /// Says that a row which must be there is not.

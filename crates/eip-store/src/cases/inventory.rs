@@ -1,6 +1,6 @@
 //! Taking in the instances of a host.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use eip_model::{
@@ -8,10 +8,10 @@ use eip_model::{
 };
 use jiff::Timestamp;
 
-use super::held::{Held, lock, pointed, tell, touch};
-use super::hosts::{bump, end_association, ensure, letting_go};
+use super::held::{Aim, Held, lock_all, pointed, touch};
+use super::hosts::{Ending, bump, end_associations, ensure, letting_go};
 use super::inventory_diff::{Changes, changes, statuses};
-use crate::error::{Refusal, StoreError};
+use crate::error::StoreError;
 use crate::records::{InventoryOutcome, Scope};
 use crate::rows::{Cells, Wrong};
 use crate::transaction::{Failure, Tx, UseCase};
@@ -32,7 +32,7 @@ impl UseCase for RecordInventory {
     async fn run<T: Tx>(&self, tx: &mut T) -> Result<InventoryOutcome, Failure> {
         // Two reports of one host, compared with the same record, would undo each other.
         tx.alone(&format!("inventory of {}", self.host)).await?;
-        ensure(tx, &self.host, self.now).await?;
+        ensure(tx, &[&self.host], self.now).await?;
         let known = self.known(tx).await?;
         let Changes { written, removed } = changes(&known, &self.backends, &self.default_project);
         let held = self.lock_held(tx, &removed).await?;
@@ -88,18 +88,17 @@ impl RecordInventory {
         tx: &mut T,
         removed: &[InstanceId],
     ) -> Result<BTreeMap<Ipv4Addr, Held>, Failure> {
-        let mut held = BTreeMap::new();
-        for (address, _) in self.associations_of(tx, removed).await? {
-            match lock(tx, ElasticIpRef::Address(address), &Scope::Everything).await {
-                Ok(one) => {
-                    held.insert(address, one);
-                }
-                // It was disassociated and released in the meantime.
-                Err(Failure::Store(StoreError::Refused(Refusal::ElasticIpNotFound))) => {}
-                Err(failure) => return Err(failure),
-            }
-        }
-        Ok(held)
+        let pointing = self.associations_of(tx, removed).await?;
+        let aims: Vec<Aim<'_>> = pointing
+            .keys()
+            .map(|address| Aim {
+                target: ElasticIpRef::Address(*address),
+                scope: &Scope::Everything,
+            })
+            .collect();
+        // One that is not there was disassociated and released in the meantime.
+        let held = lock_all(tx, &aims).await?;
+        Ok(held.into_iter().flatten().map(|one| (one.address, one)).collect())
     }
 
     async fn associations_of<T: Tx>(
@@ -182,22 +181,24 @@ impl RecordInventory {
         if associations.is_empty() {
             return Ok(Vec::new());
         }
-        let mut ending = Vec::new();
-        for address in associations.keys() {
-            // It was made after the elastic IPs were locked, and their locks come first.
-            let new = || Failure::Again("an instance was associated while it was removed".into());
-            let held = held.get(address).ok_or_else(new)?;
-            let pointed = pointed(tx, *address).await?.ok_or_else(new)?;
-            ending.push((held, pointed, letting_go(tx, *address).await?));
-        }
-        let generation = bump(tx, &self.host).await?;
+        let addresses: Vec<Ipv4Addr> = associations.keys().copied().collect();
+        // One that is not held was made after the elastic IPs were locked, whose locks come first.
+        let new = || Failure::Again("an instance was associated while it was removed".into());
+        let pointed = pointed(tx, &addresses).await?;
+        let letting_go = letting_go(tx, &addresses).await?;
+        let bumped = bump(tx, &BTreeSet::from([self.host.clone()])).await?;
+        let without = bumped.get(&self.host).map(|host| host.generation).unwrap_or_default();
         let actor = format!("agent:{}", self.host);
-        for (held, pointed, letting_go) in &ending {
-            end_association(tx, held.address, pointed, letting_go, generation).await?;
-            let told = held.told(&actor, self.now);
-            tell(tx, EventKind::InstanceRemoved, told, pointed.party()).await?;
-            touch(tx, held, self.now).await?;
+        let mut ending = Vec::new();
+        for address in &addresses {
+            let held = held.get(address).ok_or_else(new)?;
+            let pointed = pointed.get(address).ok_or_else(new)?;
+            let fenced = letting_go.get(address).is_some_and(|all| all.fences(&self.host));
+            ending.push(Ending { address: *address, pointed, without, had: !fenced });
+            tx.tell(held.event(EventKind::InstanceRemoved, &actor, self.now, pointed.party()));
         }
-        Ok(associations.into_keys().collect())
+        end_associations(tx, &ending).await?;
+        touch(tx, &addresses, self.now).await?;
+        Ok(addresses)
     }
 }

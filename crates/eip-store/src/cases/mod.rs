@@ -3,7 +3,9 @@
 mod allocate;
 mod applied;
 mod associate;
+mod candidates;
 mod desired;
+mod disassociate;
 mod find;
 mod held;
 mod hosts;
@@ -14,6 +16,7 @@ mod setup;
 mod update;
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use eip_model::{
@@ -21,17 +24,44 @@ use eip_model::{
     Generation, HostName, Instance, PoolConfig, PoolName, ProjectName,
 };
 use jiff::Timestamp;
+use tokio::sync::broadcast;
 
 use crate::error::StoreError;
+use crate::lane::Lane;
+use crate::news::News;
 use crate::records::{
     ApiKeyRecord, AssociateCommand, DisassociateCommand, ElasticIpFilter, ElasticIpRecord,
     HostRecord, InstanceFilter, InventoryOutcome, NewAllocation, NewApiKey, PoolCounts,
-    ReleaseCommand, Scope, UpdateCommand, Wish,
+    ReleaseCommand, Released, Scope, UpdateCommand, Wish,
 };
 use crate::repository::Repository;
 use crate::transaction::Database;
 
-pub(crate) use allocate::ALLOCATE;
+/// The record in a database: what comes in bursts goes through lanes, where it is settled together.
+#[derive(Debug)]
+pub(crate) struct Record<D> {
+    database: Arc<D>,
+    allocating: Lane<NewAllocation>,
+    releasing: Lane<ReleaseCommand>,
+    associating: Lane<AssociateCommand>,
+    disassociating: Lane<DisassociateCommand>,
+    applying: Lane<applied::RecordApplied>,
+    finding: Lane<find::FindElasticIp>,
+}
+
+impl<D: Database> Record<D> {
+    pub(crate) fn of(database: D) -> Self {
+        Self {
+            database: Arc::new(database),
+            allocating: Lane::default(),
+            releasing: Lane::default(),
+            associating: Lane::default(),
+            disassociating: Lane::default(),
+            applying: Lane::default(),
+            finding: Lane::default(),
+        }
+    }
+}
 
 /// Cuts to what every database can keep, so that what is read is what was written.
 fn micros(now: Timestamp) -> Timestamp {
@@ -39,65 +69,75 @@ fn micros(now: Timestamp) -> Timestamp {
 }
 
 #[async_trait]
-impl<D: Database> Repository for D {
+impl<D: Database> Repository for Record<D> {
     fn cluster_id(&self) -> ClusterId {
-        Database::cluster_id(self)
+        self.database.cluster_id()
     }
 
     fn describe(&self) -> String {
-        Database::describe(self)
+        self.database.describe()
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        self.look(setup::Ping).await
+        self.database.look(setup::Ping).await
     }
 
-    async fn ensure_project(&self, name: &ProjectName, now: Timestamp) -> Result<(), StoreError> {
-        self.change(setup::EnsureProject { name: name.clone(), now: micros(now) }).await
+    async fn ensure_project(
+        &self,
+        name: &ProjectName,
+        quota: Option<u32>,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let (name, now) = (name.clone(), micros(now));
+        self.database.change(setup::EnsureProject { name, quota, now }).await
     }
 
     async fn ensure_pool(&self, pool: &PoolConfig, now: Timestamp) -> Result<(), StoreError> {
-        self.change(setup::EnsurePool { pool: pool.clone(), now: micros(now) }).await
+        self.database.change(setup::EnsurePool { pool: pool.clone(), now: micros(now) }).await
     }
 
     async fn pools(&self) -> Result<Vec<PoolConfig>, StoreError> {
-        self.look(setup::Pools).await
+        self.database.look(setup::Pools).await
     }
 
     async fn pool_counts(&self, pool: &PoolName) -> Result<PoolCounts, StoreError> {
-        self.look(setup::CountPool { pool: pool.clone() }).await
+        self.database.look(setup::CountPool { pool: pool.clone() }).await
     }
 
     async fn put_api_key(&self, key: &NewApiKey) -> Result<(), StoreError> {
-        self.change(NewApiKey { now: micros(key.now), ..key.clone() }).await
+        self.database.change(NewApiKey { now: micros(key.now), ..key.clone() }).await
     }
 
     async fn find_api_key(&self, digest: &[u8; 32]) -> Result<Option<ApiKeyRecord>, StoreError> {
-        self.look(setup::FindApiKey { digest: *digest }).await
+        self.database.look(setup::FindApiKey { digest: *digest }).await
     }
 
     async fn addresses_in_use(&self) -> Result<Vec<Ipv4Addr>, StoreError> {
-        self.addresses().await
+        self.database.addresses().await
     }
 
     async fn allocate(&self, new: &NewAllocation) -> Result<ElasticIpRecord, StoreError> {
-        Database::allocate(self, NewAllocation { now: micros(new.now), ..new.clone() }).await
+        let new = NewAllocation { now: micros(new.now), ..new.clone() };
+        self.allocating.settle(&self.database, new).await
     }
 
-    async fn release(&self, command: &ReleaseCommand) -> Result<(), StoreError> {
-        self.change(ReleaseCommand { now: micros(command.now), ..command.clone() }).await
+    async fn release(&self, command: &ReleaseCommand) -> Result<Released, StoreError> {
+        let command = ReleaseCommand { now: micros(command.now), ..command.clone() };
+        self.releasing.settle(&self.database, command).await
     }
 
     async fn associate(&self, command: &AssociateCommand) -> Result<Wish, StoreError> {
-        self.change(AssociateCommand { now: micros(command.now), ..command.clone() }).await
+        let command = AssociateCommand { now: micros(command.now), ..command.clone() };
+        self.associating.settle(&self.database, command).await
     }
 
     async fn disassociate(&self, command: &DisassociateCommand) -> Result<Wish, StoreError> {
-        self.change(DisassociateCommand { now: micros(command.now), ..command.clone() }).await
+        let command = DisassociateCommand { now: micros(command.now), ..command.clone() };
+        self.disassociating.settle(&self.database, command).await
     }
 
     async fn update(&self, command: &UpdateCommand) -> Result<ElasticIpRecord, StoreError> {
-        self.change(UpdateCommand { now: micros(command.now), ..command.clone() }).await
+        self.database.change(UpdateCommand { now: micros(command.now), ..command.clone() }).await
     }
 
     async fn find_elastic_ip(
@@ -105,30 +145,48 @@ impl<D: Database> Repository for D {
         target: ElasticIpRef,
         scope: &Scope,
     ) -> Result<Option<ElasticIpRecord>, StoreError> {
-        self.look(find::FindElasticIp { target, scope: scope.clone() }).await
+        let aim = find::FindElasticIp { target, scope: scope.clone() };
+        self.finding.settle(&self.database, aim).await
     }
 
     async fn list_elastic_ips(
         &self,
         filter: &ElasticIpFilter,
     ) -> Result<Vec<ElasticIpRecord>, StoreError> {
-        self.look(filter.clone()).await
+        self.database.look(filter.clone()).await
     }
 
     async fn end_quarantines(&self, now: Timestamp) -> Result<Vec<Ipv4Addr>, StoreError> {
-        self.change(release::EndQuarantines { now: micros(now) }).await
+        self.database.change(release::EndQuarantines { now: micros(now) }).await
     }
 
     async fn events_of(&self, id: ElasticIpId, scope: &Scope) -> Result<Vec<Event>, StoreError> {
-        self.look(find::EventsOf { id, scope: scope.clone() }).await
+        self.database.look(find::EventsOf { id, scope: scope.clone() }).await
+    }
+
+    async fn events_after(
+        &self,
+        after: u64,
+        scope: &Scope,
+        limit: u32,
+    ) -> Result<Vec<Event>, StoreError> {
+        self.database.look(find::EventsAfter { after, scope: scope.clone(), limit }).await
+    }
+
+    async fn last_event(&self) -> Result<u64, StoreError> {
+        self.database.look(find::LastEvent).await
+    }
+
+    fn news(&self) -> broadcast::Receiver<News> {
+        self.database.news()
     }
 
     async fn list_instances(&self, filter: &InstanceFilter) -> Result<Vec<Instance>, StoreError> {
-        self.look(filter.clone()).await
+        self.database.look(filter.clone()).await
     }
 
     async fn list_hosts(&self) -> Result<Vec<HostRecord>, StoreError> {
-        self.look(desired::ListHosts).await
+        self.database.look(desired::ListHosts).await
     }
 
     async fn record_inventory(
@@ -138,7 +196,7 @@ impl<D: Database> Repository for D {
         backends: &[BackendInventory],
         now: Timestamp,
     ) -> Result<InventoryOutcome, StoreError> {
-        self.change(inventory::RecordInventory {
+        self.database.change(inventory::RecordInventory {
             host: host.clone(),
             default_project: default_project.clone(),
             backends: backends.to_vec(),
@@ -153,20 +211,17 @@ impl<D: Database> Repository for D {
         report: &AppliedReport,
         now: Timestamp,
     ) -> Result<Vec<HostName>, StoreError> {
-        self.change(applied::RecordApplied {
-            host: host.clone(),
-            report: report.clone(),
-            now: micros(now),
-        })
-        .await
+        let (host, report) = (host.clone(), report.clone());
+        let said = applied::RecordApplied { host, report, now: micros(now) };
+        self.applying.settle(&self.database, said).await
     }
 
     async fn desired_set(&self, host: &HostName) -> Result<DesiredSet, StoreError> {
-        let cluster_id = Database::cluster_id(self);
-        self.read(desired::ReadDesiredSet { cluster_id, host: host.clone() }).await
+        let cluster_id = self.database.cluster_id();
+        self.database.read(desired::ReadDesiredSet { cluster_id, host: host.clone() }).await
     }
 
     async fn generations(&self, host: &HostName) -> Result<(Generation, Generation), StoreError> {
-        self.look(desired::Generations { host: host.clone() }).await
+        self.database.look(desired::Generations { host: host.clone() }).await
     }
 }

@@ -23,6 +23,7 @@ impl UseCase for Ping {
 #[derive(Debug)]
 pub(super) struct EnsureProject {
     pub(super) name: ProjectName,
+    pub(super) quota: Option<u32>,
     pub(super) now: Timestamp,
 }
 
@@ -32,8 +33,9 @@ impl UseCase for EnsureProject {
 
     async fn run<T: Tx>(&self, tx: &mut T) -> Result<(), Failure> {
         tx.run(
-            "INSERT INTO project (name, created_at) VALUES ($1, $2) ON CONFLICT DO NOTHING",
-            values![&self.name, self.now],
+            "INSERT INTO project (name, quota, created_at) VALUES ($1, $2, $3)
+             ON CONFLICT DO NOTHING",
+            values![&self.name, self.quota, self.now],
         )
         .await
     }

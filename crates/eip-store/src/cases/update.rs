@@ -2,12 +2,12 @@
 
 use eip_model::{ElasticIpRef, EventKind};
 
-use super::allocate::pairs;
-use super::held::{Held, Party, gone, lock, tell};
+use super::held::{Held, Party, gone, lock};
+use crate::given::pairs;
 use crate::records::{ElasticIpRecord, UpdateCommand};
 use crate::rows;
 use crate::transaction::{Failure, Tx, UseCase};
-use crate::value::{Statement, Value, values};
+use crate::value::{Value, values};
 
 impl UseCase for UpdateCommand {
     type Answer = ElasticIpRecord;
@@ -26,17 +26,17 @@ impl UseCase for UpdateCommand {
                 values![held.address, self.now, name.as_ref(), Value::Json(pairs(tags))],
             )
             .await?;
-            let told = held.told(&self.actor, self.now);
-            tell(tx, EventKind::Updated, told, Party::default()).await?;
+            let (kind, party) = (EventKind::Updated, Party::default());
+            tx.tell(held.event(kind, &self.actor, self.now, party));
         }
         read(tx, &held).await
     }
 }
 
 async fn read<T: Tx>(tx: &mut T, held: &Held) -> Result<ElasticIpRecord, Failure> {
-    let statement =
-        Statement::new(&format!("{} WHERE e.address = ?", rows::ELASTIC_IP), values![held.address]);
-    let row = tx.row(&statement.text, &statement.values).await?;
+    let all = ["SELECT ", rows::ELASTIC_IP, " FROM elastic_ip e", rows::AROUND_IT];
+    let sql = format!("{} WHERE e.address = $1", all.concat());
+    let row = tx.row(&sql, values![held.address]).await?;
     let target = ElasticIpRef::Address(held.address);
     Ok(rows::elastic_ip(&row.ok_or_else(|| gone("elastic_ip", target))?)?)
 }

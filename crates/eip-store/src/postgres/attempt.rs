@@ -3,13 +3,18 @@
 use std::time::Duration;
 
 use deadpool_postgres::Client;
+use futures_util::future::join_all;
+use tokio_postgres::Statement;
 use tokio_postgres::error::SqlState;
+use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use super::config::PATIENCE;
-use super::statements::{PostgresTx, meaning};
+use super::statements::{PostgresTx, lists, meaning, unnested};
+use super::wake;
 use crate::error::StoreError;
-use crate::transaction::{Failure, UseCase};
+use crate::given::{Given, MARK};
+use crate::transaction::{Failure, Setback};
 
 /// Says that the database did not answer.
 pub(super) fn unreachable(
@@ -36,12 +41,17 @@ impl Attempts {
     }
 
     /// Returns when it is time for the next attempt, or with what the caller has to know.
-    pub(super) async fn after(&mut self, failure: Failure) -> Result<(), StoreError> {
+    pub(super) async fn after(&mut self, failure: Failure) -> Result<(), Setback> {
         self.made += 1;
         match failure {
-            Failure::Store(error) => Err(error),
+            // A rule of the schema was met by one of them; nothing else is told of the others.
+            Failure::Store(error @ (StoreError::Refused(_) | StoreError::Corrupt { .. }))
+            | Failure::Blocked(error) => Err(Setback::Apart(error)),
+            Failure::Store(error @ StoreError::Unavailable { .. }) => Err(Setback::All(error)),
             Failure::Again(source) if self.made >= ATTEMPTS => {
-                Err(StoreError::Unavailable { doing: self.doing, outcome_unknown: false, source })
+                let doing = self.doing;
+                let error = StoreError::Unavailable { doing, outcome_unknown: false, source };
+                Err(Setback::Apart(error))
             }
             Failure::Again(source) => {
                 let (doing, made) = (self.doing, self.made);
@@ -53,47 +63,145 @@ impl Attempts {
     }
 }
 
+impl From<Setback> for StoreError {
+    fn from(setback: Setback) -> Self {
+        match setback {
+            Setback::All(error) | Setback::Apart(error) => error,
+        }
+    }
+}
+
 /// Up to 4, 8, 16... milliseconds.
 fn pause(number: u32) -> Duration {
     let random = u64::from(Uuid::new_v4().as_bytes()[0]);
     Duration::from_micros((random * 16) << number.min(8))
 }
 
-/// Runs a use case in a transaction of its own and commits it.
-pub(super) async fn attempt<U: UseCase>(
-    mut client: Client,
-    case: &U,
-) -> Result<U::Answer, Failure> {
-    let doing = U::DOING;
-    let committed = {
-        // Nothing has been asked of the database yet, so a connection that turns out to be dead
-        // is no reason to trouble the caller.
-        let tx = client.transaction().await.map_err(|e| Failure::Again(Box::new(e)))?;
-        let answer = case.run(&mut PostgresTx { client: &tx, doing }).await;
-        match answer {
-            Ok(answer) => {
-                tokio::time::timeout(PATIENCE, tx.commit()).await.map(|done| done.map(|()| answer))
-            }
-            Err(failure) => {
-                // Before the connection goes back: whoever gets it next must not wait for this.
-                if let Err(error) = tx.rollback().await {
-                    tracing::debug!(%error, "Could not roll back; the connection is gone");
-                }
-                return Err(failure);
-            }
+/// The lock under which events get their numbers: "eipe" in ASCII.
+///
+/// It is taken by the last statement of a transaction and held until the transaction is committed
+/// and seen by all, so numbers are in the order of the commits. Nothing is gained by taking it
+/// later: PostgreSQL itself lets only one transaction that notifies commit at a time.
+const ORDER: i64 = 0x6569_7065;
+
+/// Writes events, with numbers in their order.
+fn write_events() -> String {
+    format!(
+        "WITH turn AS MATERIALIZED (SELECT pg_advisory_xact_lock({ORDER}))
+         INSERT INTO event (at, kind, project, elastic_ip_id, address, instance_id, instance_name,
+                            host, actor)
+         SELECT given.at, given.kind, given.project, given.elastic_ip_id, given.address,
+                given.instance_id, given.instance_name, given.host, given.actor
+           FROM turn CROSS JOIN {MARK}"
+    )
+}
+
+/// Runs `work` in a transaction of its own and commits it.
+pub(super) async fn attempt<A, W>(
+    client: Client,
+    doing: &'static str,
+    begin: &'static str,
+    work: W,
+) -> Result<A, Failure>
+where
+    W: AsyncFnOnce(&mut PostgresTx<'_>) -> Result<A, Failure>,
+{
+    let mut lent = Lent(Some(client));
+    let Some(client) = &lent.0 else {
+        return Err(Failure::Again("there is no connection".into()));
+    };
+    let mut tx = PostgresTx::begin(client, doing, begin);
+    let done = match work(&mut tx).await {
+        Ok(answer) => {
+            let finished = tokio::time::timeout(PATIENCE, finish(tx)).await;
+            // A standby that must confirm may never do so. The commit is not cancelled: PostgreSQL
+            // would then call it done without the standby. The connection is given up instead.
+            let finished = finished.map_err(|elapsed| unreachable(doing, true, elapsed))?;
+            finished.map(|()| answer)
+        }
+        Err(failure) => Err(failure),
+    };
+    if let Err(failure) = done {
+        // Before the connection goes back: whoever gets it next must not wait for this.
+        if client.batch_execute("ROLLBACK").await.is_ok() {
+            lent.give_back();
+        }
+        return Err(failure);
+    }
+    lent.give_back();
+    done
+}
+
+/// A connection that does not go back to the others unless its transaction has come to an end.
+struct Lent(Option<Client>);
+
+impl Lent {
+    fn give_back(&mut self) {
+        drop(self.0.take());
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        drop(self.0.take().map(Client::take));
+    }
+}
+
+/// Sends what was left to the end, the events and the commit, all in one go.
+async fn finish(tx: PostgresTx<'_>) -> Result<(), Failure> {
+    let PostgresTx { client, doing, begin, later, telling } = tx;
+    if begin.is_some() {
+        // Nothing was asked, so nothing was begun.
+        return Ok(());
+    }
+    let mut statements: Vec<(String, Given)> = later
+        .into_iter()
+        .map(|(sql, given)| (sql.replace(MARK, &unnested(&given)), given))
+        .collect();
+    if !telling.events.is_empty() {
+        let given = telling.rows();
+        statements.push((write_events().replace(MARK, &unnested(&given)), given));
+    }
+    let told = wake::payload(&telling);
+    let told: [&(dyn ToSql + Sync); 2] = [&wake::CHANNEL, &told];
+    let prepared = prepared(client, &statements, !telling.is_empty()).await;
+    let (writes, notify) = prepared.map_err(|e| meaning(doing, e))?;
+    let writes = statements.iter().zip(&writes).map(|((_, given), statement)| {
+        let values = lists(given);
+        async move { client.execute(statement, &values).await.map(drop) }
+    });
+    let notified = async {
+        match &notify {
+            Some(notify) => client.execute(notify, &told).await.map(drop),
+            None => Ok(()),
         }
     };
-    match committed {
-        Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(error)) if was_refused(&error) => Err(meaning(doing, error)),
-        Ok(Err(error)) => Err(unreachable(doing, true, error).into()),
-        // A standby that must confirm may never do so. The commit is not cancelled: PostgreSQL
-        // would then call it done without the standby.
-        Err(elapsed) => {
-            drop(Client::take(client));
-            Err(unreachable(doing, true, elapsed).into())
-        }
+    // They are polled in their order, so they are sent in it, and before any of them is answered.
+    // When one fails, the commit that was sent behind it is none.
+    let (written, notified, committed) =
+        tokio::join!(join_all(writes), notified, client.batch_execute("COMMIT"));
+    let failed = written.into_iter().chain([notified, committed]).find_map(Result::err);
+    match failed {
+        None => Ok(()),
+        Some(error) if was_refused(&error) => Err(meaning(doing, error)),
+        Some(error) => Err(unreachable(doing, true, error).into()),
     }
+}
+
+async fn prepared(
+    client: &Client,
+    statements: &[(String, Given)],
+    notifies: bool,
+) -> Result<(Vec<Statement>, Option<Statement>), tokio_postgres::Error> {
+    let mut prepared = Vec::with_capacity(statements.len());
+    for (sql, _) in statements {
+        prepared.push(client.prepare_cached(sql).await?);
+    }
+    let notify = match notifies {
+        true => Some(client.prepare_cached("SELECT pg_notify($1, $2)").await?),
+        false => None,
+    };
+    Ok((prepared, notify))
 }
 
 /// Whether PostgreSQL itself said that it did not commit. An error that comes with the end of the

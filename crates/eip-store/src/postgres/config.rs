@@ -13,8 +13,13 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// A transaction of ours takes milliseconds; what takes longer waits for something that is wrong,
 /// and must not hold locks meanwhile. Whether a commit waits for a standby is left as the server
 /// has it.
+///
+/// Every statement of ours looks rows up by an index. A planner that has not counted the tables yet,
+/// or that made its plan when they were empty, would rather read all of them.
 const SETTINGS: &str = "-c lock_timeout=3s -c statement_timeout=10s \
-     -c idle_in_transaction_session_timeout=10s -c default_transaction_isolation=read\\ committed";
+     -c idle_in_transaction_session_timeout=5s -c default_transaction_isolation=read\\ committed \
+     -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off \
+     -c plan_cache_mode=force_generic_plan -c jit=off";
 
 /// Reads the URL, and adds what it leaves open.
 pub(super) fn read(url: &str) -> Result<Config, OpenError> {

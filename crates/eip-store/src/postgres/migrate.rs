@@ -7,8 +7,10 @@ use uuid::Uuid;
 
 use crate::open::{OpenError, SCHEMA};
 
-const MIGRATIONS: [(&str, &str); SCHEMA as usize] =
-    [("V1__the_record", include_str!("../../migrations/postgres/V1__the_record.sql"))];
+const MIGRATIONS: [(&str, &str); SCHEMA as usize] = [
+    ("V1__the_record", include_str!("../../migrations/postgres/V1__the_record.sql")),
+    ("V2__batches", include_str!("../../migrations/postgres/V2__batches.sql")),
+];
 
 /// The lock that servers which start at once take in turn: "eip" in ASCII.
 const LOCK: i64 = 0x0065_6970;

@@ -1,23 +1,26 @@
 //! The record in a PostgreSQL database, which several servers may share.
 
-mod allocate;
 mod attempt;
 mod config;
 mod migrate;
 mod statements;
+mod wake;
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use deadpool_postgres::{Client, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
 use eip_model::ClusterId;
-use tokio_postgres::{Config, IsolationLevel, NoTls};
+use tokio::sync::broadcast;
+use tokio_postgres::{Config, NoTls};
 
 use crate::error::StoreError;
 use crate::open::OpenError;
-use crate::records::{ElasticIpRecord, NewAllocation};
-use crate::transaction::{Database, Failure, UseCase};
+use crate::news::News;
+use crate::transaction::{Batch, Database, Failure, Outcome, Setback, UseCase};
 use attempt::{Attempts, attempt, unreachable};
 use statements::{PostgresTx, meaning};
+use wake::Listener;
 
 /// How many connections a server has at most.
 const CONNECTIONS: usize = 16;
@@ -27,24 +30,26 @@ const PAGE: i64 = 65_536;
 
 /// The record in a PostgreSQL database.
 #[derive(Debug)]
-pub struct PostgresRepository {
+pub(crate) struct Postgres {
     place: String,
     cluster_id: ClusterId,
     pool: Pool,
+    listener: Listener,
 }
 
-impl PostgresRepository {
+impl Postgres {
     /// Connects, and brings the schema up to date. Several servers may do so at once.
     ///
     /// # Errors
     /// [`OpenError`] when the URL is not valid or asks for TLS, the database does not answer, or a
     /// newer program wrote it.
-    pub async fn open(url: &str) -> Result<Self, OpenError> {
+    pub(crate) async fn open(url: &str) -> Result<Self, OpenError> {
         let config = config::read(url)?;
         let cluster_id = migrate::migrate(&config).await?;
         let pool = pool(config.clone())
             .map_err(OpenError::database("make the connections to PostgreSQL"))?;
-        Ok(Self { place: config::place(&config), cluster_id, pool })
+        let place = config::place(&config);
+        Ok(Self { place, cluster_id, pool, listener: Listener::start(config) })
     }
 
     async fn client(&self, doing: &'static str) -> Result<Client, StoreError> {
@@ -63,9 +68,13 @@ fn pool(config: Config) -> Result<Pool, deadpool_postgres::BuildError> {
         .build()
 }
 
-impl Database for PostgresRepository {
+impl Database for Postgres {
     fn cluster_id(&self) -> ClusterId {
         self.cluster_id
+    }
+
+    fn news(&self) -> broadcast::Receiver<News> {
+        self.listener.subscribe()
     }
 
     fn describe(&self) -> String {
@@ -83,11 +92,14 @@ impl Database for PostgresRepository {
         }
     }
 
-    async fn allocate(&self, new: NewAllocation) -> Result<ElasticIpRecord, StoreError> {
-        let mut attempts = Attempts::at(NewAllocation::DOING);
+    async fn settle<B: Batch>(
+        &self,
+        commands: Arc<Vec<B>>,
+    ) -> Result<Vec<Outcome<B::Answer>>, Setback> {
+        let mut attempts = Attempts::at(B::DOING);
         loop {
-            match self.try_allocate(&new).await {
-                Ok(answer) => return Ok(answer),
+            match self.try_settle(&commands).await {
+                Ok(outcomes) => return Ok(outcomes),
                 Err(failure) => attempts.after(failure).await?,
             }
         }
@@ -124,32 +136,32 @@ impl Database for PostgresRepository {
     }
 }
 
-impl PostgresRepository {
+impl Postgres {
     async fn try_change<U: UseCase>(&self, case: &U) -> Result<U::Answer, Failure> {
-        attempt(self.client(U::DOING).await?, case).await
+        let client = self.client(U::DOING).await?;
+        attempt(client, U::DOING, "BEGIN", async |tx| case.run(tx).await).await
     }
 
-    async fn try_allocate(&self, new: &NewAllocation) -> Result<ElasticIpRecord, Failure> {
-        allocate::allocate(self.client(NewAllocation::DOING).await?, new).await
+    async fn try_settle<B: Batch>(
+        &self,
+        commands: &[B],
+    ) -> Result<Vec<Outcome<B::Answer>>, Failure> {
+        let client = self.client(B::DOING).await?;
+        if B::LOOKS {
+            return B::settle(&mut PostgresTx::on(&client, B::DOING), commands).await;
+        }
+        attempt(client, B::DOING, "BEGIN", async |tx| B::settle(tx, commands).await).await
     }
 
     async fn try_look<U: UseCase>(&self, case: &U) -> Result<U::Answer, Failure> {
         let client = self.client(U::DOING).await?;
-        case.run(&mut PostgresTx { client: &client, doing: U::DOING }).await
+        case.run(&mut PostgresTx::on(&client, U::DOING)).await
     }
 
     async fn try_read<U: UseCase>(&self, case: &U) -> Result<U::Answer, Failure> {
-        let mut client = self.client(U::DOING).await?;
-        let begun = client
-            .build_transaction()
-            .isolation_level(IsolationLevel::RepeatableRead)
-            .read_only(true)
-            .start()
-            .await;
-        let tx = begun.map_err(|e| meaning(U::DOING, e))?;
-        let answer = case.run(&mut PostgresTx { client: &tx, doing: U::DOING }).await?;
-        tx.commit().await.map_err(|e| meaning(U::DOING, e))?;
-        Ok(answer)
+        let client = self.client(U::DOING).await?;
+        let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+        attempt(client, U::DOING, begin, async |tx| case.run(tx).await).await
     }
 
     /// Reads arrays instead of rows: a row costs more than the number in it.

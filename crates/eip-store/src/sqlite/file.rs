@@ -9,8 +9,10 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
 use crate::open::{OpenError, SCHEMA};
 
-const MIGRATIONS: [(&str, &str); SCHEMA as usize] =
-    [("V1__the_record", include_str!("../../migrations/sqlite/V1__the_record.sql"))];
+const MIGRATIONS: [(&str, &str); SCHEMA as usize] = [
+    ("V1__the_record", include_str!("../../migrations/sqlite/V1__the_record.sql")),
+    ("V2__batches", include_str!("../../migrations/sqlite/V2__batches.sql")),
+];
 
 /// Makes the folder and the file for this user only, and takes the lock that keeps others out.
 ///

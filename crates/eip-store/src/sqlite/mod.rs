@@ -10,33 +10,37 @@ mod writer;
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use eip_model::ClusterId;
 use rusqlite::Connection;
+use tokio::sync::broadcast;
 use uuid::Uuid;
 
 use crate::error::StoreError;
 use crate::open::OpenError;
-use crate::transaction::{Database, UseCase};
+use crate::news::{self, News, Telling};
+use crate::transaction::{Batch, Database, Outcome, Setback, UseCase};
 use readers::Readers;
-use statements::{run_now, unavailable};
+use statements::{run_now, settle_now, unavailable};
 use writer::Writer;
 
 /// The record in a SQLite file.
 #[derive(Debug)]
-pub struct SqliteRepository {
+pub(crate) struct Sqlite {
     path: PathBuf,
     cluster_id: ClusterId,
     readers: Readers,
     writer: Writer,
+    committed: broadcast::Sender<News>,
 }
 
-impl SqliteRepository {
+impl Sqlite {
     /// Opens the file, making it and its folder where there are none.
     ///
     /// # Errors
     /// [`OpenError`] when another process has it, a newer program wrote it, or it cannot be used.
-    pub async fn open(path: PathBuf) -> Result<Self, OpenError> {
+    pub(crate) async fn open(path: PathBuf) -> Result<Self, OpenError> {
         let opened = tokio::task::spawn_blocking(move || Self::open_now(path)).await;
         opened.map_err(OpenError::database("open the SQLite database"))?
     }
@@ -49,7 +53,7 @@ impl SqliteRepository {
         let readers = Readers::open(&path)?;
         let writer = Writer::start(connection, lock)
             .map_err(OpenError::database("start the thread that writes"))?;
-        Ok(Self { path, cluster_id, readers, writer })
+        Ok(Self { path, cluster_id, readers, writer, committed: news::channel() })
     }
 }
 
@@ -62,7 +66,18 @@ fn cluster_id(connection: &Connection) -> rusqlite::Result<ClusterId> {
     Ok(ClusterId::new(Uuid::from_bytes(bytes)))
 }
 
-impl Database for SqliteRepository {
+impl Sqlite {
+    /// Says that something was committed, if there is anything to say.
+    fn told<A>(&self, (answer, telling): (A, Telling)) -> Result<A, StoreError> {
+        if !telling.is_empty() {
+            // Nobody may be following.
+            self.committed.send(News::Of(telling.hosts)).ok();
+        }
+        Ok(answer)
+    }
+}
+
+impl Database for Sqlite {
     fn cluster_id(&self) -> ClusterId {
         self.cluster_id
     }
@@ -72,11 +87,29 @@ impl Database for SqliteRepository {
     }
 
     async fn change<U: UseCase>(&self, case: U) -> Result<U::Answer, StoreError> {
-        self.writer.write(U::DOING, move |connection| run_now(connection, &case)).await
+        let done = self.writer.write(U::DOING, move |connection| run_now(connection, &case));
+        self.told(done.await?)
+    }
+
+    async fn settle<B: Batch>(
+        &self,
+        commands: Arc<Vec<B>>,
+    ) -> Result<Vec<Outcome<B::Answer>>, Setback> {
+        let settle = move |connection: &mut Connection| settle_now(connection, &commands);
+        let done = if B::LOOKS {
+            self.readers.read(B::DOING, settle).await
+        } else {
+            self.writer.write(B::DOING, settle).await
+        };
+        done.and_then(|done| self.told(done)).map_err(|error| match error {
+            StoreError::Unavailable { .. } => Setback::All(error),
+            StoreError::Refused(_) | StoreError::Corrupt { .. } => Setback::Apart(error),
+        })
     }
 
     async fn look<U: UseCase>(&self, case: U) -> Result<U::Answer, StoreError> {
-        self.readers.read(U::DOING, move |connection| run_now(connection, &case)).await
+        let done = self.readers.read(U::DOING, move |connection| run_now(connection, &case));
+        self.told(done.await?)
     }
 
     async fn read<U: UseCase>(&self, case: U) -> Result<U::Answer, StoreError> {
@@ -86,7 +119,11 @@ impl Database for SqliteRepository {
             // The reader ends it.
             run_now(connection, &case)
         };
-        self.readers.read(doing, whole).await
+        self.told(self.readers.read(doing, whole).await?)
+    }
+
+    fn news(&self) -> broadcast::Receiver<News> {
+        self.committed.subscribe()
     }
 
     async fn addresses(&self) -> Result<Vec<Ipv4Addr>, StoreError> {

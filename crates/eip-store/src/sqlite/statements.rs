@@ -5,33 +5,55 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+use eip_model::HostName;
 use jiff::Timestamp;
 use rusqlite::types::{Null, Value as Cell};
 use rusqlite::{Connection, ErrorCode};
 use uuid::Uuid;
 
 use crate::error::StoreError;
+use crate::given::{Given, MARK};
+use crate::news::{NewEvent, Telling};
 use crate::rows::{Cells, Wrong};
 use crate::rules;
-use crate::transaction::{Dialect, Failure, Tx, UseCase};
+use crate::transaction::{Batch, Dialect, Failure, Outcome, Tx, UseCase};
 use crate::value::Value;
 
 /// Runs a use case to its end on this thread.
-///
-/// Its statements are answered as they are asked, so it never waits.
 pub(super) fn run_now<U: UseCase>(
     connection: &mut Connection,
     case: &U,
-) -> Result<U::Answer, StoreError> {
-    let mut tx = SqliteTx { connection, doing: U::DOING };
-    let running = pin!(case.run(&mut tx));
-    match running.poll(&mut Context::from_waker(Waker::noop())) {
+) -> Result<(U::Answer, Telling), StoreError> {
+    let mut tx = SqliteTx { connection, doing: U::DOING, telling: Telling::default() };
+    let answer = finish(case.run(&mut tx), U::DOING)?;
+    Ok((answer, tx.write_events()?))
+}
+
+/// What came out of each command of a batch, and what there is to say of them all.
+type Settled<B> = (Vec<Outcome<<B as Batch>::Answer>>, Telling);
+
+/// Runs a batch to its end on this thread.
+pub(super) fn settle_now<B: Batch>(
+    connection: &mut Connection,
+    commands: &[B],
+) -> Result<Settled<B>, StoreError> {
+    let mut tx = SqliteTx { connection, doing: B::DOING, telling: Telling::default() };
+    let outcomes = finish(B::settle(&mut tx, commands), B::DOING)?;
+    Ok((outcomes, tx.write_events()?))
+}
+
+/// Takes what came out of it. Statements are answered as they are asked, so it never waits.
+fn finish<A>(
+    running: impl Future<Output = Result<A, Failure>>,
+    doing: &'static str,
+) -> Result<A, StoreError> {
+    match pin!(running).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(Ok(answer)) => Ok(answer),
-        Poll::Ready(Err(Failure::Store(error))) => Err(error),
+        Poll::Ready(Err(Failure::Store(error) | Failure::Blocked(error))) => Err(error),
         Poll::Ready(Err(Failure::Again(source))) => {
-            Err(StoreError::Unavailable { doing: U::DOING, outcome_unknown: false, source })
+            Err(StoreError::Unavailable { doing, outcome_unknown: false, source })
         }
-        Poll::Pending => Err(unavailable(U::DOING, std::io::Error::other("it waited"))),
+        Poll::Pending => Err(unavailable(doing, std::io::Error::other("it waited"))),
     }
 }
 
@@ -46,6 +68,24 @@ pub(super) fn unavailable(
 struct SqliteTx<'c> {
     connection: &'c mut Connection,
     doing: &'static str,
+    telling: Telling,
+}
+
+const WRITE_EVENT: &str = "
+    INSERT INTO event (at, kind, project, elastic_ip_id, address, instance_id, instance_name, host,
+                       actor)
+    SELECT given.at, given.kind, given.project, given.elastic_ip_id, given.address,
+           given.instance_id, given.instance_name, given.host, given.actor
+      FROM {given}";
+
+impl SqliteTx<'_> {
+    /// Writes the events, and returns what there is to say of the change once it is committed.
+    fn write_events(self) -> Result<Telling, StoreError> {
+        let Self { connection, doing, telling } = self;
+        let written = query_each(connection, WRITE_EVENT, &telling.rows());
+        written.map_err(|e| unavailable(doing, e))?;
+        Ok(telling)
+    }
 }
 
 impl Tx for SqliteTx<'_> {
@@ -55,7 +95,6 @@ impl Tx for SqliteTx<'_> {
         stands_for: " IN (SELECT first + ? % size FROM pool_range)",
         has_tag: " AND EXISTS (SELECT 1 FROM json_each(e.tags) t
                                 WHERE t.key = ? AND t.value = ?)",
-        event_xid: "'0'",
     };
 
     fn rows(
@@ -66,10 +105,43 @@ impl Tx for SqliteTx<'_> {
         ready(query(self.connection, sql, values).map_err(|e| failure(self.doing, e)))
     }
 
+    fn each(
+        &mut self,
+        sql: &str,
+        given: impl Into<Given> + Send,
+    ) -> impl Future<Output = Result<Vec<SqliteRow>, Failure>> + Send {
+        let found = query_each(self.connection, sql, &given.into());
+        ready(found.map_err(|e| failure(self.doing, e)))
+    }
+
+    /// Nothing is won by waiting.
+    fn later(
+        &mut self,
+        sql: &'static str,
+        given: impl Into<Given> + Send,
+    ) -> impl Future<Output = Result<(), Failure>> + Send {
+        let found = query_each(self.connection, sql, &given.into());
+        ready(found.map(drop).map_err(|e| failure(self.doing, e)))
+    }
+
+    fn tell(&mut self, event: NewEvent) {
+        self.telling.events.push(event);
+    }
+
+    fn wake(&mut self, host: &HostName) {
+        self.telling.hosts.insert(host.clone());
+    }
+
     /// There is one writer.
     fn alone(&mut self, _name: &str) -> impl Future<Output = Result<(), Failure>> + Send {
         ready(Ok(()))
     }
+}
+
+/// Leaves out the locks at the end of a statement.
+fn unlocked(sql: &str) -> &str {
+    let locks = [" FOR UPDATE", " FOR SHARE"].iter().find_map(|lock| sql.rfind(lock));
+    locks.map_or(sql, |at| &sql[..at])
 }
 
 fn query(
@@ -77,23 +149,73 @@ fn query(
     sql: &str,
     values: &[Value<'_>],
 ) -> rusqlite::Result<Vec<SqliteRow>> {
-    let sql =
-        [" FOR UPDATE", " FOR SHARE"].iter().find_map(|lock| sql.strip_suffix(lock)).unwrap_or(sql);
-    let mut statement = connection.prepare_cached(sql)?;
-    for (number, value) in (1..).zip(values) {
-        // Named, as SQLite numbers `$2` by where it first stands and not by what it says.
-        if let Some(at) = statement.parameter_index(&format!("${number}"))? {
+    let mut statement = connection.prepare_cached(unlocked(sql))?;
+    let columns = columns(&statement);
+    for (place, value) in places(&statement, values.len())?.into_iter().zip(values) {
+        if let Some(at) = place {
             bind(&mut statement, at, value)?;
         }
     }
-    let columns: Arc<[String]> = statement.column_names().map(str::to_owned).collect();
     let mut found = Vec::new();
+    fetch(&mut statement, &columns, &mut found)?;
+    Ok(found)
+}
+
+/// Runs the statement for one row after the other.
+fn query_each(
+    connection: &Connection,
+    sql: &str,
+    given: &Given,
+) -> rusqlite::Result<Vec<SqliteRow>> {
+    let mut found = Vec::new();
+    if given.is_empty() {
+        return Ok(found);
+    }
+    let mut statement = connection.prepare_cached(&unlocked(sql).replace(MARK, &one_row(given)))?;
+    let columns = columns(&statement);
+    let places = places(&statement, given.columns().len())?;
+    for row in 0..given.rows() {
+        for (place, (_, list)) in places.iter().zip(given.columns()) {
+            if let Some(at) = place {
+                bind(&mut statement, *at, &list.at(row))?;
+            }
+        }
+        fetch(&mut statement, &columns, &mut found)?;
+    }
+    Ok(found)
+}
+
+/// The row that a statement is run for, as a table.
+fn one_row(given: &Given) -> String {
+    let names = given.columns().iter().map(|(name, _)| name);
+    let cells: Vec<String> = (1..).zip(names).map(|(n, name)| format!("${n} AS {name}")).collect();
+    format!("(SELECT {}) AS given", cells.join(", "))
+}
+
+/// Where the parameters go: by name, as SQLite numbers `$2` by where it first stands and not by what
+/// it says.
+fn places(
+    statement: &rusqlite::Statement<'_>,
+    count: usize,
+) -> rusqlite::Result<Vec<Option<usize>>> {
+    (1..=count).map(|number| statement.parameter_index(&format!("${number}"))).collect()
+}
+
+fn columns(statement: &rusqlite::Statement<'_>) -> Arc<[String]> {
+    statement.column_names().map(str::to_owned).collect()
+}
+
+fn fetch(
+    statement: &mut rusqlite::Statement<'_>,
+    columns: &Arc<[String]>,
+    found: &mut Vec<SqliteRow>,
+) -> rusqlite::Result<()> {
     let mut rows = statement.raw_query();
     while let Some(row) = rows.next()? {
         let cells = (0..columns.len()).map(|at| row.get(at)).collect::<Result<_, _>>()?;
-        found.push(SqliteRow { columns: columns.clone(), cells });
+        found.push(SqliteRow { columns: Arc::clone(columns), cells });
     }
-    Ok(found)
+    Ok(())
 }
 
 fn bind(

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use eip_model::{ElasticIpRef, InstanceState};
+use eip_model::{ElasticIpRef};
 use eip_store::Refusal;
 use eip_testkit::eventually_async;
 use tokio_postgres::{Client, NoTls};
@@ -28,19 +28,18 @@ async fn somebody_waits(client: &Client) {
 }
 
 #[tokio::test]
-async fn an_instance_that_is_just_stopping_is_not_associated() {
+async fn an_instance_that_is_just_being_removed_is_not_associated() {
     let world = World::new(Kind::Postgres).await;
     world.report("hv1", &[1]).await;
     let eip = world.hold(1).await;
     let (other, looker) = (connect(&world.url).await, connect(&world.url).await);
-    other.batch_execute("BEGIN; UPDATE instance SET state = 'stopped'").await.unwrap();
+    other.batch_execute("BEGIN; DELETE FROM instance").await.unwrap();
     let repo = world.repo.clone();
     let command = associate(ElasticIpRef::Id(eip.id), 1);
     let associating = tokio::spawn(async move { repo.associate(&command).await });
     somebody_waits(&looker).await;
     other.batch_execute("COMMIT").await.unwrap();
-    let state = InstanceState::Stopped;
-    assert_eq!(refusal(associating.await.unwrap()), Refusal::InstanceNotRunning { state });
+    assert_eq!(refusal(associating.await.unwrap()), Refusal::InstanceNotFound);
 }
 
 #[tokio::test]

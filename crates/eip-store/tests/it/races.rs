@@ -134,7 +134,7 @@ async fn a_release_and_an_associate_at_once_never_point_a_released_address(
                 world.part(&eip).await.unwrap();
                 pointed += 1;
             }
-            (Err(StoreError::Refused(Refusal::ElasticIpNotFound)), Ok(())) => {
+            (Err(StoreError::Refused(Refusal::ElasticIpNotFound)), Ok(_)) => {
                 assert!(world.wanted("hv1").await.is_empty());
                 released += 1;
             }
@@ -251,7 +251,7 @@ async fn a_new_host_may_report_twice_at_once(#[values(Kind::Sqlite, Kind::Postgr
             } else {
                 world.applied("hv1", eip_model::Generation::default()).await;
             }
-            world.repo.ensure_project(&project("new"), at(0)).await.unwrap();
+            world.repo.ensure_project(&project("new"), None, at(0)).await.unwrap();
         }
     });
     at_once(calls).await;

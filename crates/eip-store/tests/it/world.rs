@@ -6,11 +6,11 @@ use std::sync::Arc;
 use eip_model::{
     AppliedReport, AttachmentProblem, Backend, BackendInventory, BackendListing, DataPlaneHealth,
     DesiredSet, ElasticIpId, ElasticIpRef, Generation, HostName, InstanceId, InstanceReport,
-    InstanceState, Ipv4Range, PoolConfig, ProjectName, Tags, craft_id,
+    InstanceRef, InstanceState, Ipv4Range, PoolConfig, ProjectName, Tags, craft_id,
 };
 use eip_store::{
     AssociateCommand, DisassociateCommand, ElasticIpFilter, ElasticIpRecord, InventoryOutcome,
-    NewAllocation, Refusal, ReleaseCommand, Repository, Scope, StoreError, Wish, open,
+    NewAllocation, Refusal, ReleaseCommand, Released, Repository, Scope, StoreError, Wish, open,
 };
 use eip_testkit::postgres::TestCluster;
 use jiff::Timestamp;
@@ -98,7 +98,7 @@ pub(crate) fn associate(target: ElasticIpRef, instance: u128) -> AssociateComman
     AssociateCommand {
         target,
         scope: scope("default"),
-        instance_id: instance_id(instance),
+        instance: InstanceRef::Id(instance_id(instance)),
         allow_reassociation: false,
         actor: "key-1".into(),
         now: at(10),
@@ -136,8 +136,8 @@ impl World {
     pub(crate) async fn with_quarantine(kind: Kind, quarantine_seconds: u32) -> Self {
         let world = Self::empty(kind).await;
         let repo = &world.repo;
-        repo.ensure_project(&project("default"), at(0)).await.unwrap();
-        repo.ensure_project(&project("other"), at(0)).await.unwrap();
+        repo.ensure_project(&project("default"), None, at(0)).await.unwrap();
+        repo.ensure_project(&project("other"), None, at(0)).await.unwrap();
         let pool = PoolConfig {
             name: "public".parse().unwrap(),
             ranges: vec![range()],
@@ -198,7 +198,7 @@ impl World {
             .await
     }
 
-    pub(crate) async fn release(&self, eip: &ElasticIpRecord) -> Result<(), StoreError> {
+    pub(crate) async fn release(&self, eip: &ElasticIpRecord) -> Result<Released, StoreError> {
         self.release_at(eip, at(30)).await
     }
 
@@ -206,7 +206,7 @@ impl World {
         &self,
         eip: &ElasticIpRecord,
         now: Timestamp,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Released, StoreError> {
         self.repo
             .release(&ReleaseCommand {
                 target: ElasticIpRef::Id(eip.id),

@@ -1,0 +1,24 @@
+-- Quotas, and answers that can be given again. postgres/V2__batches.sql tells the same story; its
+-- other parts concern what costs nothing here.
+
+ALTER TABLE project ADD COLUMN quota INTEGER
+    CONSTRAINT project_quota_is_a_count CHECK (quota >= 0);
+ALTER TABLE project ADD COLUMN held INTEGER NOT NULL DEFAULT 0
+    CONSTRAINT project_holds_a_count CHECK (held >= 0);
+UPDATE project
+   SET held = (SELECT count(*) FROM elastic_ip e
+                WHERE e.project = project.name AND e.released_at IS NULL);
+UPDATE project SET quota = max(20, held) WHERE name <> 'default';
+
+CREATE TABLE answer (
+    owner       TEXT    NOT NULL,
+    key         TEXT    NOT NULL,
+    fingerprint BLOB    NOT NULL,
+    elastic_ip  TEXT    NOT NULL,
+    answered_at INTEGER NOT NULL,
+    repeated    INTEGER NOT NULL,
+    CONSTRAINT answer_pkey PRIMARY KEY (owner, key),
+    CONSTRAINT answer_fingerprint_is_sha256 CHECK (length(fingerprint) = 32)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX answer_by_age ON answer (answered_at);
