@@ -21,7 +21,7 @@ const DEPTH: usize = 2;
 
 /// How many times a command that stands behind another one goes into a next batch. The first of a
 /// batch is always settled, so more than a batch are needed by none that gets on at all.
-const TURNS: u32 = 4 * BATCH as u32;
+const TURNS: usize = 4 * BATCH;
 
 /// The queue of the commands of one kind.
 #[derive(Debug)]
@@ -36,7 +36,7 @@ struct Queue<B: Batch> {
 #[derive(Debug)]
 struct Waiter<B: Batch> {
     command: B,
-    turns: u32,
+    turns: usize,
     reply: oneshot::Sender<Result<B::Answer, StoreError>>,
 }
 
@@ -103,9 +103,7 @@ impl<B: Batch> Lane<B> {
             let settling = tokio::spawn(outcomes(Arc::clone(&database), Arc::clone(&commands)));
             let Ok(outcomes) = settling.await else { continue };
             let mut behind = Vec::new();
-            for ((command, (turns, reply)), outcome) in
-                commands.iter().zip(replies).zip(outcomes)
-            {
+            for ((command, (turns, reply)), outcome) in commands.iter().zip(replies).zip(outcomes) {
                 match outcome {
                     Ok(Outcome::Done(answer)) => drop(reply.send(Ok(answer))),
                     Ok(Outcome::Refused(refusal)) => drop(reply.send(Err(refusal.into()))),

@@ -27,6 +27,6 @@ pub use open::{OpenError, open};
 pub use records::{
     ApiKeyRecord, AssociateCommand, AssociationRecord, DisassociateCommand, ElasticIpFilter,
     ElasticIpRecord, HostRecord, InstanceFilter, InventoryOutcome, NewAllocation, NewApiKey,
-    PoolCounts, ReleaseCommand, Released, Scope, UpdateCommand, Wish,
+    PoolCounts, PoolLoad, ReleaseCommand, Released, Scope, UpdateCommand, Wish,
 };
 pub use repository::Repository;

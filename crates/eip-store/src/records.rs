@@ -218,6 +218,13 @@ pub struct PoolCounts {
     pub quarantined: u64,
 }
 
+/// How full a pool is. Kept up by every change, so asking costs the same for any number.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PoolLoad {
+    pub held: u64,
+    pub asleep: u64,
+}
+
 /// What a host's inventory changed in the record.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct InventoryOutcome {

@@ -14,7 +14,7 @@ use crate::error::StoreError;
 use crate::news::News;
 use crate::records::{
     ApiKeyRecord, AssociateCommand, DisassociateCommand, ElasticIpFilter, ElasticIpRecord,
-    HostRecord, InstanceFilter, InventoryOutcome, NewAllocation, NewApiKey, PoolCounts,
+    HostRecord, InstanceFilter, InventoryOutcome, NewAllocation, NewApiKey, PoolCounts, PoolLoad,
     ReleaseCommand, Released, Scope, UpdateCommand, Wish,
 };
 
@@ -51,6 +51,9 @@ pub trait Repository: std::fmt::Debug + Send + Sync + 'static {
 
     /// Returns all pools by name.
     async fn pools(&self) -> Result<Vec<PoolConfig>, StoreError>;
+
+    /// Returns how full the pool is; one that is not there is empty.
+    async fn pool_load(&self, pool: &PoolName) -> Result<PoolLoad, StoreError>;
 
     async fn pool_counts(&self, pool: &PoolName) -> Result<PoolCounts, StoreError>;
 

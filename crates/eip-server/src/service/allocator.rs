@@ -71,6 +71,12 @@ impl Allocator {
         None
     }
 
+    /// Whether there is an address left that is believed to be free.
+    pub(crate) fn has_free(&self, pool: &PoolName) -> bool {
+        let free = |hint: &PoolHint| hint.free().iter().any(|map| map.next_free(0).is_some());
+        self.pools.get(pool).is_some_and(free)
+    }
+
     /// Takes this very address, free or not: its holder may be asking for it back.
     pub(crate) fn take(&self, address: Ipv4Addr, random: [u8; 16]) -> Option<Candidate> {
         let config = self.pool_of(address)?;

@@ -1,6 +1,7 @@
 //! Allocate, associate, disassociate, release, and looking at what there is.
 
 use std::net::Ipv4Addr;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use eip_model::{
@@ -9,8 +10,8 @@ use eip_model::{
     PoolConfig, PoolName, ProjectName, Reserved, UpdateRequest,
 };
 use eip_store::{
-    AssociateCommand, DisassociateCommand, ElasticIpFilter, ElasticIpRecord, InstanceFilter,
-    NewAllocation, Refusal, ReleaseCommand, Scope, StoreError, UpdateCommand, Wish,
+    AssociateCommand, DisassociateCommand, ElasticIpFilter, ElasticIpRecord, NewAllocation,
+    Refusal, ReleaseCommand, Scope, StoreError, UpdateCommand, Wish,
 };
 use jiff::Timestamp;
 use tokio::time::Instant;
@@ -26,6 +27,8 @@ const WAIT_SECONDS: i64 = 5;
 const LONGEST_WAIT_SECONDS: i64 = 60;
 /// After so many lost races for an address the hint of what is free is read anew.
 const LOST_RACES: u32 = 8;
+/// How often the record is looked through for a free address that others always get first.
+const MOST_LOOKS: u32 = 50;
 /// How long an instance may take to be reported as running, after whoever started it believes so.
 const GRACE: Duration = Duration::from_millis(500);
 /// How often a waiter looks by itself: another server may have taken the host's report.
@@ -103,17 +106,14 @@ impl Service {
         let Some(pool) = self.allocator.pool(name) else {
             return Err(Error::PoolNotFound { pool: name.clone() });
         };
-        let mut corrected = false;
-        let mut lost = 0;
+        let (mut lost, mut looks) = (0, 0);
         loop {
             let Some(candidate) = self.allocator.take_any(name, rand::random()) else {
-                if corrected {
-                    let size = Allocator::size(pool);
-                    return Err(Error::PoolExhausted { pool: name.clone(), size });
+                looks += 1;
+                if looks > MOST_LOOKS {
+                    return Err(Error::Store(always_somebody_elses()));
                 }
-                self.end_quarantines().await.map_err(Error::Store)?;
-                self.learn().await?;
-                corrected = true;
+                self.look_for_free(pool).await?;
                 continue;
             };
             match self.record_allocation(owner, pool, candidate, request).await {
@@ -131,7 +131,30 @@ impl Service {
         }
     }
 
+    /// Looks in the record for free addresses that the hint has not, or says that there are none.
+    async fn look_for_free(&self, pool: &PoolConfig) -> Result<(), Error> {
+        self.end_quarantines().await.map_err(Error::Store)?;
+        if self.allocator.has_free(&pool.name) {
+            return Ok(());
+        }
+        let load = self.repository().pool_load(&pool.name).await.map_err(Error::Store)?;
+        let size = Allocator::size(pool);
+        if load.held + load.asleep >= size {
+            return Err(Error::PoolExhausted { pool: pool.name.clone(), size });
+        }
+        // Those that are free may be on their way to somebody else: then the next look tells.
+        self.learn().await
+    }
+
+    /// Reads anew what is free. Whoever asks while that is being read waits for the next reading,
+    /// and all who wait share it.
     async fn learn(&self) -> Result<(), Error> {
+        let asked = self.readings.load(Ordering::Acquire);
+        let _reading = self.reading.lock().await;
+        if self.readings.load(Ordering::Acquire) > asked {
+            return Ok(());
+        }
+        self.readings.fetch_add(1, Ordering::AcqRel);
         let in_use = self.repository().addresses_in_use().await.map_err(Error::Store)?;
         self.allocator.learn(&in_use);
         Ok(())
@@ -187,46 +210,39 @@ impl Service {
     ) -> Result<ElasticIp, Error> {
         let scope = caller.may_write()?;
         let wait = wait_for(request.wait_seconds)?;
-        let record = self.find(target, &scope).await?;
         let named = InstanceRef::parse(&request.instance_id);
-        let command = |instance_id| AssociateCommand {
+        let command = || AssociateCommand {
             target,
             scope: scope.clone(),
-            instance_id,
+            instance: named.clone(),
             allow_reassociation: request.allow_reassociation,
             actor: caller.actor(),
             now: Timestamp::now(),
         };
-        let (instance_id, wish) = self.associate_when_seen(&record, &named, command).await?;
+        let wish = self.associate_when_seen(&named, command).await?;
         if wish.changed {
             info!(
-                elastic_ip.id = %wish.elastic_ip, instance.id = %instance_id, host = %wish.host,
+                elastic_ip.id = %wish.elastic_ip, instance = %named, host = %wish.host,
                 generation = %wish.generation, key.id = %caller.key, "Associated"
             );
         }
         self.wake(&wish);
-        self.settled(&wish, target, &scope, wait).await
+        self.settled(wish, target, &scope, wait).await
     }
 
     /// Associates, giving an instance that was started a moment ago the time to be reported.
     async fn associate_when_seen(
         &self,
-        record: &ElasticIpRecord,
         named: &InstanceRef,
-        command: impl Fn(InstanceId) -> AssociateCommand,
-    ) -> Result<(InstanceId, Wish), Error> {
-        let about = About { target: &record.address, named };
+        command: impl Fn() -> AssociateCommand,
+    ) -> Result<Wish, Error> {
         let deadline = Instant::now() + GRACE;
         let mut inventories = self.signals.watch_inventory();
         loop {
-            let tried = async {
-                let instance_id = self.instance_meant(record, named).await?;
-                let wish = self.repository().associate(&command(instance_id)).await;
-                wish.map(|wish| (instance_id, wish)).map_err(|error| about.explain(error))
-            };
-            let error = match tried.await {
-                Ok(done) => return Ok(done),
-                Err(error) => error,
+            let command = command();
+            let error = match self.repository().associate(&command).await {
+                Ok(wish) => return Ok(wish),
+                Err(error) => About { target: &command.target, named }.explain(error),
             };
             let left = deadline.saturating_duration_since(Instant::now());
             if !error.is_of_the_instance() || left.is_zero() {
@@ -260,7 +276,7 @@ impl Service {
             key.id = %caller.key, "Disassociated"
         );
         self.wake(&wish);
-        self.settled(&wish, target, &scope, wait).await
+        self.settled(wish, target, &scope, wait).await
     }
 
     /// Ends the hold on an address and starts its quarantine.
@@ -269,7 +285,11 @@ impl Service {
         let command =
             ReleaseCommand { target, scope, actor: caller.actor(), now: Timestamp::now() };
         let about = About { target: &target, named: &"" };
-        self.repository().release(&command).await.map_err(|error| about.explain(error))?;
+        let released = self.repository().release(&command).await;
+        let released = released.map_err(|error| about.explain(error))?;
+        if released.free_at <= command.now {
+            self.allocator.give_back(released.address);
+        }
         info!(elastic_ip = %target, key.id = %caller.key, "Released");
         Ok(())
     }
@@ -352,30 +372,6 @@ impl Service {
         found.map_err(Error::Store)?.ok_or_else(not_found)
     }
 
-    /// Finds the one instance of the elastic IP's project that the caller means.
-    async fn instance_meant(
-        &self,
-        record: &ElasticIpRecord,
-        named: &InstanceRef,
-    ) -> Result<InstanceId, Error> {
-        let filter = InstanceFilter {
-            scope: Scope::Project(record.project.clone()),
-            named: Some(named.clone()),
-        };
-        let found = self.repository().list_instances(&filter).await.map_err(Error::Store)?;
-        match found.as_slice() {
-            [] => Err(Error::InstanceNotFound { named: named.to_string() }),
-            [one] => Ok(one.id),
-            several => {
-                let describe = |one: &eip_model::Instance| {
-                    format!("{} ({}:{} on {})", one.id, one.backend, one.name, one.host)
-                };
-                let candidates = several.iter().map(describe).collect();
-                Err(Error::InstanceAmbiguous { named: named.to_string(), candidates })
-            }
-        }
-    }
-
     fn wake(&self, wish: &Wish) {
         if wish.changed {
             self.signals.desired_changed(&wish.host);
@@ -389,16 +385,21 @@ impl Service {
     /// what is true then.
     async fn settled(
         &self,
-        wish: &Wish,
+        wish: Wish,
         target: ElasticIpRef,
         scope: &Scope,
         wait: Duration,
     ) -> Result<ElasticIp, Error> {
         let deadline = Instant::now() + wait;
         let mut reports = self.signals.watch_observed(&wish.host);
+        let mut recorded = wish.record;
         loop {
             reports.borrow_and_update();
-            let now = self.find(target, scope).await?.at(Timestamp::now());
+            let record = match recorded.take() {
+                Some(record) => record,
+                None => self.find(target, scope).await?,
+            };
+            let now = record.at(Timestamp::now());
             let left = deadline.saturating_duration_since(Instant::now());
             if now.data_plane.state != DataPlaneState::Pending || left.is_zero() {
                 return Ok(now);
@@ -407,6 +408,11 @@ impl Service {
             tokio::time::timeout(left.min(SLOW_POLL), reports.changed()).await.ok();
         }
     }
+}
+
+fn always_somebody_elses() -> StoreError {
+    let source = Box::new(std::io::Error::other("what was free went to others every time"));
+    StoreError::Unavailable { doing: "find a free address", outcome_unknown: false, source }
 }
 
 fn wait_for(seconds: Option<i64>) -> Result<Duration, Error> {

@@ -47,6 +47,8 @@ pub(crate) enum Error {
     InstanceAmbiguous { named: String, candidates: Vec<String> },
     #[error("all {size} addresses of pool {pool} are held or asleep in quarantine")]
     PoolExhausted { pool: PoolName, size: u64 },
+    #[error("the project holds {quota} addresses, as many as it may")]
+    QuotaExceeded { quota: u64 },
     #[error("a body holds at most {limit} bytes")]
     PayloadTooLarge { limit: usize },
     #[error("the record cannot be used at the moment")]
@@ -86,6 +88,7 @@ impl Error {
             Self::InstanceHasNoNetwork { .. } => ErrorCode::InstanceHasNoNetwork,
             Self::InstanceAmbiguous { .. } => ErrorCode::InstanceAmbiguous,
             Self::PoolExhausted { .. } => ErrorCode::PoolExhausted,
+            Self::QuotaExceeded { .. } => ErrorCode::QuotaExceeded,
             Self::PayloadTooLarge { .. } => ErrorCode::PayloadTooLarge,
             Self::Store(StoreError::Unavailable { .. }) | Self::Stopping => ErrorCode::Unavailable,
             Self::Store(StoreError::Refused(_) | StoreError::Corrupt { .. }) | Self::Internal => {
@@ -139,6 +142,9 @@ impl Error {
             Self::PoolExhausted { .. } => {
                 "release an address, wait for a quarantine to end, or use another pool".into()
             }
+            Self::QuotaExceeded { .. } => {
+                "release an address that is not needed, or have the quota raised".into()
+            }
             Self::PayloadTooLarge { .. } => "send less".into(),
             Self::Store(StoreError::Unavailable { .. }) | Self::Stopping => {
                 "repeat the request in a moment".into()
@@ -173,6 +179,7 @@ impl Error {
                 json!({ "instance": named, "candidates": candidates })
             }
             Self::PoolExhausted { pool, size } => json!({ "pool": pool, "size": size }),
+            Self::QuotaExceeded { quota } => json!({ "quota": quota }),
             Self::PoolNotFound { pool } => json!({ "pool": pool }),
             Self::NameInUse { name } => json!({ "name": name }),
             Self::PayloadTooLarge { limit } => json!({ "limit": limit }),
@@ -222,6 +229,10 @@ impl About<'_> {
         match refusal {
             Refusal::ElasticIpNotFound => Error::ElasticIpNotFound { target: target() },
             Refusal::InstanceNotFound => Error::InstanceNotFound { named: named() },
+            Refusal::InstanceAmbiguous { candidates } => {
+                Error::InstanceAmbiguous { named: named(), candidates }
+            }
+            Refusal::QuotaExceeded { quota } => Error::QuotaExceeded { quota },
             Refusal::AlreadyAssociated { instance_name } => {
                 Error::AlreadyAssociated { target: target(), instance_name }
             }

@@ -11,6 +11,7 @@ pub(crate) mod keys;
 mod signals;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use eip_model::{
@@ -31,6 +32,9 @@ use signals::Signals;
 /// How often addresses whose quarantine has ended are looked for.
 const QUARANTINE_TURN: Duration = Duration::from_secs(1);
 
+/// How many addresses a project may hold unless told otherwise. The default project has no quota.
+const QUOTA: u32 = 20;
+
 /// What the service is told at start.
 #[derive(Debug, Clone)]
 pub struct ServiceConfig {
@@ -45,6 +49,9 @@ pub struct ServiceConfig {
 pub struct Service {
     repository: Arc<dyn Repository>,
     allocator: Allocator,
+    /// How often the hint has been read anew, and the turn of doing so.
+    readings: AtomicU64,
+    reading: tokio::sync::Mutex<()>,
     keys: KeyRing,
     signals: Signals,
     default_pool: PoolName,
@@ -62,7 +69,7 @@ impl Service {
         config: ServiceConfig,
     ) -> Result<Arc<Self>, eip_store::StoreError> {
         let now = Timestamp::now();
-        repository.ensure_project(&config.default_project, now).await?;
+        repository.ensure_project(&config.default_project, None, now).await?;
         repository.ensure_pool(&config.default_pool, now).await?;
         let allocator = Allocator::new(repository.pools().await?);
         let service = Arc::new(Self {
@@ -70,6 +77,8 @@ impl Service {
             signals: Signals::default(),
             default_pool: config.default_pool.name,
             default_project: config.default_project,
+            readings: AtomicU64::new(0),
+            reading: tokio::sync::Mutex::new(()),
             repository,
             allocator,
         });
@@ -116,7 +125,7 @@ impl Service {
             Error::invalid(error.to_string(), hint)
         })?;
         if let Some(project) = &project {
-            let made = self.repository.ensure_project(project, Timestamp::now()).await;
+            let made = self.repository.ensure_project(project, Some(QUOTA), Timestamp::now()).await;
             made.map_err(Error::Store)?;
         }
         let key = ApiKey::generate();
@@ -144,14 +153,16 @@ impl Service {
     }
 
     async fn end_quarantines(&self) -> Result<(), eip_store::StoreError> {
-        let freed = self.repository.end_quarantines(Timestamp::now()).await?;
-        if !freed.is_empty() {
+        loop {
+            let freed = self.repository.end_quarantines(Timestamp::now()).await?;
+            if freed.is_empty() {
+                return Ok(());
+            }
             info!(count = freed.len(), "Quarantine ended");
+            for address in freed {
+                self.allocator.give_back(address);
+            }
         }
-        for address in freed {
-            self.allocator.give_back(address);
-        }
-        Ok(())
     }
 
     pub(crate) fn repository(&self) -> &dyn Repository {

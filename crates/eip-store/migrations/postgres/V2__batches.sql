@@ -13,6 +13,19 @@ ALTER TABLE project
     ADD CONSTRAINT project_quota_is_a_count CHECK (quota >= 0),
     ADD CONSTRAINT project_holds_a_count CHECK (held >= 0);
 
+-- The same for pools: how full one is, is read and never counted.
+ALTER TABLE pool
+    ADD COLUMN held   bigint NOT NULL DEFAULT 0,
+    ADD COLUMN asleep bigint NOT NULL DEFAULT 0;
+UPDATE pool
+   SET held = (SELECT count(*) FROM elastic_ip e
+                WHERE e.pool = pool.name AND e.released_at IS NULL),
+       asleep = (SELECT count(*) FROM elastic_ip e
+                  WHERE e.pool = pool.name AND e.released_at IS NOT NULL);
+ALTER TABLE pool
+    ADD CONSTRAINT pool_holds_a_count CHECK (held >= 0),
+    ADD CONSTRAINT pool_sleeps_a_count CHECK (asleep >= 0);
+
 -- seq is drawn under a lock that is held until the commit: it is the order of the commits, and a
 -- reader that goes on from the last seq it saw misses nothing. The transaction is not asked for, as
 -- a reader that waits for older transactions waits for those of other databases, too.
@@ -33,6 +46,7 @@ ALTER TABLE association
 ALTER TABLE elastic_ip SET (fillfactor = 80);
 ALTER TABLE host SET (fillfactor = 20);
 ALTER TABLE project SET (fillfactor = 20);
+ALTER TABLE pool SET (fillfactor = 20);
 
 -- What was answered to a request that named an Idempotency-Key: the same answer is given again.
 CREATE TABLE answer (

@@ -10,6 +10,16 @@ UPDATE project
                 WHERE e.project = project.name AND e.released_at IS NULL);
 UPDATE project SET quota = max(20, held) WHERE name <> 'default';
 
+ALTER TABLE pool ADD COLUMN held INTEGER NOT NULL DEFAULT 0
+    CONSTRAINT pool_holds_a_count CHECK (held >= 0);
+ALTER TABLE pool ADD COLUMN asleep INTEGER NOT NULL DEFAULT 0
+    CONSTRAINT pool_sleeps_a_count CHECK (asleep >= 0);
+UPDATE pool
+   SET held = (SELECT count(*) FROM elastic_ip e
+                WHERE e.pool = pool.name AND e.released_at IS NULL),
+       asleep = (SELECT count(*) FROM elastic_ip e
+                  WHERE e.pool = pool.name AND e.released_at IS NOT NULL);
+
 CREATE TABLE answer (
     owner       TEXT    NOT NULL,
     key         TEXT    NOT NULL,

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use eip_model::{EventKind, ProjectName};
 use uuid::Uuid;
 
+use super::counts::{Counts, Limit};
 use crate::error::{Refusal, StoreError};
 use crate::given::Given;
 use crate::news::NewEvent;
@@ -46,8 +47,8 @@ impl Batch for NewAllocation {
     type Answer = ElasticIpRecord;
     const DOING: &'static str = "allocate an address";
 
-    /// The quotas are asked once for the whole batch: the counter of a project is locked, read, and
-    /// counted up by what was taken.
+    /// Quotas are asked once for the whole batch: what a project may take is read before, and the
+    /// counter, which goes up by all that was taken, decides whether that was still so.
     async fn settle<T: Tx>(
         tx: &mut T,
         commands: &[Self],
@@ -66,23 +67,21 @@ impl Batch for NewAllocation {
             }
         }
         let taken = take(tx, &mut entitled).await?;
+        let mut counts = Counts::default();
         for (place, command) in entitled {
-            let outcome = if taken.contains(&command.id.uuid()) {
+            let was_free = taken.contains(&command.id.uuid());
+            let outcome = if was_free {
                 Outcome::Done(command.record())
             } else {
                 second_try(tx, command).await?
             };
-            match &outcome {
-                Outcome::Done(_) => tx.tell(command.event()),
-                Outcome::Refused(_) | Outcome::Again => {
-                    if let Some(room) = rooms.get_mut(&command.project) {
-                        room.give_back();
-                    }
-                }
+            if matches!(outcome, Outcome::Done(_)) {
+                tx.tell(command.event());
+                counts.taken(command, !was_free);
             }
             outcomes[place] = Some(outcome);
         }
-        count_up(tx, &rooms).await?;
+        counts.enter(tx, Limit::Quota).await?;
         Ok(outcomes.into_iter().map(|outcome| outcome.unwrap_or(Outcome::Again)).collect())
     }
 }
@@ -105,13 +104,9 @@ impl Room {
             }
         }
     }
-
-    fn give_back(&mut self) {
-        self.taken = self.taken.saturating_sub(1);
-    }
 }
 
-/// Locks the projects, by name, and returns how much room each has.
+/// Returns how much room each project has by now.
 async fn rooms<T: Tx>(
     tx: &mut T,
     commands: &[NewAllocation],
@@ -120,8 +115,7 @@ async fn rooms<T: Tx>(
     let names: Vec<&ProjectName> = names.into_iter().collect();
     let found = tx
         .each(
-            "SELECT p.name, p.quota, p.held FROM {given} JOIN project p ON p.name = given.name
-              ORDER BY p.name FOR UPDATE OF p",
+            "SELECT p.name, p.quota, p.held FROM {given} JOIN project p ON p.name = given.name",
             Given::of(&names).with("name", |name| *name),
         )
         .await?;
@@ -201,31 +195,6 @@ async fn second_try<T: Tx>(
             Err(StoreError::Corrupt { table: "pool_range", what }.into())
         }
     }
-}
-
-async fn count_up<T: Tx>(
-    tx: &mut T,
-    rooms: &BTreeMap<ProjectName, Room>,
-) -> Result<(), Failure> {
-    let counts: Vec<(&ProjectName, i64)> = rooms
-        .iter()
-        .filter(|(_, room)| room.taken > 0)
-        .map(|(name, room)| (name, i64::try_from(room.taken).unwrap_or(i64::MAX)))
-        .collect();
-    count(tx, &counts).await
-}
-
-/// Adds to what projects hold.
-pub(super) async fn count<T: Tx>(
-    tx: &mut T,
-    counts: &[(&ProjectName, i64)],
-) -> Result<(), Failure> {
-    tx.later(
-        "UPDATE project SET held = project.held + given.more
-           FROM {given} WHERE project.name = given.name",
-        Given::of(counts).with("name", |(name, _)| *name).with("more", |(_, more)| *more),
-    )
-    .await
 }
 
 impl NewAllocation {

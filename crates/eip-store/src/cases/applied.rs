@@ -90,9 +90,8 @@ async fn progress<'r, T: Tx>(
         let desired = before.map(|host| host.desired).unwrap_or_default();
         let reported = said.report.generation;
         let observed = if reported <= desired { reported } else { Generation::default() };
-        let same = before.is_some_and(|host| {
-            host.observed == observed && host.health == said.report.data_plane
-        });
+        let same = before
+            .is_some_and(|host| host.observed == observed && host.health == said.report.data_plane);
         Progress { said, observed, new: !same || !said.report.problems.is_empty() }
     };
     Ok(reports.iter().map(progress).collect())
@@ -131,10 +130,7 @@ struct Lifted {
 
 /// Forgets what hosts were letting go of and have, and returns the associations on other hosts that
 /// waited for nothing else.
-async fn let_go<T: Tx>(
-    tx: &mut T,
-    progress: &[Progress<'_>],
-) -> Result<Vec<Lifted>, Failure> {
+async fn let_go<T: Tx>(tx: &mut T, progress: &[Progress<'_>]) -> Result<Vec<Lifted>, Failure> {
     // Before they are deleted, in the order in which everyone locks them.
     tx.each(
         "SELECT l.address FROM {given}
@@ -175,7 +171,10 @@ async fn let_go<T: Tx>(
 }
 
 fn hosts(progress: &[Progress<'_>]) -> Given {
-    Given::of(progress).with("host", |one| &one.said.host).with("observed", |one| one.observed).into()
+    Given::of(progress)
+        .with("host", |one| &one.said.host)
+        .with("observed", |one| one.observed)
+        .into()
 }
 
 /// Writes what hosts say of themselves and bumps the hosts that waited for them.
@@ -265,10 +264,7 @@ type Told<'r> = (&'r HostName, &'r AttachmentProblem, Timestamp);
 
 /// Makes the problems of the hosts' associations those of the reports. A problem that has not
 /// changed keeps the time since when it has been there.
-async fn replace_problems<T: Tx>(
-    tx: &mut T,
-    progress: &[Progress<'_>],
-) -> Result<(), Failure> {
+async fn replace_problems<T: Tx>(tx: &mut T, progress: &[Progress<'_>]) -> Result<(), Failure> {
     let mut old = known_problems(tx, progress).await?;
     let told = progress.iter().flat_map(|one| {
         let said = one.said;
@@ -325,10 +321,7 @@ async fn known_problems<T: Tx>(
 }
 
 /// Leaves out what is not, or no longer, associated on the host that tells of it.
-async fn associated<'r, T: Tx>(
-    tx: &mut T,
-    told: Vec<Told<'r>>,
-) -> Result<Vec<Told<'r>>, Failure> {
+async fn associated<'r, T: Tx>(tx: &mut T, told: Vec<Told<'r>>) -> Result<Vec<Told<'r>>, Failure> {
     let found = tx
         .each(
             "SELECT a.address, a.host FROM {given}

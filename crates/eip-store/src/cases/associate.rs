@@ -42,9 +42,7 @@ impl Batch for AssociateCommand {
             .iter()
             .zip(held)
             .zip(candidates)
-            .map(|((command, held), candidate)| {
-                changes.decide(command, held, candidate, &pointed)
-            })
+            .map(|((command, held), candidate)| changes.decide(command, held, candidate, &pointed))
             .collect();
         let made = changes.make(tx, &decisions, &letting_go).await?;
         Ok(decisions.into_iter().zip(made).map(|(decision, wish)| decision.outcome(wish)).collect())
@@ -146,7 +144,8 @@ impl Changes {
         };
         let bumped = bump(tx, &links.iter().flat_map(hosts).collect()).await?;
         let nobody = LettingGo::default();
-        let fences = |link: &Link<'_>| letting_go.get(&link.held.address).unwrap_or(&nobody).clone();
+        let fences =
+            |link: &Link<'_>| letting_go.get(&link.held.address).unwrap_or(&nobody).clone();
         end_associations(tx, &endings(&links, &bumped, &fences)).await?;
         let made = insert(tx, &links, &bumped).await?;
         let mut touched = Vec::new();

@@ -50,9 +50,8 @@ pub(super) async fn candidates<T: Tx>(
     let other = "LEFT JOIN association a ON a.instance_id = i.id";
     let by_id = format!("{CANDIDATE} JOIN instance i ON i.id = given.id {other}");
     let by_name = format!("{CANDIDATE} JOIN instance i ON i.name = given.name {other}");
-    let mut found = tx
-        .each(&by_id, Given::of(&ids).with("n", |(n, _)| *n).with("id", |(_, id)| *id))
-        .await?;
+    let mut found =
+        tx.each(&by_id, Given::of(&ids).with("n", |(n, _)| *n).with("id", |(_, id)| *id)).await?;
     let named = Given::of(&names).with("n", |(n, _)| *n).with("name", |(_, name)| *name);
     found.extend(tx.each(&by_name, named).await?);
     let mut meant: Vec<Vec<Candidate>> = commands.iter().map(|_| Vec::new()).collect();

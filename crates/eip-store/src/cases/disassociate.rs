@@ -94,10 +94,8 @@ fn wish(
     };
     // Of another host that is letting go it is not known here when it was seen: the caller looks.
     let record = (!letting_go.contains_key(&held.address)).then(|| {
-        let letting_go = eip_model::LettingGo {
-            host: at.host.clone(),
-            last_seen_at: host.last_seen_at,
-        };
+        let letting_go =
+            eip_model::LettingGo { host: at.host.clone(), last_seen_at: host.last_seen_at };
         let record = held.changed(command.now, None);
         ElasticIpRecord { letting_go: Some(letting_go), ..record }
     });

@@ -4,6 +4,7 @@ mod allocate;
 mod applied;
 mod associate;
 mod candidates;
+mod counts;
 mod desired;
 mod disassociate;
 mod find;
@@ -31,7 +32,7 @@ use crate::lane::Lane;
 use crate::news::News;
 use crate::records::{
     ApiKeyRecord, AssociateCommand, DisassociateCommand, ElasticIpFilter, ElasticIpRecord,
-    HostRecord, InstanceFilter, InventoryOutcome, NewAllocation, NewApiKey, PoolCounts,
+    HostRecord, InstanceFilter, InventoryOutcome, NewAllocation, NewApiKey, PoolCounts, PoolLoad,
     ReleaseCommand, Released, Scope, UpdateCommand, Wish,
 };
 use crate::repository::Repository;
@@ -98,6 +99,10 @@ impl<D: Database> Repository for Record<D> {
 
     async fn pools(&self) -> Result<Vec<PoolConfig>, StoreError> {
         self.database.look(setup::Pools).await
+    }
+
+    async fn pool_load(&self, pool: &PoolName) -> Result<PoolLoad, StoreError> {
+        self.database.look(setup::LoadOfPool { pool: pool.clone() }).await
     }
 
     async fn pool_counts(&self, pool: &PoolName) -> Result<PoolCounts, StoreError> {
@@ -196,13 +201,14 @@ impl<D: Database> Repository for Record<D> {
         backends: &[BackendInventory],
         now: Timestamp,
     ) -> Result<InventoryOutcome, StoreError> {
-        self.database.change(inventory::RecordInventory {
-            host: host.clone(),
-            default_project: default_project.clone(),
-            backends: backends.to_vec(),
-            now: micros(now),
-        })
-        .await
+        self.database
+            .change(inventory::RecordInventory {
+                host: host.clone(),
+                default_project: default_project.clone(),
+                backends: backends.to_vec(),
+                now: micros(now),
+            })
+            .await
     }
 
     async fn record_applied(

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
-use eip_model::{ElasticIpRef, EventKind, PoolName, ProjectName};
+use eip_model::{ElasticIpRef, EventKind, PoolName};
 use jiff::{Timestamp, ToSpan};
 
-use super::allocate::count;
+use super::counts::{Counts, Limit};
 use super::held::{Aims, Held, Party, gone, lock_all, pointed};
 use crate::error::{Refusal, StoreError};
 use crate::given::Given;
@@ -106,14 +106,13 @@ async fn end<T: Tx>(tx: &mut T, ending: &[Ending<'_>]) -> Result<(), Failure> {
             .with("now", |one| one.command.now),
     )
     .await?;
-    let mut fewer: BTreeMap<&ProjectName, i64> = BTreeMap::new();
+    let mut counts = Counts::default();
     for one in ending {
-        *fewer.entry(&one.held.project).or_default() -= 1;
+        counts.released(&one.held.project, &one.held.pool, one.until > one.command.now);
         let (actor, now) = (&one.command.actor, one.command.now);
         tx.tell(one.held.event(EventKind::Released, actor, now, Party::default()));
     }
-    let fewer: Vec<(&ProjectName, i64)> = fewer.into_iter().collect();
-    count(tx, &fewer).await
+    counts.enter(tx, Limit::None).await
 }
 
 async fn quarantines<T: Tx>(tx: &mut T) -> Result<BTreeMap<PoolName, u32>, Failure> {
@@ -156,10 +155,15 @@ impl UseCase for EndQuarantines {
                                      WHERE released_at IS NOT NULL AND quarantine_until <= $1
                                      ORDER BY quarantine_until LIMIT $2)
                     AND released_at IS NOT NULL AND quarantine_until <= $1
-                 RETURNING address",
+                 RETURNING address, pool",
                 values![self.now, AT_ONCE],
             )
             .await?;
+        let mut counts = Counts::default();
+        for row in &freed {
+            counts.woke(row.parsed("pool").map_err(|e| e.within("elastic_ip"))?);
+        }
+        counts.enter(tx, Limit::None).await?;
         let addresses = freed.iter().map(|row| rows::address(row, "elastic_ip"));
         let mut addresses = addresses.collect::<Result<Vec<_>, _>>()?;
         addresses.sort_unstable();

@@ -3,7 +3,7 @@
 use eip_model::{PoolConfig, PoolName, ProjectName};
 use jiff::Timestamp;
 
-use crate::records::{ApiKeyRecord, NewApiKey, PoolCounts};
+use crate::records::{ApiKeyRecord, NewApiKey, PoolCounts, PoolLoad};
 use crate::rows::{self, Cells};
 use crate::transaction::{Failure, Tx, UseCase};
 use crate::value::values;
@@ -97,6 +97,25 @@ impl UseCase for Pools {
 }
 
 #[derive(Debug)]
+pub(super) struct LoadOfPool {
+    pub(super) pool: PoolName,
+}
+
+impl UseCase for LoadOfPool {
+    type Answer = PoolLoad;
+    const DOING: &'static str = "see how full a pool is";
+
+    async fn run<T: Tx>(&self, tx: &mut T) -> Result<PoolLoad, Failure> {
+        let sql = "SELECT held, asleep FROM pool WHERE name = $1";
+        let Some(row) = tx.row(sql, values![&self.pool]).await? else {
+            return Ok(PoolLoad::default());
+        };
+        let count = |column| row.number(column).map_err(|e| e.within("pool"));
+        Ok(PoolLoad { held: count("held")?, asleep: count("asleep")? })
+    }
+}
+
+#[derive(Debug)]
 pub(super) struct CountPool {
     pub(super) pool: PoolName,
 }
@@ -108,19 +127,19 @@ impl UseCase for CountPool {
     async fn run<T: Tx>(&self, tx: &mut T) -> Result<PoolCounts, Failure> {
         let counts = tx
             .row(
-                "SELECT count(*) FILTER (WHERE e.released_at IS NULL) AS allocated,
-                        count(a.address) AS associated,
-                        count(*) FILTER (WHERE e.released_at IS NOT NULL) AS quarantined
-                   FROM elastic_ip e
-                   LEFT JOIN association a ON a.address = e.address
-                  WHERE e.pool = $1",
+                "SELECT p.held AS allocated, p.asleep AS quarantined,
+                        (SELECT count(*) FROM pool_range r
+                           JOIN association a
+                             ON a.address >= r.first AND a.address < r.first + r.size
+                          WHERE r.pool = p.name) AS associated
+                   FROM pool p WHERE p.name = $1",
                 values![&self.pool],
             )
             .await?;
         let Some(row) = counts else {
             return Ok(PoolCounts::default());
         };
-        let count = |column| row.number(column).map_err(|e| e.within("elastic_ip"));
+        let count = |column| row.number(column).map_err(|e| e.within("pool"));
         Ok(PoolCounts {
             allocated: count("allocated")?,
             associated: count("associated")?,

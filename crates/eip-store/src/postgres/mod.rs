@@ -15,8 +15,8 @@ use tokio::sync::broadcast;
 use tokio_postgres::{Config, NoTls};
 
 use crate::error::StoreError;
-use crate::open::OpenError;
 use crate::news::News;
+use crate::open::OpenError;
 use crate::transaction::{Batch, Database, Failure, Outcome, Setback, UseCase};
 use attempt::{Attempts, attempt, unreachable};
 use statements::{PostgresTx, meaning};

@@ -72,7 +72,11 @@ impl Tx for PostgresTx<'_> {
         self.ask(sql, &values).await
     }
 
-    async fn each(&mut self, sql: &str, given: impl Into<Given> + Send) -> Result<Vec<Row>, Failure> {
+    async fn each(
+        &mut self,
+        sql: &str,
+        given: impl Into<Given> + Send,
+    ) -> Result<Vec<Row>, Failure> {
         let given = given.into();
         if given.is_empty() {
             return Ok(Vec::new());
@@ -82,7 +86,11 @@ impl Tx for PostgresTx<'_> {
     }
 
     /// Sent together with the commit, so that it costs no round trip.
-    async fn later(&mut self, sql: &'static str, given: impl Into<Given> + Send) -> Result<(), Failure> {
+    async fn later(
+        &mut self,
+        sql: &'static str,
+        given: impl Into<Given> + Send,
+    ) -> Result<(), Failure> {
         let given = given.into();
         if !given.is_empty() {
             self.later.push((sql, given));

@@ -35,7 +35,8 @@ fn read(payload: &str) -> News {
     if payload == MANY {
         return News::Anything;
     }
-    let hosts = payload.split_ascii_whitespace().map(str::parse).collect::<Result<BTreeSet<_>, _>>();
+    let hosts =
+        payload.split_ascii_whitespace().map(str::parse).collect::<Result<BTreeSet<_>, _>>();
     hosts.map_or(News::Anything, News::Of)
 }
 

@@ -18,8 +18,8 @@ use tokio::sync::broadcast;
 use uuid::Uuid;
 
 use crate::error::StoreError;
-use crate::open::OpenError;
 use crate::news::{self, News, Telling};
+use crate::open::OpenError;
 use crate::transaction::{Batch, Database, Outcome, Setback, UseCase};
 use readers::Readers;
 use statements::{run_now, settle_now, unavailable};

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use eip_model::{ElasticIpRef};
+use eip_model::ElasticIpRef;
 use eip_store::Refusal;
 use eip_testkit::eventually_async;
 use tokio_postgres::{Client, NoTls};

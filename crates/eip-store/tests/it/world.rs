@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use eip_model::{
     AppliedReport, AttachmentProblem, Backend, BackendInventory, BackendListing, DataPlaneHealth,
-    DesiredSet, ElasticIpId, ElasticIpRef, Generation, HostName, InstanceId, InstanceReport,
-    InstanceRef, InstanceState, Ipv4Range, PoolConfig, ProjectName, Tags, craft_id,
+    DesiredSet, ElasticIpId, ElasticIpRef, Generation, HostName, InstanceId, InstanceRef,
+    InstanceReport, InstanceState, Ipv4Range, PoolConfig, ProjectName, Tags, craft_id,
 };
 use eip_store::{
     AssociateCommand, DisassociateCommand, ElasticIpFilter, ElasticIpRecord, InventoryOutcome,
