@@ -124,12 +124,7 @@ pub trait Repository: std::fmt::Debug + Send + Sync + 'static {
     ///
     /// Whoever goes on from the last one that it got misses none and sees none twice, however many
     /// write: the number is drawn under a lock that is held until the commit.
-    async fn events_after(
-        &self,
-        after: u64,
-        scope: &Scope,
-        limit: u32,
-    ) -> Result<Vec<Event>, StoreError>;
+    async fn events_after(&self, after: u64, limit: u32) -> Result<Vec<Event>, StoreError>;
 
     /// Returns the number of the newest event; 0 when there is none.
     async fn last_event(&self) -> Result<u64, StoreError>;

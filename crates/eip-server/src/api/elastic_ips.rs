@@ -7,11 +7,12 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use eip_model::{
     AllocateRequest, AssociateRequest, DisassociateRequest, ElasticIp, ElasticIpPage,
-    ElasticIpStatus, Event, InstanceId, Label, PoolName, UpdateRequest,
+    ElasticIpStatus, InstanceId, Label, PoolName, UpdateRequest,
 };
 use serde::{Deserialize, Serialize};
 
 use super::body::{Json, Params, Target};
+use super::events::EventList;
 use super::{ApiState, cursor, finish};
 use crate::service::{Caller, Error, ListQuery};
 
@@ -133,13 +134,6 @@ pub(crate) async fn disassociate(
     finish(async move { state.service.disassociate(&caller, target, request).await })
         .await
         .map(axum::Json)
-}
-
-/// The events of one elastic IP, oldest first.
-#[derive(Debug, Serialize)]
-pub(crate) struct EventList {
-    items: Vec<Event>,
-    next_cursor: Option<String>,
 }
 
 pub(crate) async fn events(

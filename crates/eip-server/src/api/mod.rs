@@ -5,6 +5,7 @@ mod body;
 mod caller;
 mod cursor;
 mod elastic_ips;
+mod events;
 mod inventory;
 mod keys;
 mod meta;
@@ -54,6 +55,8 @@ pub fn router(state: ApiState) -> Router {
         .route("/elastic-ips/{id}/associate", post(elastic_ips::associate))
         .route("/elastic-ips/{id}/disassociate", post(elastic_ips::disassociate))
         .route("/elastic-ips/{id}/events", get(elastic_ips::events))
+        .route("/events", get(events::list))
+        .route("/events/stream", get(events::stream))
         .route("/instances", get(inventory::instances))
         .route("/instances/{id}", get(inventory::instance))
         .route("/hosts", get(inventory::hosts))

@@ -6,6 +6,7 @@ mod allocator;
 mod caller;
 mod elastic_ips;
 mod error;
+mod events;
 mod inventory;
 pub(crate) mod keys;
 mod signals;
@@ -17,8 +18,9 @@ use std::time::Duration;
 use eip_model::{
     CreateKeyRequest, CreatedKey, HostName, PoolConfig, PoolName, ProjectName, Role, chain,
 };
-use eip_store::{NewApiKey, Repository};
+use eip_store::{NewApiKey, News, Repository};
 use jiff::Timestamp;
+use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
@@ -26,6 +28,7 @@ use allocator::Allocator;
 pub(crate) use caller::Caller;
 pub(crate) use elastic_ips::ListQuery;
 pub(crate) use error::Error;
+pub(crate) use events::Follower;
 use keys::{ApiKey, KeyRing};
 use signals::Signals;
 
@@ -141,8 +144,24 @@ impl Service {
             .await
     }
 
-    /// Does what time alone brings about, until told to stop.
+    /// Follows what is committed, and does what time alone brings about, until told to stop.
     pub async fn tend(self: Arc<Self>, stop: CancellationToken) {
+        tokio::join!(self.follow(&stop), self.keep_time(&stop));
+    }
+
+    /// Wakes those who wait for what other servers on the same database have committed.
+    async fn follow(&self, stop: &CancellationToken) {
+        let mut news = self.repository.news();
+        while let Some(heard) = stop.run_until_cancelled(news.recv()).await {
+            match heard {
+                Ok(heard) => self.signals.heard(&heard),
+                Err(RecvError::Lagged(_)) => self.signals.heard(&News::Anything),
+                Err(RecvError::Closed) => return,
+            }
+        }
+    }
+
+    async fn keep_time(&self, stop: &CancellationToken) {
         let mut turn = tokio::time::interval(QUARANTINE_TURN);
         turn.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while stop.run_until_cancelled(turn.tick()).await.is_some() {

@@ -1,9 +1,11 @@
-//! Waking those who wait for a host: its agent for a new desired set, callers for its report.
+//! Waking those who wait: an agent for a new desired set, callers for a host's report, followers for
+//! events.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use eip_model::HostName;
+use eip_store::News;
 use tokio::sync::watch;
 
 /// A counter for each host that whoever waits can watch. Missing a wake-up costs at most one turn of
@@ -13,6 +15,7 @@ pub(crate) struct Signals {
     desired: Board,
     observed: Board,
     inventory: watch::Sender<u64>,
+    events: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -27,6 +30,10 @@ impl Board {
         if let Some(counter) = self.lock().get(host) {
             counter.send_modify(|count| *count += 1);
         }
+    }
+
+    fn raise_all(&self) {
+        self.lock().values().for_each(|counter| counter.send_modify(|count| *count += 1));
     }
 
     fn watch(&self, host: &HostName) -> watch::Receiver<u64> {
@@ -45,6 +52,27 @@ impl Signals {
 
     pub(crate) fn inventory_changed(&self) {
         self.inventory.send_modify(|count| *count += 1);
+    }
+
+    /// Wakes whom a commit of this or another server concerns.
+    pub(crate) fn heard(&self, news: &News) {
+        match news {
+            News::Of(hosts) => {
+                for host in hosts {
+                    self.desired.raise(host);
+                    self.observed.raise(host);
+                }
+            }
+            News::Anything => {
+                self.desired.raise_all();
+                self.observed.raise_all();
+            }
+        }
+        self.events.send_modify(|count| *count += 1);
+    }
+
+    pub(crate) fn watch_events(&self) -> watch::Receiver<u64> {
+        self.events.subscribe()
     }
 
     /// Watches the inventories of all hosts.

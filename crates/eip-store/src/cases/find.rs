@@ -151,7 +151,6 @@ impl UseCase for EventsOf {
 #[derive(Debug)]
 pub(super) struct EventsAfter {
     pub(super) after: u64,
-    pub(super) scope: Scope,
     pub(super) limit: u32,
 }
 
@@ -162,11 +161,7 @@ impl UseCase for EventsAfter {
     async fn run<T: Tx>(&self, tx: &mut T) -> Result<Vec<Event>, Failure> {
         let after = i64::try_from(self.after).unwrap_or(i64::MAX);
         let mut list = Statement::new(rows::EVENT, values![]);
-        list.add(" WHERE seq > ?", values![after]);
-        if let Scope::Project(project) = &self.scope {
-            list.add(" AND project = ?", values![project]);
-        }
-        list.add(" ORDER BY seq LIMIT ?", values![self.limit]);
+        list.add(" WHERE seq > ? ORDER BY seq LIMIT ?", values![after, self.limit]);
         let found = tx.rows(&list.text, &list.values).await?;
         Ok(found.iter().map(rows::event).collect::<Result<_, _>>()?)
     }

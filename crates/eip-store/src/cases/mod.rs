@@ -169,13 +169,8 @@ impl<D: Database> Repository for Record<D> {
         self.database.look(find::EventsOf { id, scope: scope.clone() }).await
     }
 
-    async fn events_after(
-        &self,
-        after: u64,
-        scope: &Scope,
-        limit: u32,
-    ) -> Result<Vec<Event>, StoreError> {
-        self.database.look(find::EventsAfter { after, scope: scope.clone(), limit }).await
+    async fn events_after(&self, after: u64, limit: u32) -> Result<Vec<Event>, StoreError> {
+        self.database.look(find::EventsAfter { after, limit }).await
     }
 
     async fn last_event(&self) -> Result<u64, StoreError> {

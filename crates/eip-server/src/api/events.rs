@@ -1,0 +1,111 @@
+//! `/events`: every change, as a list and as a stream.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::sse::{self, KeepAlive, Sse};
+use eip_model::{Event, chain};
+use futures_util::stream::{self, Stream, StreamExt as _};
+use serde::{Deserialize, Serialize};
+use tracing::error;
+
+use super::ApiState;
+use super::body::Params;
+use crate::service::{Caller, Error, Follower};
+
+/// How many events a page has unless told otherwise, and at most.
+const PAGE: u32 = 50;
+const LONGEST_PAGE: u32 = 500;
+
+/// How often a stream says that it is still there when nothing happens.
+const HEARTBEAT: Duration = Duration::from_secs(10);
+
+/// `?after=ID&limit=N`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ListParams {
+    after: Option<String>,
+    limit: Option<u32>,
+}
+
+/// `?after=ID`, for those who cannot send `Last-Event-ID`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct StreamParams {
+    after: Option<String>,
+}
+
+/// Events of one or many elastic IPs, oldest first.
+#[derive(Debug, Serialize)]
+pub(crate) struct EventList {
+    pub(crate) items: Vec<Event>,
+    pub(crate) next_cursor: Option<String>,
+}
+
+pub(crate) async fn list(
+    State(state): State<ApiState>,
+    caller: Caller,
+    Params(params): Params<ListParams>,
+) -> Result<axum::Json<EventList>, Error> {
+    let limit = params.limit.unwrap_or(PAGE);
+    if !(1..=LONGEST_PAGE).contains(&limit) {
+        let detail = format!("limit is 1 to {LONGEST_PAGE}, not {limit}");
+        return Err(Error::invalid(detail, "ask for the next page with after"));
+    }
+    let after = params.after.as_deref().map_or(Ok(0), place)?;
+    let items = state.service.events_after(&caller, after, limit).await?;
+    let full = items.len() >= usize::try_from(limit).unwrap_or(usize::MAX);
+    let next_cursor = items.last().filter(|_| full).map(|last| last.id.clone());
+    Ok(axum::Json(EventList { items, next_cursor }))
+}
+
+/// Server-Sent Events (WHATWG HTML, 9.2): every change from now on, or from behind the event that
+/// `Last-Event-ID` names, once each and in the order of their commits.
+pub(crate) async fn stream(
+    State(state): State<ApiState>,
+    caller: Caller,
+    headers: HeaderMap,
+    Params(params): Params<StreamParams>,
+) -> Result<Sse<impl Stream<Item = Result<sse::Event, Infallible>>>, Error> {
+    let named = match headers.get("last-event-id") {
+        Some(id) => Some(id.to_str().unwrap_or("?").to_owned()),
+        None => params.after,
+    };
+    let after = named.as_deref().map(place).transpose()?;
+    let follower = state.service.follow_events(&caller, after).await?;
+    let stop = state.stop.clone();
+    let events = stream::unfold((state, follower), next)
+        .flat_map(|events| stream::iter(events.into_iter().map(Ok)))
+        .take_until(stop.cancelled_owned());
+    Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(HEARTBEAT)))
+}
+
+async fn next(
+    (state, mut follower): (ApiState, Follower),
+) -> Option<(Vec<sse::Event>, (ApiState, Follower))> {
+    let service = Arc::clone(&state.service);
+    match service.next_events(&mut follower).await {
+        Ok(events) => Some((events.iter().filter_map(written).collect(), (state, follower))),
+        // The client comes again with the last id that it got.
+        Err(error) => {
+            error!(error = %chain(&error), "Could not follow the events; a stream was ended");
+            None
+        }
+    }
+}
+
+fn written(event: &Event) -> Option<sse::Event> {
+    let data = serde_json::to_string(event).ok()?;
+    Some(sse::Event::default().id(&event.id).data(data))
+}
+
+/// Reads the id of an event.
+fn place(id: &str) -> Result<u64, Error> {
+    let digits = !id.is_empty() && id.bytes().all(|b| b.is_ascii_digit());
+    id.parse().ok().filter(|_| digits).ok_or_else(|| {
+        Error::invalid("this is not the id of an event", "send an id as an event has it, or none")
+    })
+}
