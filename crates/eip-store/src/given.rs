@@ -117,6 +117,7 @@ cells! {
     &HostName => Text, cell => Some(cell.as_str().to_owned());
     Option<&HostName> => Text, cell => cell.map(|name| name.as_str().to_owned());
     &ProjectName => Text, cell => Some(cell.as_str().to_owned());
+    Option<&ProjectName> => Text, cell => cell.map(|name| name.as_str().to_owned());
     &PoolName => Text, cell => Some(cell.as_str().to_owned());
     Option<&Label> => Text, cell => cell.map(|name| name.as_str().to_owned());
     Uuid => Uuid, cell => Some(cell);

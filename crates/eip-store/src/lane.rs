@@ -107,6 +107,7 @@ impl<B: Batch> Lane<B> {
                 match outcome {
                     Ok(Outcome::Done(answer)) => drop(reply.send(Ok(answer))),
                     Ok(Outcome::Refused(refusal)) => drop(reply.send(Err(refusal.into()))),
+                    Ok(Outcome::Failed(error)) => drop(reply.send(Err(error))),
                     Ok(Outcome::Again) if turns < TURNS => {
                         behind.push(Waiter { command: command.clone(), turns: turns + 1, reply });
                     }

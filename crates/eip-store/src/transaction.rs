@@ -131,6 +131,20 @@ pub(crate) trait Batch: Clone + std::fmt::Debug + Send + Sync + 'static {
     const DOING: &'static str;
     /// Whether it only reads, and with one statement.
     const LOOKS: bool = false;
+    /// One statement for PostgreSQL that does what is usual, a transaction of its own: a statement
+    /// costs more than a row there. It gives a row, with the place `n`, for every command that it has
+    /// carried out; those that it leaves alone are settled as everywhere.
+    const SWIFT: Option<&'static str> = None;
+
+    /// The rows that [`Self::SWIFT`] is run for.
+    fn swift_rows(commands: &[Self]) -> Given {
+        Given::of(commands).into()
+    }
+
+    /// Reads what [`Self::SWIFT`] has made of this command.
+    fn swift_answer(&self, _row: &impl Cells) -> Result<Self::Answer, StoreError> {
+        Err(StoreError::Corrupt { table: "given", what: "nothing was asked".to_owned() })
+    }
 
     /// Settles all of them, and returns their outcomes in their order.
     fn settle<T: Tx>(
@@ -144,6 +158,7 @@ pub(crate) trait Batch: Clone + std::fmt::Debug + Send + Sync + 'static {
 pub(crate) enum Outcome<A> {
     Done(A),
     Refused(Refusal),
+    Failed(StoreError),
     /// Another command of the batch, or of somebody else, was in its way; the next batch settles it.
     Again,
 }

@@ -43,9 +43,54 @@ const WAKE: &str = "
             OR (given.asked_for AND elastic_ip.project = given.project))
     RETURNING elastic_ip.address";
 
+/// Takes all addresses that are free, as far as the quotas reach, and counts and tells it.
+const SWIFT: &str = "
+    WITH given AS MATERIALIZED (SELECT * FROM {given}),
+    room AS MATERIALIZED (
+        SELECT p.name, p.quota - p.held AS left_over FROM project p
+         WHERE p.name = ANY (ARRAY(SELECT project FROM given)) ORDER BY p.name FOR UPDATE OF p),
+    taken AS (
+        INSERT INTO elastic_ip
+               (address, id, range_first, range_size, pool, project, name, tags,
+                allocated_at, updated_at, revision)
+        SELECT g.address, g.id, g.range_first, g.range_size, g.pool, g.project, g.name, g.tags,
+               g.now, g.now, 1
+          FROM (SELECT *, row_number() OVER (PARTITION BY project) AS rank FROM given) g
+          JOIN room ON room.name = g.project
+          JOIN pool_range r
+            ON r.first = g.range_first AND r.size = g.range_size AND r.pool = g.pool
+         WHERE room.left_over IS NULL OR g.rank <= room.left_over
+        ON CONFLICT DO NOTHING
+        RETURNING id, project, pool),
+    counted AS (
+        UPDATE project SET held = project.held + t.count
+          FROM (SELECT project, count(*) AS count FROM taken GROUP BY project) t
+         WHERE project.name = t.project),
+    filled AS (
+        UPDATE pool SET held = pool.held + t.count
+          FROM (SELECT pool, count(*) AS count FROM taken GROUP BY pool) t
+         WHERE pool.name = t.pool),
+    turn AS MATERIALIZED (SELECT array_agg(id) AS ids, {lock}, {tell}('') FROM taken),
+    told AS (
+        INSERT INTO event (at, kind, project, elastic_ip_id, address, actor)
+        SELECT given.now, 'allocated', given.project, given.id, given.address, given.actor
+          FROM turn CROSS JOIN given WHERE given.id = ANY (turn.ids))
+    SELECT given.n FROM turn CROSS JOIN given WHERE given.id = ANY (turn.ids)";
+
 impl Batch for NewAllocation {
     type Answer = ElasticIpRecord;
     const DOING: &'static str = "allocate an address";
+    const SWIFT: Option<&'static str> = Some(SWIFT);
+
+    fn swift_rows(commands: &[Self]) -> Given {
+        let mut numbered: Vec<(usize, &Self)> = commands.iter().enumerate().collect();
+        sort(&mut numbered);
+        new_rows(&numbered)
+    }
+
+    fn swift_answer(&self, _row: &impl Cells) -> Result<ElasticIpRecord, StoreError> {
+        Ok(self.record())
+    }
 
     /// Quotas are asked once for the whole batch: what a project may take is read before, and the
     /// counter, which goes up by all that was taken, decides whether that was still so.
@@ -133,13 +178,20 @@ fn no_project(command: &NewAllocation) -> Failure {
     StoreError::Corrupt { table: "project", what }.into()
 }
 
-/// Takes all that are free. In the order of names and addresses, so that two batches that want the
-/// same do not wait for each other.
+/// In the order of names and addresses, so that two batches that want the same do not wait for each
+/// other.
+fn sort(numbered: &mut [(usize, &NewAllocation)]) {
+    numbered.sort_by(|(_, one), (_, other)| {
+        (&one.name, one.address).cmp(&(&other.name, other.address))
+    });
+}
+
+/// Takes all that are free.
 async fn take<T: Tx>(
     tx: &mut T,
     entitled: &mut [(usize, &NewAllocation)],
 ) -> Result<BTreeSet<Uuid>, Failure> {
-    entitled.sort_by_key(|(_, one)| (one.name.as_ref().map(ToString::to_string), one.address));
+    sort(entitled);
     let taken = tx.each(TAKE, new_rows(entitled)).await?;
     let ids = taken.iter().map(|row| row.id("id")).collect::<Result<_, _>>();
     Ok(ids.map_err(|e| e.within("elastic_ip"))?)
@@ -147,6 +199,7 @@ async fn take<T: Tx>(
 
 fn new_rows(entitled: &[(usize, &NewAllocation)]) -> Given {
     Given::of(entitled)
+        .with("n", |(n, _)| i64::try_from(*n).unwrap_or(-1))
         .with("address", |(_, one)| one.address)
         .with("id", |(_, one)| one.id)
         .with("range_first", |(_, one)| one.range.first())
@@ -157,6 +210,7 @@ fn new_rows(entitled: &[(usize, &NewAllocation)]) -> Given {
         .with("tags", |(_, one)| &one.tags)
         .with("now", |(_, one)| one.now)
         .with("asked_for", |(_, one)| one.asked_for)
+        .with("actor", |(_, one)| one.actor.as_str())
         .into()
 }
 

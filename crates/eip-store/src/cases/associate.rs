@@ -3,16 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
-use eip_model::{AssociationView, ElasticIpRef, EventKind, HostName};
+use eip_model::{ElasticIpRef, EventKind, HostName, InstanceId, InstanceRef};
 use jiff::Timestamp;
 
 use super::candidates::{Candidate, candidates};
-use super::held::{Aims, Held, Party, Pointed, lock_all, pointed, touch};
+use super::held::{
+    Aims, Held, Party, Pointed, aims, lock_all, numbered, pointed, read_held, touch,
+};
 use super::hosts::{Bumped, Ending, LettingGo, bump, end_associations, letting_go};
-use crate::error::Refusal;
+use crate::error::{Refusal, StoreError};
 use crate::given::Given;
 use crate::records::{AssociateCommand, AssociationRecord, ElasticIpRecord, Scope, Wish};
-use crate::rows;
+use crate::rows::{self, Cells, Wrong};
 use crate::transaction::{Batch, Failure, Outcome, Tx};
 
 impl Aims for AssociateCommand {
@@ -25,9 +27,109 @@ impl Aims for AssociateCommand {
     }
 }
 
+/// Points elastic IPs that are pointed at nothing, and that no host is letting go of, at instances
+/// that are named by their ids.
+///
+/// What it reads is of the moment at which it began, and it may have waited for locks after that. An
+/// elastic IP that has changed meanwhile has another revision and drops out, and every change of an
+/// association or of what is letting go of an address counts the revision up.
+const SWIFT: &str = "
+    WITH asked AS MATERIALIZED (
+        SELECT given.n, given.now, given.actor, e.address, e.id AS elastic_ip_id, e.project, e.pool,
+               e.name, CAST(e.tags AS text) AS tags, e.allocated_at, e.revision,
+               i.id AS instance_id, i.name AS instance_name, i.host, i.private_ip, i.vpc_id
+          FROM {given}
+         CROSS JOIN pool_range r
+          JOIN elastic_ip e
+            ON e.address = CASE WHEN given.address >= 0 THEN given.address
+                                ELSE r.first + given.number % r.size END
+           AND e.range_first = r.first AND (given.address >= 0 OR e.id = given.id)
+          JOIN elastic_ip begun ON begun.address = e.address AND begun.revision = e.revision
+          JOIN instance i ON i.id = given.instance_id AND i.project = e.project
+         WHERE e.released_at IS NULL AND (given.scope IS NULL OR given.scope = e.project)
+           AND i.state = 'running' AND i.private_ip IS NOT NULL AND i.unusable IS NULL
+           AND NOT EXISTS (SELECT 1 FROM association a WHERE a.address = e.address)
+           AND NOT EXISTS (SELECT 1 FROM letting_go l WHERE l.address = e.address)
+         ORDER BY e.address FOR UPDATE OF e),
+    fit AS MATERIALIZED (
+        SELECT * FROM (SELECT *, count(*) OVER (PARTITION BY address) AS same_address,
+                              count(*) OVER (PARTITION BY instance_id) AS same_instance
+                         FROM asked) all_asked
+         WHERE same_address = 1 AND same_instance = 1),
+    bumped AS (
+        UPDATE host SET generation = host.generation + 1
+          FROM (SELECT DISTINCT host FROM fit ORDER BY host) f WHERE host.name = f.host
+        RETURNING host.name AS host, host.generation, host.observed_generation, host.health,
+                  host.health_reason, host.last_seen_at),
+    made AS (
+        INSERT INTO association (address, instance_id, host, generation, associated_at)
+        SELECT fit.address, fit.instance_id, fit.host, bumped.generation, fit.now
+          FROM fit JOIN bumped ON bumped.host = fit.host
+        ON CONFLICT DO NOTHING
+        RETURNING address),
+    turn AS MATERIALIZED (
+        SELECT array_agg(address) AS made, {lock}, {tell}((
+               SELECT CASE WHEN sum(length(host) + 1) > 7900 THEN '*'
+                           ELSE coalesce(string_agg(host, ' '), '') END FROM bumped))
+          FROM made),
+    touched AS (
+        UPDATE elastic_ip SET revision = elastic_ip.revision + 1, updated_at = fit.now
+          FROM fit
+         WHERE elastic_ip.address = fit.address
+           AND fit.address = ANY (ARRAY(SELECT address FROM made))),
+    told AS (
+        INSERT INTO event (at, kind, project, elastic_ip_id, address, instance_id, instance_name,
+                           host, actor)
+        SELECT fit.now, 'associated', fit.project, fit.elastic_ip_id, fit.address, fit.instance_id,
+               fit.instance_name, fit.host, fit.actor
+          FROM turn CROSS JOIN fit WHERE fit.address = ANY (turn.made))
+    SELECT fit.n, fit.address, fit.elastic_ip_id AS id, fit.project, fit.pool, fit.name, fit.tags,
+           fit.allocated_at, fit.revision, fit.instance_id, fit.instance_name, fit.private_ip,
+           fit.vpc_id, fit.host, bumped.generation, bumped.observed_generation, bumped.health,
+           bumped.health_reason, bumped.last_seen_at
+      FROM turn CROSS JOIN fit JOIN bumped ON bumped.host = fit.host
+     WHERE fit.address = ANY (turn.made)";
+
 impl Batch for AssociateCommand {
     type Answer = Wish;
     const DOING: &'static str = "associate an elastic IP";
+    const SWIFT: Option<&'static str> = Some(SWIFT);
+
+    fn swift_rows(commands: &[Self]) -> Given {
+        aims(&numbered(commands))
+            .with("scope", |(_, one)| one.scope.project())
+            .with("instance_id", |(_, one)| match one.instance {
+                InstanceRef::Id(id) => Some(id),
+                InstanceRef::Name { .. } => None,
+            })
+            .with("now", |(_, one)| one.now)
+            .with("actor", |(_, one)| one.actor.as_str())
+            .into()
+    }
+
+    fn swift_answer(&self, row: &impl Cells) -> Result<Wish, StoreError> {
+        let read = || -> Result<_, Wrong> {
+            let (held, host) = (read_held(row)?, Bumped::read(row)?);
+            let association = AssociationRecord {
+                instance_id: InstanceId::new(row.id("instance_id")?),
+                instance_name: row.words("instance_name")?,
+                private_ip: row.maybe_address("private_ip")?,
+                vpc_id: row.text("vpc_id")?,
+                host: row.parsed("host")?,
+                view: host.view(self.now, None),
+            };
+            Ok((held, host, association))
+        };
+        let (held, host, association) = read().map_err(|e| e.within("elastic_ip"))?;
+        Ok(Wish {
+            elastic_ip: held.id,
+            host: association.host.clone(),
+            generation: host.generation,
+            previous_host: None,
+            changed: true,
+            record: Some(held.changed(self.now, Some(association))),
+        })
+    }
 
     async fn settle<T: Tx>(tx: &mut T, commands: &[Self]) -> Result<Vec<Outcome<Wish>>, Failure> {
         let held = lock_all(tx, commands).await?;
@@ -86,7 +188,7 @@ struct Link<'b> {
 #[derive(Debug, Default)]
 struct Changes {
     addresses: BTreeSet<Ipv4Addr>,
-    instances: BTreeSet<eip_model::InstanceId>,
+    instances: BTreeSet<InstanceId>,
 }
 
 impl Changes {
@@ -245,16 +347,7 @@ impl Link<'_> {
         if let Some(before) = before.filter(|before| !fences.fences(before)) {
             fences.0.insert(before.clone());
         }
-        let view = AssociationView {
-            associated_at: self.command.now,
-            generation: at.generation,
-            applied_at: None,
-            fenced_by: fences.first_but(host).cloned(),
-            observed: at.observed,
-            health: at.health.clone(),
-            last_seen_at: at.last_seen_at,
-            problem: None,
-        };
+        let view = at.view(self.command.now, fences.first_but(host).cloned());
         let association = AssociationRecord {
             instance_id: self.candidate.id,
             instance_name: self.candidate.name.clone(),

@@ -5,10 +5,12 @@ use std::net::Ipv4Addr;
 
 use eip_model::{ElasticIpRef, EventKind, HostName};
 
-use super::held::{Aims, Held, Pointed, lock_all, pointed, touch};
+use super::held::{Aims, Held, Pointed, aims, lock_all, numbered, pointed, read_held, touch};
 use super::hosts::{Bumped, Ending, LettingGo, bump, end_associations, letting_go};
-use crate::error::Refusal;
+use crate::error::{Refusal, StoreError};
+use crate::given::Given;
 use crate::records::{DisassociateCommand, ElasticIpRecord, Scope, Wish};
+use crate::rows::{Cells, Wrong};
 use crate::transaction::{Batch, Failure, Outcome, Tx};
 
 impl Aims for DisassociateCommand {
@@ -21,9 +23,90 @@ impl Aims for DisassociateCommand {
     }
 }
 
+/// Points elastic IPs at nothing that no other host is letting go of. See the one of associate for
+/// what keeps it right while others change the same.
+const SWIFT: &str = "
+    WITH asked AS MATERIALIZED (
+        SELECT given.n, given.now, given.actor, e.address, e.id AS elastic_ip_id, e.project, e.pool,
+               e.name, CAST(e.tags AS text) AS tags, e.allocated_at, e.revision,
+               a.instance_id, i.name AS instance_name, a.host
+          FROM {given}
+         CROSS JOIN pool_range r
+          JOIN elastic_ip e
+            ON e.address = CASE WHEN given.address >= 0 THEN given.address
+                                ELSE r.first + given.number % r.size END
+           AND e.range_first = r.first AND (given.address >= 0 OR e.id = given.id)
+          JOIN elastic_ip begun ON begun.address = e.address AND begun.revision = e.revision
+          JOIN association a ON a.address = e.address
+          JOIN instance i ON i.id = a.instance_id
+         WHERE e.released_at IS NULL AND (given.scope IS NULL OR given.scope = e.project)
+           AND NOT EXISTS (SELECT 1 FROM letting_go l WHERE l.address = e.address)
+         ORDER BY e.address FOR UPDATE OF e),
+    fit AS MATERIALIZED (
+        SELECT * FROM (SELECT *, count(*) OVER (PARTITION BY address) AS same_address
+                         FROM asked) all_asked
+         WHERE same_address = 1),
+    bumped AS (
+        UPDATE host SET generation = host.generation + 1
+          FROM (SELECT DISTINCT host FROM fit ORDER BY host) f WHERE host.name = f.host
+        RETURNING host.name AS host, host.generation, host.last_seen_at),
+    ended AS (
+        DELETE FROM association USING fit WHERE association.address = fit.address
+        RETURNING association.address),
+    leaving AS (
+        INSERT INTO letting_go (address, host, generation)
+        SELECT fit.address, fit.host, bumped.generation
+          FROM fit JOIN bumped ON bumped.host = fit.host
+        ON CONFLICT (address, host) DO UPDATE SET generation = excluded.generation),
+    turn AS MATERIALIZED (
+        SELECT count(*) AS count, {lock}, {tell}((
+               SELECT CASE WHEN sum(length(host) + 1) > 7900 THEN '*'
+                           ELSE coalesce(string_agg(host, ' '), '') END FROM bumped))
+          FROM ended),
+    touched AS (
+        UPDATE elastic_ip SET revision = elastic_ip.revision + 1, updated_at = fit.now
+          FROM fit WHERE elastic_ip.address = fit.address),
+    told AS (
+        INSERT INTO event (at, kind, project, elastic_ip_id, address, instance_id, instance_name,
+                           host, actor)
+        SELECT fit.now, 'disassociated', fit.project, fit.elastic_ip_id, fit.address,
+               fit.instance_id, fit.instance_name, fit.host, fit.actor
+          FROM turn CROSS JOIN fit)
+    SELECT fit.n, fit.address, fit.elastic_ip_id AS id, fit.project, fit.pool, fit.name, fit.tags,
+           fit.allocated_at, fit.revision, fit.host, bumped.generation, bumped.last_seen_at
+      FROM turn CROSS JOIN fit JOIN bumped ON bumped.host = fit.host";
+
 impl Batch for DisassociateCommand {
     type Answer = Wish;
     const DOING: &'static str = "disassociate an elastic IP";
+    const SWIFT: Option<&'static str> = Some(SWIFT);
+
+    fn swift_rows(commands: &[Self]) -> Given {
+        aims(&numbered(commands))
+            .with("scope", |(_, one)| one.scope.project())
+            .with("now", |(_, one)| one.now)
+            .with("actor", |(_, one)| one.actor.as_str())
+            .into()
+    }
+
+    fn swift_answer(&self, row: &impl Cells) -> Result<Wish, StoreError> {
+        let read = || -> Result<_, Wrong> {
+            let host: HostName = row.parsed("host")?;
+            let last_seen_at = row.moment("last_seen_at")?;
+            Ok((read_held(row)?, host, row.generation("generation")?, last_seen_at))
+        };
+        let (held, host, generation, seen) = read().map_err(|e| e.within("elastic_ip"))?;
+        let letting_go = eip_model::LettingGo { host: host.clone(), last_seen_at: seen };
+        let record = held.changed(self.now, None);
+        Ok(Wish {
+            elastic_ip: held.id,
+            host,
+            generation,
+            previous_host: None,
+            changed: true,
+            record: Some(ElasticIpRecord { letting_go: Some(letting_go), ..record }),
+        })
+    }
 
     async fn settle<T: Tx>(tx: &mut T, commands: &[Self]) -> Result<Vec<Outcome<Wish>>, Failure> {
         let held = lock_all(tx, commands).await?;

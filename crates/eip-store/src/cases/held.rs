@@ -112,7 +112,7 @@ pub(super) async fn lock_all<T: Tx, C: Aims + Sync>(
     let mut held: Vec<Option<Held>> = commands.iter().map(|_| None).collect();
     for row in &found {
         let at = place(row)?;
-        let one = read(row).map_err(|e| e.within("elastic_ip"))?;
+        let one = read_held(row).map_err(|e| e.within("elastic_ip"))?;
         if rows::is_held(row)? && commands.get(at).is_some_and(|c| sees(c.scope(), &one.project)) {
             held[at] = Some(one);
         }
@@ -120,7 +120,7 @@ pub(super) async fn lock_all<T: Tx, C: Aims + Sync>(
     Ok(held)
 }
 
-fn read(row: &impl Cells) -> Result<Held, Wrong> {
+pub(super) fn read_held(row: &impl Cells) -> Result<Held, Wrong> {
     Ok(Held {
         id: ElasticIpId::new(row.id("id")?),
         address: row.address("address")?,

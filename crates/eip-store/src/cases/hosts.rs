@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
-use eip_model::{DataPlaneHealth, Generation, HostName};
+use eip_model::{AssociationView, DataPlaneHealth, Generation, HostName};
 use jiff::Timestamp;
 
 use super::held::{Pointed, gone};
@@ -40,6 +40,31 @@ pub(super) struct Bumped {
     pub(super) last_seen_at: Timestamp,
 }
 
+impl Bumped {
+    pub(super) fn read(row: &impl Cells) -> Result<Self, Wrong> {
+        Ok(Self {
+            generation: row.generation("generation")?,
+            observed: row.generation("observed_generation")?,
+            health: rows::health(row)?,
+            last_seen_at: row.moment("last_seen_at")?,
+        })
+    }
+
+    /// How an association on this host stands that was made just now.
+    pub(super) fn view(&self, now: Timestamp, fenced_by: Option<HostName>) -> AssociationView {
+        AssociationView {
+            associated_at: now,
+            generation: self.generation,
+            applied_at: None,
+            fenced_by,
+            observed: self.observed,
+            health: self.health.clone(),
+            last_seen_at: self.last_seen_at,
+            problem: None,
+        }
+    }
+}
+
 /// Bumps the desired sets of hosts, in the order of their names. Whoever changes something on one of
 /// them waits from here on for the commit.
 pub(super) async fn bump<T: Tx>(
@@ -64,15 +89,7 @@ pub(super) async fn bump<T: Tx>(
             Given::of(&names).with("name", |name| *name),
         )
         .await?;
-    let read = |row: &T::Row| -> Result<_, Wrong> {
-        let bumped = Bumped {
-            generation: row.generation("generation")?,
-            observed: row.generation("observed_generation")?,
-            health: rows::health(row)?,
-            last_seen_at: row.moment("last_seen_at")?,
-        };
-        Ok((row.parsed("host")?, bumped))
-    };
+    let read = |row: &T::Row| -> Result<_, Wrong> { Ok((row.parsed("host")?, Bumped::read(row)?)) };
     let bumped = bumped.iter().map(read).collect::<Result<BTreeMap<HostName, Bumped>, _>>();
     let bumped = bumped.map_err(|e| e.within("host"))?;
     for host in hosts {

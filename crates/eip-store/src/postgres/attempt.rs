@@ -82,7 +82,7 @@ fn pause(number: u32) -> Duration {
 /// It is taken by the last statement of a transaction and held until the transaction is committed
 /// and seen by all, so numbers are in the order of the commits. Nothing is gained by taking it
 /// later: PostgreSQL itself lets only one transaction that notifies commit at a time.
-const ORDER: i64 = 0x6569_7065;
+pub(super) const ORDER: i64 = 0x6569_7065;
 
 /// Writes events, with numbers in their order.
 fn write_events() -> String {
@@ -133,10 +133,10 @@ where
 }
 
 /// A connection that does not go back to the others unless its transaction has come to an end.
-struct Lent(Option<Client>);
+pub(super) struct Lent(pub(super) Option<Client>);
 
 impl Lent {
-    fn give_back(&mut self) {
+    pub(super) fn give_back(&mut self) {
         drop(self.0.take());
     }
 }

@@ -4,6 +4,7 @@ mod attempt;
 mod config;
 mod migrate;
 mod statements;
+mod swift;
 mod wake;
 
 use std::net::Ipv4Addr;
@@ -98,7 +99,7 @@ impl Database for Postgres {
     ) -> Result<Vec<Outcome<B::Answer>>, Setback> {
         let mut attempts = Attempts::at(B::DOING);
         loop {
-            match self.try_settle(&commands).await {
+            match self.try_both(&commands).await {
                 Ok(outcomes) => return Ok(outcomes),
                 Err(failure) => attempts.after(failure).await?,
             }
@@ -140,6 +141,38 @@ impl Postgres {
     async fn try_change<U: UseCase>(&self, case: &U) -> Result<U::Answer, Failure> {
         let client = self.client(U::DOING).await?;
         attempt(client, U::DOING, "BEGIN", async |tx| case.run(tx).await).await
+    }
+
+    /// Settles what is usual in one statement, and the rest as everywhere.
+    async fn try_both<B: Batch>(&self, commands: &[B]) -> Result<Vec<Outcome<B::Answer>>, Failure> {
+        let Some(sql) = B::SWIFT else {
+            return self.try_settle(commands).await;
+        };
+        let client = self.client(B::DOING).await?;
+        let mut outcomes = swift::settle(client, sql, commands).await?;
+        let left: Vec<usize> = (0..outcomes.len()).filter(|at| outcomes[*at].is_none()).collect();
+        if !left.is_empty() {
+            let rest: Vec<B> = left.iter().map(|at| commands[*at].clone()).collect();
+            // What has been carried out is durable, so this must not make an error of it.
+            match self.try_settle(&rest).await {
+                Ok(settled) => {
+                    for (at, outcome) in left.into_iter().zip(settled) {
+                        outcomes[at] = Some(outcome);
+                    }
+                }
+                Err(failure) if left.len() == commands.len() => return Err(failure),
+                Err(Failure::Store(error @ StoreError::Unavailable { .. })) => {
+                    let error = Arc::new(error);
+                    for at in left {
+                        outcomes[at] = Some(Outcome::Failed(StoreError::of_all(&error)));
+                    }
+                }
+                Err(failure) => {
+                    tracing::debug!(?failure, "Settling the rest of a batch in the next one");
+                }
+            }
+        }
+        Ok(outcomes.into_iter().map(|outcome| outcome.unwrap_or(Outcome::Again)).collect())
     }
 
     async fn try_settle<B: Batch>(

@@ -112,7 +112,7 @@ impl Tx for PostgresTx<'_> {
     }
 }
 
-async fn query(
+pub(super) async fn query(
     client: &Client,
     sql: &str,
     values: &[&(dyn ToSql + Sync)],

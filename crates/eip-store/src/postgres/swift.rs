@@ -1,0 +1,69 @@
+//! Settling what is usual in one statement.
+
+use tokio_postgres::Row;
+
+use super::attempt::{Lent, ORDER, unreachable, was_refused};
+use super::config::PATIENCE;
+use super::statements::{lists, query, unnested};
+use super::wake::CHANNEL;
+use crate::error::StoreError;
+use crate::given::MARK;
+use crate::rows::Cells;
+use crate::transaction::{Batch, Failure, Outcome};
+
+/// Where the statement waits for its turn among those that write events.
+const LOCK: &str = "{lock}";
+
+/// What tells those who listen which hosts are concerned; their names go behind it.
+const TELL: &str = "{tell}(";
+
+/// Runs the statement, and returns the outcomes of the commands that it has carried out.
+///
+/// The statement is a transaction of its own: its answer is that of the commit.
+pub(super) async fn settle<B: Batch>(
+    client: deadpool_postgres::Client,
+    sql: &str,
+    commands: &[B],
+) -> Result<Vec<Option<Outcome<B::Answer>>>, Failure> {
+    let mut lent = Lent(Some(client));
+    let Some(client) = &lent.0 else {
+        return Err(Failure::Again("there is no connection".into()));
+    };
+    let given = B::swift_rows(commands);
+    let sql = said(sql).replace(MARK, &unnested(&given));
+    let values = lists(&given);
+    let asked = tokio::time::timeout(PATIENCE, query(client, &sql, &values)).await;
+    let rows = match asked {
+        Ok(Ok(rows)) => rows,
+        // Nothing was changed, and what the reason is comes out when it is done step by step.
+        Ok(Err(error)) if was_refused(&error) => {
+            tracing::debug!(doing = B::DOING, %error, "Not to be settled at once");
+            Vec::new()
+        }
+        Ok(Err(error)) => return Err(unreachable(B::DOING, true, error).into()),
+        // As at any commit: it may be waiting for a standby, and is not cancelled.
+        Err(elapsed) => return Err(unreachable(B::DOING, true, elapsed).into()),
+    };
+    lent.give_back();
+    Ok(read(commands, &rows)?)
+}
+
+fn said(sql: &str) -> String {
+    let tell = format!("pg_notify('{CHANNEL}', ");
+    sql.replace(LOCK, &format!("pg_advisory_xact_lock({ORDER})")).replace(TELL, &tell)
+}
+
+fn read<B: Batch>(
+    commands: &[B],
+    rows: &[Row],
+) -> Result<Vec<Option<Outcome<B::Answer>>>, StoreError> {
+    let mut outcomes: Vec<_> = commands.iter().map(|_| None).collect();
+    for row in rows {
+        let at: usize = row.number("n").map_err(|e| e.within("given"))?;
+        let answer = commands.get(at).map(|command| command.swift_answer(row)).transpose()?;
+        if let Some(slot) = outcomes.get_mut(at) {
+            *slot = answer.map(Outcome::Done);
+        }
+    }
+    Ok(outcomes)
+}
