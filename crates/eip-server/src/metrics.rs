@@ -1,8 +1,10 @@
 //! The numbers that `/metrics` shows.
 
-use std::sync::OnceLock;
+use std::collections::HashMap;
+use std::sync::{LazyLock, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
+use metrics::{Counter, Histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio_util::sync::CancellationToken;
 use tracing::error;
@@ -15,6 +17,39 @@ const BUCKETS: [f64; 12] =
     [0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5, 10.0, 60.0];
 
 static RECORDER: OnceLock<Option<PrometheusHandle>> = OnceLock::new();
+
+/// The numbers of one route, by method and status.
+type Numbers = HashMap<(&'static str, u16), (Counter, Histogram)>;
+
+/// Looking a number up by its labels costs more than counting, so each is looked up once.
+static REQUESTS: LazyLock<RwLock<HashMap<String, Numbers>>> = LazyLock::new(RwLock::default);
+
+/// Counts an answer, and how long it took.
+pub(crate) fn count_request(method: &'static str, route: &str, status: u16, seconds: f64) {
+    let known = {
+        let routes = REQUESTS.read().unwrap_or_else(PoisonError::into_inner);
+        let numbers = routes.get(route).and_then(|numbers| numbers.get(&(method, status)));
+        numbers.map(|(count, duration)| {
+            count.increment(1);
+            duration.record(seconds);
+        })
+    };
+    if known.is_none() {
+        // Whatever is registered before there is a recorder counts for nobody.
+        recorder();
+        let labels = [
+            ("method", method.to_owned()),
+            ("route", route.to_owned()),
+            ("status", status.to_string()),
+        ];
+        let count = metrics::counter!("eip_http_requests_total", &labels);
+        let duration = metrics::histogram!("eip_http_request_duration_seconds", &labels[..2]);
+        count.increment(1);
+        duration.record(seconds);
+        let mut routes = REQUESTS.write().unwrap_or_else(PoisonError::into_inner);
+        routes.entry(route.to_owned()).or_default().insert((method, status), (count, duration));
+    }
+}
 
 /// Returns what has been measured in this process, in the text format of Prometheus.
 pub(crate) fn render() -> String {

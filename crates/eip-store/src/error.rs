@@ -35,6 +35,8 @@ pub enum Refusal {
     /// Several of its project are called so; each as `ID (BACKEND:NAME on HOST)`.
     #[error("{} instances are called so", candidates.len())]
     InstanceAmbiguous { candidates: Vec<String> },
+    #[error("the idempotency key was used for something else")]
+    IdempotencyConflict,
     #[error("the project holds as many addresses as it may: {quota}")]
     QuotaExceeded { quota: u64 },
     /// Held, or asleep in quarantine for somebody else.

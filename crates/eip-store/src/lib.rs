@@ -25,8 +25,8 @@ pub use error::{Refusal, StoreError};
 pub use news::News;
 pub use open::{OpenError, open};
 pub use records::{
-    ApiKeyRecord, AssociateCommand, AssociationRecord, DisassociateCommand, ElasticIpFilter,
-    ElasticIpRecord, HostRecord, InstanceFilter, InventoryOutcome, NewAllocation, NewApiKey,
-    PoolCounts, PoolLoad, ReleaseCommand, Released, Scope, UpdateCommand, Wish,
+    Allocated, ApiKeyRecord, AssociateCommand, AssociationRecord, DisassociateCommand,
+    ElasticIpFilter, ElasticIpRecord, HostRecord, InstanceFilter, InventoryOutcome, NewAllocation,
+    NewApiKey, OnceKey, PoolCounts, PoolLoad, ReleaseCommand, Released, Scope, UpdateCommand, Wish,
 };
 pub use repository::Repository;

@@ -44,6 +44,26 @@ pub struct NewAllocation {
     pub asked_for: bool,
     pub actor: String,
     pub now: Timestamp,
+    /// Repeating it under the same key gives the first answer again and holds nothing more.
+    pub once: Option<OnceKey>,
+}
+
+/// What makes a request one that is carried out once (draft-ietf-httpapi-idempotency-key-header).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OnceKey {
+    /// The API key that asks: nobody gets an answer that was meant for somebody else.
+    pub owner: KeyId,
+    pub key: String,
+    /// SHA-256 of what was asked for.
+    pub fingerprint: [u8; 32],
+}
+
+/// An address that is held.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Allocated {
+    pub record: ElasticIpRecord,
+    /// Whether this was answered before; the elastic IP is then told as it was.
+    pub repeated: bool,
 }
 
 #[derive(Debug, Clone)]

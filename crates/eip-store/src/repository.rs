@@ -13,9 +13,9 @@ use tokio::sync::broadcast;
 use crate::error::StoreError;
 use crate::news::News;
 use crate::records::{
-    ApiKeyRecord, AssociateCommand, DisassociateCommand, ElasticIpFilter, ElasticIpRecord,
-    HostRecord, InstanceFilter, InventoryOutcome, NewAllocation, NewApiKey, PoolCounts, PoolLoad,
-    ReleaseCommand, Released, Scope, UpdateCommand, Wish,
+    Allocated, ApiKeyRecord, AssociateCommand, DisassociateCommand, ElasticIpFilter,
+    ElasticIpRecord, HostRecord, InstanceFilter, InventoryOutcome, NewAllocation, NewApiKey,
+    PoolCounts, PoolLoad, ReleaseCommand, Released, Scope, UpdateCommand, Wish,
 };
 
 /// The record of the service, whatever database keeps it.
@@ -71,7 +71,14 @@ pub trait Repository: std::fmt::Debug + Send + Sync + 'static {
     ///
     /// Refuses with `QuotaExceeded` when the project holds as many as it may, with `AddressInUse` when it is held, or asleep and not to be woken by this caller,
     /// and with `NameInUse`. An address whose quarantine has ended counts as free.
-    async fn allocate(&self, new: &NewAllocation) -> Result<ElasticIpRecord, StoreError>;
+    ///
+    /// With a key it is carried out once. What a key was used for before is answered again as it was
+    /// then, or refused with `IdempotencyConflict` when something else was asked for.
+    async fn allocate(&self, new: &NewAllocation) -> Result<Allocated, StoreError>;
+
+    /// Forgets answers to keys that were first given before this, a few thousand at a time, and
+    /// returns how many: none when there are no more.
+    async fn forget_answers(&self, before: Timestamp) -> Result<u64, StoreError>;
 
     /// Ends the hold and starts the quarantine that the pool asks for.
     ///

@@ -14,6 +14,10 @@ use args::{Args, Command, Output};
 use exit::Failure;
 use settings::Settings;
 
+/// A request makes a few dozen small allocations, on one thread and freed on another as often as not.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> std::process::ExitCode {
     let args = match Args::try_parse() {
         Ok(args) => args,

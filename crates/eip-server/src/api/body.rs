@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use axum::body::Bytes;
+use axum::body::HttpBody as _;
 use axum::extract::{FromRequest, Path, Query, Request};
 use axum::extract::{FromRequestParts, RawPathParams};
+use axum::http::HeaderName;
 use axum::http::request::Parts;
 use eip_model::ElasticIpRef;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -44,6 +46,9 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for AgentJson<T> {
 }
 
 async fn read(request: Request, limit: usize) -> Result<Bytes, Error> {
+    if request.body().is_end_stream() {
+        return Ok(Bytes::new());
+    }
     let body = Limited::new(request.into_body(), limit).collect();
     match tokio::time::timeout(DEADLINE, body).await {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
@@ -70,6 +75,33 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
         };
         Error::invalid(format!("the body is not what this takes: {error}"), hint)
     })
+}
+
+/// What says that a request is one that was carried out before.
+pub(crate) const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+
+/// The `Idempotency-Key` of a request, if it has one: 1 to 255 visible ASCII characters.
+#[derive(Debug)]
+pub(crate) struct Once(pub(crate) Option<String>);
+
+impl<S: Send + Sync> FromRequestParts<S> for Once {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Error> {
+        let Some(key) = parts.headers.get("idempotency-key") else {
+            return Ok(Self(None));
+        };
+        let fit = |key: &&str| {
+            (1..=255).contains(&key.len()) && key.bytes().all(|b| b.is_ascii_graphic())
+        };
+        match key.to_str().ok().filter(fit) {
+            Some(key) => Ok(Self(Some(key.to_owned()))),
+            None => {
+                let detail = "an Idempotency-Key is 1 to 255 visible ASCII characters";
+                Err(Error::invalid(detail, "send a UUID, and the same one when you repeat it"))
+            }
+        }
+    }
 }
 
 /// The elastic IP that a path names.

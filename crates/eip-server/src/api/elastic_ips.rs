@@ -11,7 +11,7 @@ use eip_model::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::body::{Json, Params, Target};
+use super::body::{Json, Once, Params, REPLAYED, Target};
 use super::events::EventList;
 use super::{ApiState, cursor, finish};
 use crate::service::{Caller, Error, ListQuery};
@@ -38,11 +38,14 @@ pub(crate) struct ListParams {
 pub(crate) async fn allocate(
     State(state): State<ApiState>,
     caller: Caller,
+    Once(once): Once,
     Json(request): Json<AllocateRequest>,
 ) -> Result<impl IntoResponse, Error> {
-    let made = finish(async move { state.service.allocate(&caller, request).await }).await?;
-    let location = format!("/elastic-ips/{}", made.id);
-    Ok((StatusCode::CREATED, [(header::LOCATION, location)], axum::Json(made)))
+    // Not in a task of its own: the record finishes what it has begun, whoever goes away.
+    let (made, repeated) = state.service.allocate(&caller, request, once).await?;
+    let location = [(header::LOCATION, format!("/elastic-ips/{}", made.id))];
+    let replayed = repeated.then_some([(REPLAYED, "true")]);
+    Ok((StatusCode::CREATED, location, replayed, axum::Json(made)))
 }
 
 pub(crate) async fn list(

@@ -10,6 +10,7 @@ use eip_model::chain;
 use tracing::{Level, error, event};
 
 use super::problem::{Pending, render};
+use crate::metrics::count_request;
 use crate::service::Error;
 
 static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -19,8 +20,8 @@ pub(crate) async fn request(request: Request, next: Next) -> Response {
     let begun = Instant::now();
     let id = request_id(&request);
     let method = request.method().clone();
-    let matched = request.extensions().get::<MatchedPath>();
-    let route = matched.map_or("none", MatchedPath::as_str).to_owned();
+    let matched = request.extensions().get::<MatchedPath>().cloned();
+    let route = matched.as_ref().map_or("none", MatchedPath::as_str);
 
     let mut response = next.run(request).await;
 
@@ -36,19 +37,18 @@ pub(crate) async fn request(request: Request, next: Next) -> Response {
     let status = response.status().as_u16();
     let seconds = begun.elapsed().as_secs_f64();
     event!(Level::DEBUG, request.id = %id, %method, route, status, seconds, "Answered");
-    let labels =
-        [("method", known(&method).to_owned()), ("route", route), ("status", status.to_string())];
-    metrics::counter!("eip_http_requests_total", &labels).increment(1);
-    metrics::histogram!("eip_http_request_duration_seconds", &labels[..2]).record(seconds);
+    count_request(known(&method), route, status, seconds);
     response
 }
 
 /// A client may invent methods; each would be a number of its own for ever.
-fn known(method: &Method) -> &str {
+fn known(method: &Method) -> &'static str {
     match *method {
-        Method::GET | Method::POST | Method::PUT | Method::PATCH | Method::DELETE => {
-            method.as_str()
-        }
+        Method::GET => "GET",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::PATCH => "PATCH",
+        Method::DELETE => "DELETE",
         _ => "other",
     }
 }

@@ -26,6 +26,32 @@ pub(crate) struct Allocator {
     pools: BTreeMap<PoolName, PoolHint>,
 }
 
+/// An address that is on its way into the record.
+#[derive(Debug)]
+pub(crate) struct Taken<'a> {
+    allocator: &'a Allocator,
+    address: Ipv4Addr,
+    kept: bool,
+}
+
+impl Taken<'_> {
+    pub(crate) fn address(&self) -> Ipv4Addr {
+        self.address
+    }
+
+    pub(crate) fn keep(mut self) {
+        self.kept = true;
+    }
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        if !self.kept {
+            self.allocator.give_back(self.address);
+        }
+    }
+}
+
 #[derive(Debug)]
 struct PoolHint {
     config: PoolConfig,
@@ -88,6 +114,12 @@ impl Allocator {
 
     pub(crate) fn give_back(&self, address: Ipv4Addr) {
         self.mark(address, FreeMap::give_back);
+    }
+
+    /// Gives the address back when what comes back is dropped, as when a caller goes away, unless it
+    /// is kept. Should it be held after all, whoever tries it next loses one try.
+    pub(crate) fn holding(&self, candidate: Candidate) -> Taken<'_> {
+        Taken { allocator: self, address: candidate.address, kept: false }
     }
 
     /// Corrects the hint: all of `in_use` is taken, and everything else is free.

@@ -10,14 +10,15 @@ use eip_model::{
     PoolConfig, PoolName, ProjectName, Reserved, UpdateRequest,
 };
 use eip_store::{
-    AssociateCommand, DisassociateCommand, ElasticIpFilter, ElasticIpRecord, NewAllocation,
-    Refusal, ReleaseCommand, Scope, StoreError, UpdateCommand, Wish,
+    Allocated, AssociateCommand, DisassociateCommand, ElasticIpFilter, ElasticIpRecord,
+    NewAllocation, OnceKey, Refusal, ReleaseCommand, Scope, StoreError, UpdateCommand, Wish,
 };
 use jiff::Timestamp;
+use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 use tracing::info;
 
-use super::allocator::{Allocator, Candidate};
+use super::allocator::{Allocator, Candidate, Taken};
 use super::error::About;
 use super::{Caller, Error, Service};
 
@@ -51,22 +52,32 @@ pub(crate) struct ListQuery {
 struct Owner {
     project: ProjectName,
     actor: String,
+    once: Option<OnceKey>,
 }
 
 impl Service {
-    /// Holds an address for the caller's project: the one asked for, or any that is free.
+    /// Holds an address for the caller's project: the one asked for, or any that is free. Under the
+    /// same `once` the first answer is given again; whether that is so, is told with it.
     pub(crate) async fn allocate(
         &self,
         caller: &Caller,
         request: AllocateRequest,
-    ) -> Result<ElasticIp, Error> {
-        let owner = Owner { project: caller.project()?, actor: caller.actor() };
-        let record = match request.address {
+        once: Option<String>,
+    ) -> Result<(ElasticIp, bool), Error> {
+        let once = once.map(|key| OnceKey {
+            owner: caller.key.clone(),
+            key,
+            fingerprint: fingerprint(&request),
+        });
+        let owner = Owner { project: caller.project()?, actor: caller.actor(), once };
+        let Allocated { record, repeated } = match request.address {
             Some(address) => self.allocate_this(&owner, address, &request).await?,
             None => self.allocate_any(&owner, &request).await?,
         };
-        info!(elastic_ip.id = %record.id, key.id = %caller.key, "Allocated");
-        Ok(record.at(Timestamp::now()))
+        if !repeated {
+            info!(elastic_ip.id = %record.id, key.id = %caller.key, "Allocated");
+        }
+        Ok((record.at(Timestamp::now()), repeated))
     }
 
     async fn allocate_this(
@@ -74,7 +85,7 @@ impl Service {
         owner: &Owner,
         address: Ipv4Addr,
         request: &AllocateRequest,
-    ) -> Result<ElasticIpRecord, Error> {
+    ) -> Result<Allocated, Error> {
         let Some(pool) = self.allocator.pool_of(address) else {
             let hint = "see GET /pools for the addresses that there are";
             return Err(Error::invalid(format!("{address} lies in no pool"), hint));
@@ -91,8 +102,9 @@ impl Service {
         let Some(candidate) = self.allocator.take(address, rand::random()) else {
             return Err(Error::Internal);
         };
+        let taken = self.allocator.holding(candidate);
         let made = self.record_allocation(owner, pool, candidate, request).await;
-        made.map_err(|error| self.not_allocated(candidate, request, error))
+        not_allocated(taken, request, made)
     }
 
     /// Tries free addresses until the record takes one. The hint that says that none is left is
@@ -101,7 +113,7 @@ impl Service {
         &self,
         owner: &Owner,
         request: &AllocateRequest,
-    ) -> Result<ElasticIpRecord, Error> {
+    ) -> Result<Allocated, Error> {
         let name = request.pool.as_ref().unwrap_or(&self.default_pool);
         let Some(pool) = self.allocator.pool(name) else {
             return Err(Error::PoolNotFound { pool: name.clone() });
@@ -116,17 +128,18 @@ impl Service {
                 self.look_for_free(pool).await?;
                 continue;
             };
+            let taken = self.allocator.holding(candidate);
             match self.record_allocation(owner, pool, candidate, request).await {
                 // Held by somebody else after all. It stays marked as taken; when that goes on,
                 // another server has taken many, and the hint learns of all of them at once.
                 Err(StoreError::Refused(Refusal::AddressInUse)) => {
+                    taken.keep();
                     lost += 1;
                     if lost % LOST_RACES == 0 {
                         self.learn().await?;
                     }
                 }
-                Err(error) => return Err(self.not_allocated(candidate, request, error)),
-                Ok(record) => return Ok(record),
+                made => return not_allocated(taken, request, made),
             }
         }
     }
@@ -166,7 +179,7 @@ impl Service {
         pool: &PoolConfig,
         candidate: Candidate,
         request: &AllocateRequest,
-    ) -> Result<ElasticIpRecord, StoreError> {
+    ) -> Result<Allocated, StoreError> {
         self.repository()
             .allocate(&NewAllocation {
                 id: candidate.id,
@@ -179,26 +192,9 @@ impl Service {
                 asked_for: request.address.is_some(),
                 actor: owner.actor.clone(),
                 now: Timestamp::now(),
+                once: owner.once.clone(),
             })
             .await
-    }
-
-    /// Says why, and frees the address in the hint unless it is or may be held after all.
-    fn not_allocated(
-        &self,
-        candidate: Candidate,
-        request: &AllocateRequest,
-        error: StoreError,
-    ) -> Error {
-        let address = candidate.address;
-        if let StoreError::Refused(Refusal::AddressInUse) = error {
-            return Error::AddressInUse { address };
-        }
-        if !matches!(error, StoreError::Unavailable { outcome_unknown: true, .. }) {
-            self.allocator.give_back(address);
-        }
-        let name = request.name.as_ref().map_or("", Label::as_str);
-        About { target: &address, named: &name }.explain(error)
     }
 
     /// Points an elastic IP at an instance, and waits until its host has made it true.
@@ -408,6 +404,39 @@ impl Service {
             tokio::time::timeout(left.min(SLOW_POLL), reports.changed()).await.ok();
         }
     }
+}
+
+/// Tells one request from another.
+fn fingerprint(request: &AllocateRequest) -> [u8; 32] {
+    let text = serde_json::to_vec(request).unwrap_or_default();
+    Sha256::digest(text).into()
+}
+
+/// Says why, if it was not, and frees the address in the hint unless it is or may be held.
+fn not_allocated(
+    taken: Taken<'_>,
+    request: &AllocateRequest,
+    made: Result<Allocated, StoreError>,
+) -> Result<Allocated, Error> {
+    let address = taken.address();
+    let error = match made {
+        // The answer of an earlier request is about another address.
+        Ok(made) if made.repeated => return Ok(made),
+        Ok(made) => {
+            taken.keep();
+            return Ok(made);
+        }
+        Err(StoreError::Refused(Refusal::AddressInUse)) => {
+            taken.keep();
+            return Err(Error::AddressInUse { address });
+        }
+        Err(error) => error,
+    };
+    if matches!(error, StoreError::Unavailable { outcome_unknown: true, .. }) {
+        taken.keep();
+    }
+    let name = request.name.as_ref().map_or("", Label::as_str);
+    Err(About { target: &address, named: &name }.explain(error))
 }
 
 fn always_somebody_elses() -> StoreError {

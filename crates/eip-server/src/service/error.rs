@@ -47,6 +47,8 @@ pub(crate) enum Error {
     InstanceAmbiguous { named: String, candidates: Vec<String> },
     #[error("all {size} addresses of pool {pool} are held or asleep in quarantine")]
     PoolExhausted { pool: PoolName, size: u64 },
+    #[error("this Idempotency-Key came before with another request")]
+    IdempotencyConflict,
     #[error("the project holds {quota} addresses, as many as it may")]
     QuotaExceeded { quota: u64 },
     #[error("a body holds at most {limit} bytes")]
@@ -89,6 +91,7 @@ impl Error {
             Self::InstanceAmbiguous { .. } => ErrorCode::InstanceAmbiguous,
             Self::PoolExhausted { .. } => ErrorCode::PoolExhausted,
             Self::QuotaExceeded { .. } => ErrorCode::QuotaExceeded,
+            Self::IdempotencyConflict => ErrorCode::IdempotencyConflict,
             Self::PayloadTooLarge { .. } => ErrorCode::PayloadTooLarge,
             Self::Store(StoreError::Unavailable { .. }) | Self::Stopping => ErrorCode::Unavailable,
             Self::Store(StoreError::Refused(_) | StoreError::Corrupt { .. }) | Self::Internal => {
@@ -142,6 +145,7 @@ impl Error {
             Self::PoolExhausted { .. } => {
                 "release an address, wait for a quarantine to end, or use another pool".into()
             }
+            Self::IdempotencyConflict => "use a new key for a new request".into(),
             Self::QuotaExceeded { .. } => {
                 "release an address that is not needed, or have the quota raised".into()
             }
@@ -189,6 +193,7 @@ impl Error {
             Self::Invalid { .. }
             | Self::Unauthenticated { .. }
             | Self::Forbidden { .. }
+            | Self::IdempotencyConflict
             | Self::NoSuchPath { .. }
             | Self::MethodNotAllowed { .. }
             | Self::Store(_)
@@ -232,6 +237,7 @@ impl About<'_> {
             Refusal::InstanceAmbiguous { candidates } => {
                 Error::InstanceAmbiguous { named: named(), candidates }
             }
+            Refusal::IdempotencyConflict => Error::IdempotencyConflict,
             Refusal::QuotaExceeded { quota } => Error::QuotaExceeded { quota },
             Refusal::AlreadyAssociated { instance_name } => {
                 Error::AlreadyAssociated { target: target(), instance_name }

@@ -35,6 +35,12 @@ use signals::Signals;
 /// How often addresses whose quarantine has ended are looked for.
 const QUARANTINE_TURN: Duration = Duration::from_secs(1);
 
+/// After how many such turns old answers are forgotten.
+const FORGETTING: u64 = 60;
+
+/// For how long a request may be repeated under its `Idempotency-Key`.
+const KEEP_ANSWERS: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// How many addresses a project may hold unless told otherwise. The default project has no quota.
 const QUOTA: u32 = 20;
 
@@ -164,11 +170,24 @@ impl Service {
     async fn keep_time(&self, stop: &CancellationToken) {
         let mut turn = tokio::time::interval(QUARANTINE_TURN);
         turn.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut turns = 0_u64;
         while stop.run_until_cancelled(turn.tick()).await.is_some() {
             if let Err(error) = self.end_quarantines().await {
                 error!(error = %chain(&error), "Could not end quarantines; will retry");
             }
+            if turns.is_multiple_of(FORGETTING)
+                && let Err(error) = self.forget_answers().await
+            {
+                error!(error = %chain(&error), "Could not forget old answers; will retry");
+            }
+            turns += 1;
         }
+    }
+
+    async fn forget_answers(&self) -> Result<(), eip_store::StoreError> {
+        let before = Timestamp::now() - KEEP_ANSWERS;
+        while self.repository.forget_answers(before).await? > 0 {}
+        Ok(())
     }
 
     async fn end_quarantines(&self) -> Result<(), eip_store::StoreError> {

@@ -20,6 +20,10 @@ UPDATE pool
        asleep = (SELECT count(*) FROM elastic_ip e
                   WHERE e.pool = pool.name AND e.released_at IS NOT NULL);
 
+DROP INDEX event_of_address;
+CREATE INDEX event_of_address ON event (address, seq) WHERE kind <> 'allocated';
+CREATE INDEX event_by_time ON event (at);
+
 CREATE TABLE answer (
     owner       TEXT    NOT NULL,
     key         TEXT    NOT NULL,

@@ -5,11 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use eip_model::{EventKind, ProjectName};
 use uuid::Uuid;
 
+use super::answers;
 use super::counts::{Counts, Limit};
 use crate::error::{Refusal, StoreError};
 use crate::given::Given;
 use crate::news::NewEvent;
-use crate::records::{ElasticIpRecord, NewAllocation};
+use crate::records::{Allocated, ElasticIpRecord, NewAllocation};
 use crate::rows::{self, Cells};
 use crate::transaction::{Batch, Failure, Outcome, Tx};
 use crate::value::values;
@@ -78,18 +79,19 @@ const SWIFT: &str = "
     SELECT given.n FROM turn CROSS JOIN given WHERE given.id = ANY (turn.ids)";
 
 impl Batch for NewAllocation {
-    type Answer = ElasticIpRecord;
+    type Answer = Allocated;
     const DOING: &'static str = "allocate an address";
     const SWIFT: Option<&'static str> = Some(SWIFT);
 
     fn swift_rows(commands: &[Self]) -> Given {
-        let mut numbered: Vec<(usize, &Self)> = commands.iter().enumerate().collect();
+        let plain = commands.iter().enumerate().filter(|(_, one)| one.once.is_none());
+        let mut numbered: Vec<(usize, &Self)> = plain.collect();
         sort(&mut numbered);
         new_rows(&numbered)
     }
 
-    fn swift_answer(&self, _row: &impl Cells) -> Result<ElasticIpRecord, StoreError> {
-        Ok(self.record())
+    fn swift_answer(&self, _row: &impl Cells) -> Result<Allocated, StoreError> {
+        Ok(self.allocated())
     }
 
     /// Quotas are asked once for the whole batch: what a project may take is read before, and the
@@ -97,11 +99,16 @@ impl Batch for NewAllocation {
     async fn settle<T: Tx>(
         tx: &mut T,
         commands: &[Self],
-    ) -> Result<Vec<Outcome<ElasticIpRecord>>, Failure> {
+    ) -> Result<Vec<Outcome<Allocated>>, Failure> {
         let mut rooms = rooms(tx, commands).await?;
-        let mut outcomes: Vec<Option<Outcome<ElasticIpRecord>>> = Vec::new();
+        let mut answered = answers::enter(tx, commands).await?;
+        let mut outcomes: Vec<Option<Outcome<Allocated>>> = Vec::new();
         let mut entitled = Vec::new();
         for (place, command) in commands.iter().enumerate() {
+            if let Some(outcome) = answered.remove(&place) {
+                outcomes.push(Some(outcome));
+                continue;
+            }
             let room = rooms.get_mut(&command.project).ok_or_else(|| no_project(command))?;
             match room.take_one() {
                 Ok(()) => {
@@ -116,7 +123,7 @@ impl Batch for NewAllocation {
         for (place, command) in entitled {
             let was_free = taken.contains(&command.id.uuid());
             let outcome = if was_free {
-                Outcome::Done(command.record())
+                Outcome::Done(command.allocated())
             } else {
                 second_try(tx, command).await?
             };
@@ -127,7 +134,10 @@ impl Batch for NewAllocation {
             outcomes[place] = Some(outcome);
         }
         counts.enter(tx, Limit::Quota).await?;
-        Ok(outcomes.into_iter().map(|outcome| outcome.unwrap_or(Outcome::Again)).collect())
+        let outcomes = outcomes.into_iter().map(|outcome| outcome.unwrap_or(Outcome::Again));
+        let outcomes: Vec<Outcome<Allocated>> = outcomes.collect();
+        answers::withdraw(tx, commands, &outcomes).await?;
+        Ok(outcomes)
     }
 }
 
@@ -218,7 +228,7 @@ fn new_rows(entitled: &[(usize, &NewAllocation)]) -> Given {
 async fn second_try<T: Tx>(
     tx: &mut T,
     command: &NewAllocation,
-) -> Result<Outcome<ElasticIpRecord>, Failure> {
+) -> Result<Outcome<Allocated>, Failure> {
     let named = tx
         .row(
             "SELECT address FROM elastic_ip
@@ -231,7 +241,7 @@ async fn second_try<T: Tx>(
     }
     let woken = tx.each(WAKE, new_rows(&[(0, command)])).await?;
     if !woken.is_empty() {
-        return Ok(Outcome::Done(command.record()));
+        return Ok(Outcome::Done(command.allocated()));
     }
     let there = tx
         .row("SELECT address FROM elastic_ip WHERE address = $1", values![command.address])
@@ -267,8 +277,8 @@ impl NewAllocation {
     }
 
     /// What is recorded once it is held.
-    fn record(&self) -> ElasticIpRecord {
-        ElasticIpRecord {
+    fn allocated(&self) -> Allocated {
+        let record = ElasticIpRecord {
             id: self.id,
             address: self.address,
             project: self.project.clone(),
@@ -280,6 +290,7 @@ impl NewAllocation {
             revision: 1,
             association: None,
             letting_go: None,
-        }
+        };
+        Allocated { record, repeated: false }
     }
 }

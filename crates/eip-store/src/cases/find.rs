@@ -123,6 +123,7 @@ impl UseCase for InstanceFilter {
     }
 }
 
+/// The event that began the hold is looked up by its time, the others by the address.
 #[derive(Debug)]
 pub(super) struct EventsOf {
     pub(super) id: ElasticIpId,
@@ -134,16 +135,30 @@ impl UseCase for EventsOf {
     const DOING: &'static str = "read the events of an elastic IP";
 
     async fn run<T: Tx>(&self, tx: &mut T) -> Result<Vec<Event>, Failure> {
+        let stands_for = T::DIALECT.stands_for;
+        let number = offset_of(self.id);
         let mut list = Statement::new(rows::EVENT, values![]);
-        list.add(" WHERE address", values![]);
-        list.add(T::DIALECT.stands_for, values![offset_of(self.id)]);
-        list.add(" AND elastic_ip_id = ?", values![self.id]);
-        if let Scope::Project(project) = &self.scope {
-            list.add(" AND project = ?", values![project]);
-        }
-        list.add(" ORDER BY seq", values![]);
+        list.add(" WHERE kind <> 'allocated' AND elastic_ip_id = ? AND address", values![self.id]);
+        list.add(stands_for, values![number]);
+        list.add(" UNION ALL ", values![]);
+        list.add(rows::EVENT, values![]);
+        list.add(
+            " WHERE kind = 'allocated' AND elastic_ip_id = ?
+                AND at IN (SELECT allocated_at FROM elastic_ip WHERE id = ? AND address",
+            values![self.id, self.id],
+        );
+        list.add(stands_for, values![number]);
+        list.add(
+            " UNION ALL SELECT allocated_at FROM past_allocation
+                         WHERE elastic_ip_id = ? AND address",
+            values![self.id],
+        );
+        list.add(stands_for, values![number]);
+        list.add(") ORDER BY seq", values![]);
         let found = tx.rows(&list.text, &list.values).await?;
-        Ok(found.iter().map(rows::event).collect::<Result<_, _>>()?)
+        let events = found.iter().map(rows::event).collect::<Result<Vec<_>, _>>()?;
+        let seen = |event: &Event| sees(&self.scope, &event.project);
+        Ok(events.into_iter().filter(seen).collect())
     }
 }
 

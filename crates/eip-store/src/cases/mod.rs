@@ -1,6 +1,7 @@
 //! The use cases, written once for every database.
 
 mod allocate;
+mod answers;
 mod applied;
 mod associate;
 mod candidates;
@@ -31,9 +32,9 @@ use crate::error::StoreError;
 use crate::lane::Lane;
 use crate::news::News;
 use crate::records::{
-    ApiKeyRecord, AssociateCommand, DisassociateCommand, ElasticIpFilter, ElasticIpRecord,
-    HostRecord, InstanceFilter, InventoryOutcome, NewAllocation, NewApiKey, PoolCounts, PoolLoad,
-    ReleaseCommand, Released, Scope, UpdateCommand, Wish,
+    Allocated, ApiKeyRecord, AssociateCommand, DisassociateCommand, ElasticIpFilter,
+    ElasticIpRecord, HostRecord, InstanceFilter, InventoryOutcome, NewAllocation, NewApiKey,
+    PoolCounts, PoolLoad, ReleaseCommand, Released, Scope, UpdateCommand, Wish,
 };
 use crate::repository::Repository;
 use crate::transaction::Database;
@@ -121,9 +122,13 @@ impl<D: Database> Repository for Record<D> {
         self.database.addresses().await
     }
 
-    async fn allocate(&self, new: &NewAllocation) -> Result<ElasticIpRecord, StoreError> {
+    async fn allocate(&self, new: &NewAllocation) -> Result<Allocated, StoreError> {
         let new = NewAllocation { now: micros(new.now), ..new.clone() };
         self.allocating.settle(&self.database, new).await
+    }
+
+    async fn forget_answers(&self, before: Timestamp) -> Result<u64, StoreError> {
+        self.database.change(answers::ForgetAnswers { before: micros(before) }).await
     }
 
     async fn release(&self, command: &ReleaseCommand) -> Result<Released, StoreError> {

@@ -26,10 +26,11 @@ pub(super) async fn settle<B: Batch>(
     commands: &[B],
 ) -> Result<Vec<Option<Outcome<B::Answer>>>, Failure> {
     let mut lent = Lent(Some(client));
-    let Some(client) = &lent.0 else {
-        return Err(Failure::Again("there is no connection".into()));
-    };
     let given = B::swift_rows(commands);
+    let Some(client) = lent.0.as_ref().filter(|_| !given.is_empty()) else {
+        lent.give_back();
+        return Ok(commands.iter().map(|_| None).collect());
+    };
     let sql = said(sql).replace(MARK, &unnested(&given));
     let values = lists(&given);
     let asked = tokio::time::timeout(PATIENCE, query(client, &sql, &values)).await;

@@ -6,7 +6,7 @@ use rstest::rstest;
 
 use crate::world::{
     Kind, World, address, associate, at, docker, host, instance, instance_id, new_allocation,
-    refusal,
+    refusal, take,
 };
 
 #[rstest]
@@ -192,7 +192,7 @@ async fn an_elastic_ip_of_another_project_takes_an_instance_of_that_project(
     let world = World::new(kind).await;
     let theirs = InstanceReport { project: Some("other".parse().unwrap()), ..instance(1) };
     world.report_backends("hv1", &[docker(vec![theirs])]).await;
-    let eip = world.repo.allocate(&new_allocation(1, "other")).await.unwrap();
+    let eip = take(&world.repo, &new_allocation(1, "other")).await.unwrap();
     let command = AssociateCommand {
         scope: eip_store::Scope::Everything,
         ..associate(ElasticIpRef::Id(eip.id), 1)

@@ -5,7 +5,7 @@ use eip_store::{AssociateCommand, NewAllocation, NewApiKey, Scope};
 use rstest::rstest;
 
 use crate::world::{
-    Kind, World, address, associate, at, host, instance_id, new_allocation, project, scope,
+    Kind, World, address, associate, at, host, instance_id, new_allocation, project, scope, take,
 };
 
 #[rstest]
@@ -16,7 +16,7 @@ async fn every_change_is_told_once_with_who_made_it(
     let world = World::new(kind).await;
     world.report("hv1", &[1]).await;
     let new = NewAllocation { actor: "key-a".into(), ..new_allocation(1, "default") };
-    let eip = world.repo.allocate(&new).await.unwrap();
+    let eip = take(&world.repo, &new).await.unwrap();
     let command =
         AssociateCommand { actor: "key-b".into(), ..associate(ElasticIpRef::Id(eip.id), 1) };
     world.repo.associate(&command).await.unwrap();
@@ -55,7 +55,7 @@ async fn two_holders_of_one_address_have_a_story_each(
     let first = world.hold(1).await;
     world.release(&first).await.unwrap();
     let new = NewAllocation { now: at(31), ..new_allocation(1, "other") };
-    let second = world.repo.allocate(&new).await.unwrap();
+    let second = take(&world.repo, &new).await.unwrap();
     assert_eq!(world.told(&first).await, ["allocated", "released"]);
     assert_eq!(world.told(&second).await, ["allocated"]);
     assert!(world.repo.events_of(first.id, &scope("other")).await.unwrap().is_empty());

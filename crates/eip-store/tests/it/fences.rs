@@ -4,7 +4,7 @@ use eip_model::{ElasticIpRef, Generation};
 use eip_store::NewAllocation;
 use rstest::rstest;
 
-use crate::world::{Kind, World, address, associate, at, docker, host, new_allocation};
+use crate::world::{Kind, World, address, associate, at, docker, host, new_allocation, take};
 
 #[rstest]
 #[tokio::test]
@@ -148,7 +148,7 @@ async fn the_next_holder_of_an_address_waits_for_the_host_of_the_last_one(
     let parted = world.part(&eip).await.unwrap();
     world.release(&eip).await.unwrap();
     let new = NewAllocation { now: at(31), ..new_allocation(1, "other") };
-    let next = world.repo.allocate(&new).await.unwrap();
+    let next = take(&world.repo, &new).await.unwrap();
     let command = eip_store::AssociateCommand {
         scope: crate::world::scope("other"),
         ..associate(ElasticIpRef::Id(next.id), 2)

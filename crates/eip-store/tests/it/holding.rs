@@ -5,7 +5,7 @@ use eip_store::{NewAllocation, Refusal, Scope, StoreError, UpdateCommand};
 use rstest::rstest;
 use uuid::Uuid;
 
-use crate::world::{Kind, QUARANTINE, World, address, at, new_allocation, refusal, scope};
+use crate::world::{Kind, QUARANTINE, World, address, at, new_allocation, refusal, scope, take};
 
 #[rstest]
 #[tokio::test]
@@ -21,7 +21,7 @@ async fn an_elastic_ip_is_found_by_id_and_by_address_as_it_was_allocated(
         now,
         ..new_allocation(77, "default")
     };
-    let made = world.repo.allocate(&new).await.unwrap();
+    let made = take(&world.repo, &new).await.unwrap();
     assert_eq!(made.address, address(77));
     assert_eq!(made.tags, tags);
     assert_eq!(made.revision, 1);
@@ -39,7 +39,7 @@ async fn what_belongs_to_another_project_is_not_found_and_cannot_be_changed(
 ) {
     let world = World::new(kind).await;
     world.report("hv1", &[1]).await;
-    let theirs = world.repo.allocate(&new_allocation(5, "other")).await.unwrap();
+    let theirs = take(&world.repo, &new_allocation(5, "other")).await.unwrap();
     for target in [ElasticIpRef::Id(theirs.id), ElasticIpRef::Address(theirs.address)] {
         assert_eq!(world.repo.find_elastic_ip(target, &scope("default")).await.unwrap(), None);
         assert!(world.repo.find_elastic_ip(target, &scope("other")).await.unwrap().is_some());
@@ -70,7 +70,7 @@ async fn an_address_that_is_held_is_refused_to_everyone(
     let held = world.hold(1).await;
     for owner in ["default", "other"] {
         let again = NewAllocation { asked_for: true, ..new_allocation(1, owner) };
-        assert_eq!(refusal(world.repo.allocate(&again).await), Refusal::AddressInUse);
+        assert_eq!(refusal(take(&world.repo, &again).await), Refusal::AddressInUse);
     }
     assert_eq!(world.show(&held).await, held);
 }
@@ -86,7 +86,7 @@ async fn an_id_that_does_not_stand_for_the_address_cannot_be_stored(
         world.hold(offset).await;
     }
     let wrong = NewAllocation { id: new_allocation(8, "default").id, ..new_allocation(9, "other") };
-    let error = world.repo.allocate(&wrong).await.unwrap_err();
+    let error = take(&world.repo, &wrong).await.unwrap_err();
     let StoreError::Corrupt { table: "elastic_ip", what } = &error else {
         panic!("{error:?}");
     };
@@ -106,7 +106,7 @@ async fn a_range_that_no_pool_has_cannot_be_stored(
     let id = ElasticIpId::new(id);
     let address = range.at(3).unwrap();
     let strange = NewAllocation { id, address, range, ..new_allocation(0, "default") };
-    let error = world.repo.allocate(&strange).await.unwrap_err();
+    let error = take(&world.repo, &strange).await.unwrap_err();
     assert!(matches!(error, StoreError::Corrupt { .. }), "{error:?}");
 }
 
@@ -125,7 +125,7 @@ async fn a_released_address_sleeps_for_everyone_but_its_last_holder_who_asks_for
         now: at(second),
         ..new_allocation(1, owner)
     };
-    let allocate = async |new: NewAllocation| world.repo.allocate(&new).await;
+    let allocate = async |new: NewAllocation| take(&world.repo, &new).await;
     assert_eq!(refusal(allocate(wanting("default", false, 101)).await), Refusal::AddressInUse);
     assert_eq!(refusal(allocate(wanting("other", true, 101)).await), Refusal::AddressInUse);
     let last = 100 + QUARANTINE - 1;
@@ -150,14 +150,14 @@ async fn when_the_quarantine_has_ended_the_address_is_free_for_all(
     // Also when nobody has tidied up yet.
     let now = at(100 + QUARANTINE);
     let new = NewAllocation { now, ..new_allocation(1, "other") };
-    world.repo.allocate(&new).await.unwrap();
+    take(&world.repo, &new).await.unwrap();
     let early = world.repo.end_quarantines(at(100 + QUARANTINE - 1)).await.unwrap();
     assert!(early.is_empty());
     let freed = world.repo.end_quarantines(now).await.unwrap();
     assert_eq!(freed, [address(2), address(3)]);
     assert!(world.repo.end_quarantines(now).await.unwrap().is_empty());
     assert_eq!(world.repo.addresses_in_use().await.unwrap(), [address(1)]);
-    world.repo.allocate(&new_allocation(2, "other")).await.unwrap();
+    take(&world.repo, &new_allocation(2, "other")).await.unwrap();
 }
 
 #[rstest]
@@ -170,13 +170,13 @@ async fn a_name_is_used_once_in_a_project_and_is_free_after_the_release(
         name: Some("mail".parse().unwrap()),
         ..new_allocation(offset, owner)
     };
-    let first = world.repo.allocate(&named(1, "default")).await.unwrap();
-    let again = world.repo.allocate(&named(2, "default")).await;
+    let first = take(&world.repo, &named(1, "default")).await.unwrap();
+    let again = take(&world.repo, &named(2, "default")).await;
     assert_eq!(refusal(again), Refusal::NameInUse);
     assert_eq!(world.repo.addresses_in_use().await.unwrap(), [address(1)]);
-    world.repo.allocate(&named(3, "other")).await.unwrap();
+    take(&world.repo, &named(3, "other")).await.unwrap();
     world.release(&first).await.unwrap();
-    world.repo.allocate(&named(2, "default")).await.unwrap();
+    take(&world.repo, &named(2, "default")).await.unwrap();
 }
 
 #[rstest]
@@ -208,7 +208,7 @@ async fn an_update_changes_what_is_given_and_counts_once(
     assert_eq!(world.told(&held).await, ["allocated", "updated", "updated", "updated"]);
     let other =
         NewAllocation { name: Some("taken".parse().unwrap()), ..new_allocation(2, "default") };
-    world.repo.allocate(&other).await.unwrap();
+    take(&world.repo, &other).await.unwrap();
     let clash = world.repo.update(&command(Some(Some("taken".parse().unwrap())), None)).await;
     assert_eq!(refusal(clash), Refusal::NameInUse);
     assert_eq!(world.show(&held).await.revision, 4);

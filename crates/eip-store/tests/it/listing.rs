@@ -4,7 +4,7 @@ use eip_model::{ElasticIpStatus, Tags};
 use eip_store::{ElasticIpFilter, NewAllocation};
 use rstest::rstest;
 
-use crate::world::{Kind, World, address, instance_id, list_all, new_allocation, scope};
+use crate::world::{Kind, World, address, instance_id, list_all, new_allocation, scope, take};
 
 async fn offsets(world: &World, filter: ElasticIpFilter) -> Vec<u32> {
     let found = world.repo.list_elastic_ips(&filter).await.unwrap();
@@ -47,11 +47,11 @@ async fn every_filter_finds_its_own_and_they_add_up(
         tags: tags(r#"{"team": "post", "a'b\"$.x": "1"}"#),
         ..new_allocation(1, "default")
     };
-    world.repo.allocate(&named).await.unwrap();
+    take(&world.repo, &named).await.unwrap();
     let tagged = NewAllocation { tags: tags(r#"{"team": "web"}"#), ..new_allocation(2, "default") };
-    let pointed = world.repo.allocate(&tagged).await.unwrap();
+    let pointed = take(&world.repo, &tagged).await.unwrap();
     world.point(&pointed, 1).await;
-    world.repo.allocate(&new_allocation(3, "other")).await.unwrap();
+    take(&world.repo, &new_allocation(3, "other")).await.unwrap();
 
     let list = async |filter| offsets(&world, filter).await;
     let tag = |key: &str, value: &str| Some((key.to_owned(), value.to_owned()));

@@ -7,7 +7,7 @@ use eip_store::{OpenError, open};
 use eip_testkit::postgres::TestCluster;
 use rstest::rstest;
 
-use crate::world::{Kind, World};
+use crate::world::{Kind, World, take};
 
 #[rstest]
 #[tokio::test]
@@ -167,7 +167,7 @@ async fn a_database_that_goes_away_is_unavailable_and_found_again_when_it_is_bac
         std::time::Duration::from_secs(5),
         async || {
             let n = offset.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-            match world.repo.allocate(&crate::world::new_allocation(n, "default")).await {
+            match take(&world.repo, &crate::world::new_allocation(n, "default")).await {
                 Ok(_) => Some(()),
                 Err(error) => {
                     assert!(error.retryable(), "{error:?}");

@@ -6,7 +6,7 @@ use eip_model::ElasticIpRef;
 use eip_store::{NewAllocation, Refusal, StoreError};
 use rstest::rstest;
 
-use crate::world::{Kind, World, address, associate, at, new_allocation, project, refusal};
+use crate::world::{Kind, World, address, associate, at, new_allocation, project, refusal, take};
 
 const CALLERS: u128 = 50;
 
@@ -37,7 +37,7 @@ async fn of_fifty_who_want_one_address_one_gets_it(
     let calls = (0..CALLERS).map(|n| {
         let repo = repo.clone();
         let owner = if n % 2 == 0 { "default" } else { "other" };
-        async move { repo.allocate(&new_allocation(9, owner)).await }
+        async move { take(&repo, &new_allocation(9, owner)).await }
     });
     let (won, lost) = split(at_once(calls).await);
     assert_eq!(won.len(), 1);
@@ -57,7 +57,7 @@ async fn of_fifty_who_want_a_sleeping_address_one_gets_it(
     let calls = (0..CALLERS).map(|_| {
         let repo = repo.clone();
         let new = NewAllocation { now: at(40), ..new_allocation(9, "other") };
-        async move { repo.allocate(&new).await }
+        async move { take(&repo, &new).await }
     });
     let (won, lost) = split(at_once(calls).await);
     assert_eq!(won.len(), 1);

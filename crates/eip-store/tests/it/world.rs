@@ -91,6 +91,7 @@ pub(crate) fn new_allocation(offset: u32, owner: &str) -> NewAllocation {
         asked_for: false,
         actor: "key-1".into(),
         now: at(0),
+        once: None,
     }
 }
 
@@ -117,6 +118,14 @@ pub(crate) fn list_all() -> ElasticIpFilter {
         after: None,
         limit: 500,
     }
+}
+
+/// Holds an address.
+pub(crate) async fn take(
+    repo: &Arc<dyn Repository>,
+    new: &NewAllocation,
+) -> Result<ElasticIpRecord, StoreError> {
+    repo.allocate(new).await.map(|made| made.record)
 }
 
 /// Returns what the record refused with.
@@ -158,7 +167,7 @@ impl World {
     }
 
     pub(crate) async fn hold(&self, offset: u32) -> ElasticIpRecord {
-        self.repo.allocate(&new_allocation(offset, "default")).await.unwrap()
+        take(&self.repo, &new_allocation(offset, "default")).await.unwrap()
     }
 
     pub(crate) async fn report(&self, name: &str, instances: &[u128]) -> InventoryOutcome {
