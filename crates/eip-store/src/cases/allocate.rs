@@ -71,7 +71,8 @@ const SWIFT: &str = "
         UPDATE pool SET held = pool.held + t.count
           FROM (SELECT pool, count(*) AS count FROM taken GROUP BY pool) t
          WHERE pool.name = t.pool),
-    turn AS MATERIALIZED (SELECT array_agg(id) AS ids, {lock}, {tell}('') FROM taken),
+    turn AS MATERIALIZED (SELECT array_agg(id) AS ids, {lock}, {tell}('')
+          FROM taken HAVING count(*) > 0),
     told AS (
         INSERT INTO event (at, kind, project, elastic_ip_id, address, actor)
         SELECT given.now, 'allocated', given.project, given.id, given.address, given.actor

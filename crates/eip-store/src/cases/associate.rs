@@ -71,7 +71,7 @@ const SWIFT: &str = "
         SELECT array_agg(address) AS made, {lock}, {tell}((
                SELECT CASE WHEN sum(length(host) + 1) > 7900 THEN '*'
                            ELSE coalesce(string_agg(host, ' '), '') END FROM bumped))
-          FROM made),
+          FROM made HAVING count(*) > 0),
     touched AS (
         UPDATE elastic_ip SET revision = elastic_ip.revision + 1, updated_at = fit.now
           FROM fit

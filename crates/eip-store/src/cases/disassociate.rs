@@ -62,7 +62,7 @@ const SWIFT: &str = "
         SELECT count(*) AS count, {lock}, {tell}((
                SELECT CASE WHEN sum(length(host) + 1) > 7900 THEN '*'
                            ELSE coalesce(string_agg(host, ' '), '') END FROM bumped))
-          FROM ended),
+          FROM ended HAVING count(*) > 0),
     touched AS (
         UPDATE elastic_ip SET revision = elastic_ip.revision + 1, updated_at = fit.now
           FROM fit WHERE elastic_ip.address = fit.address),

@@ -3,13 +3,17 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 
 mod associating;
+mod batches;
 mod events;
 mod fences;
+mod following;
 mod holding;
 mod inventory;
 mod listing;
 mod locks;
+mod once;
 mod opening;
+mod quotas;
 mod races;
 mod reports;
 mod world;

@@ -11,7 +11,7 @@ use crate::world::{Kind, World, address, associate, at, new_allocation, project,
 const CALLERS: u128 = 50;
 
 /// Runs all of them at once and returns what came out, in any order.
-async fn at_once<A: Send + 'static>(
+pub(crate) async fn at_once<A: Send + 'static>(
     calls: impl Iterator<Item = impl Future<Output = A> + Send + 'static>,
 ) -> Vec<A> {
     let running: Vec<_> = calls.map(tokio::spawn).collect();
@@ -22,7 +22,9 @@ async fn at_once<A: Send + 'static>(
     answers
 }
 
-fn split<A: std::fmt::Debug>(answers: Vec<Result<A, StoreError>>) -> (Vec<A>, Vec<Refusal>) {
+pub(crate) fn split<A: std::fmt::Debug>(
+    answers: Vec<Result<A, StoreError>>,
+) -> (Vec<A>, Vec<Refusal>) {
     let (won, lost): (Vec<_>, Vec<_>) = answers.into_iter().partition(Result::is_ok);
     (won.into_iter().map(Result::unwrap).collect(), lost.into_iter().map(refusal).collect())
 }
