@@ -33,8 +33,8 @@ pub(crate) struct World {
     pub(crate) stop: CancellationToken,
     service: Arc<Service>,
     client: reqwest::Client,
-    serving: AbortOnDropHandle<()>,
-    _folder: tempfile::TempDir,
+    serving: Option<AbortOnDropHandle<()>>,
+    _folder: Option<tempfile::TempDir>,
 }
 
 impl World {
@@ -70,13 +70,33 @@ impl World {
             stop,
             service,
             client: reqwest::Client::builder().no_proxy().build().unwrap(),
-            serving: AbortOnDropHandle::new(serving),
-            _folder: folder,
+            serving: Some(AbortOnDropHandle::new(serving)),
+            _folder: Some(folder),
         }
     }
 
     pub(crate) async fn ended(self) {
-        self.serving.await.unwrap();
+        if let Some(serving) = self.serving {
+            serving.await.unwrap();
+        }
+    }
+
+    /// Has the service follow what is committed, until the task is dropped.
+    pub(crate) fn tend(&self) -> AbortOnDropHandle<()> {
+        AbortOnDropHandle::new(tokio::spawn(self.service.clone().tend(self.stop.clone())))
+    }
+
+    /// The same service, seen by somebody else.
+    pub(crate) fn with_key(&self, key: &str) -> Self {
+        Self {
+            base: self.base.clone(),
+            key: key.to_owned(),
+            stop: self.stop.clone(),
+            service: self.service.clone(),
+            client: self.client.clone(),
+            serving: None,
+            _folder: None,
+        }
     }
 
     pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {

@@ -1,0 +1,121 @@
+//! Following every change over HTTP.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use reqwest::{Method, Response, StatusCode};
+use rstest::rstest;
+use serde_json::Value;
+
+use crate::world::{Store, World};
+
+/// A stream of Server-Sent Events, read event by event.
+struct Following {
+    answer: Response,
+    text: String,
+    events: VecDeque<(String, Value)>,
+}
+
+impl Following {
+    async fn from(world: &World, last: Option<&str>) -> Self {
+        let mut request = world.request(Method::GET, "/events/stream");
+        if let Some(last) = last {
+            request = request.header("Last-Event-ID", last);
+        }
+        let answer = request.send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::OK);
+        assert_eq!(answer.headers()["content-type"], "text/event-stream");
+        Self { answer, text: String::new(), events: VecDeque::new() }
+    }
+
+    /// Returns the next event and its id, or nothing when the stream has ended.
+    async fn next(&mut self) -> Option<(String, Value)> {
+        while self.events.is_empty() {
+            let chunk = tokio::time::timeout(Duration::from_secs(5), self.answer.chunk());
+            self.text.push_str(std::str::from_utf8(&chunk.await.unwrap().unwrap()?).unwrap());
+            while let Some(end) = self.text.find("\n\n") {
+                let block: String = self.text.drain(..end + 2).collect();
+                let field = |name: &str| {
+                    block.lines().find_map(|line| line.strip_prefix(name)).map(str::to_owned)
+                };
+                if let (Some(id), Some(data)) = (field("id: "), field("data: ")) {
+                    self.events.push_back((id, serde_json::from_str(&data).unwrap()));
+                }
+            }
+        }
+        self.events.pop_front()
+    }
+}
+
+#[rstest]
+#[tokio::test]
+async fn every_change_comes_once_and_in_order_also_after_a_break(
+    #[values(Store::Sqlite, Store::Postgres)] store: Store,
+) {
+    let world = World::new(store).await;
+    let _tending = world.tend();
+    let before = world.allocate().await;
+    let mut following = Following::from(&world, None).await;
+    let first = world.allocate().await;
+    let (id, event) = following.next().await.unwrap();
+    assert_eq!(
+        (&event["elastic_ip_id"], &event["kind"]),
+        (&first.clone().into(), &"allocated".into())
+    );
+    assert_eq!(event["id"], id);
+    drop(following);
+    let second = world.allocate().await;
+    world.delete(&format!("/elastic-ips/{first}")).await;
+    let mut following = Following::from(&world, Some(&id)).await;
+    let mut seen = Vec::new();
+    for _ in 0..2 {
+        let (_, event) = following.next().await.unwrap();
+        seen.push((event["kind"].clone(), event["elastic_ip_id"].clone()));
+    }
+    assert_eq!(seen, [("allocated".into(), second.into()), ("released".into(), first.into())]);
+    let (_, all) = world.get("/events?limit=2").await;
+    assert_eq!(all["items"][0]["elastic_ip_id"], before);
+    let next = all["next_cursor"].as_str().unwrap();
+    let (_, rest) = world.get(&format!("/events?after={next}")).await;
+    assert_eq!(rest["items"].as_array().unwrap().len(), 2);
+    assert_eq!(rest["next_cursor"], Value::Null);
+}
+
+#[tokio::test]
+async fn a_project_sees_its_own_events_only() {
+    let world = World::new(Store::Sqlite).await;
+    let _tending = world.tend();
+    let (_, key) = world.post("/api-keys", r#"{"role": "member", "project": "other"}"#).await;
+    let others = world.with_key(key["key"].as_str().unwrap());
+    let mut following = Following::from(&others, None).await;
+    world.allocate().await;
+    let own = others.allocate().await;
+    let (_, event) = following.next().await.unwrap();
+    assert_eq!((&event["elastic_ip_id"], &event["project"]), (&own.into(), &"other".into()));
+    let (_, list) = others.get("/events").await;
+    assert_eq!(list["items"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_stream_ends_with_the_service() {
+    let world = World::new(Store::Sqlite).await;
+    let mut following = Following::from(&world, None).await;
+    world.stop.cancel();
+    assert_eq!(following.next().await, None);
+    world.ended().await;
+}
+
+#[rstest]
+#[case::no_number("x")]
+#[case::empty("")]
+#[case::signed("+1")]
+#[case::too_long("99999999999999999999999")]
+#[case::yet_to_come("0000000000000000999")]
+#[tokio::test]
+async fn what_is_no_event_is_refused(#[case] id: &str) {
+    let world = World::new(Store::Sqlite).await;
+    world.allocate().await;
+    let asked = world.request(Method::GET, "/events/stream").header("Last-Event-ID", id);
+    let (status, body) = crate::world::read(asked).await;
+    assert_eq!((status, &body["code"]), (StatusCode::BAD_REQUEST, &"invalid_request".into()));
+}
