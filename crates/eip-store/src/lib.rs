@@ -26,7 +26,8 @@ pub use news::News;
 pub use open::{OpenError, open};
 pub use records::{
     Allocated, ApiKeyRecord, AssociateCommand, AssociationRecord, DisassociateCommand,
-    ElasticIpFilter, ElasticIpRecord, HostRecord, InstanceFilter, InventoryOutcome, NewAllocation,
-    NewApiKey, OnceKey, PoolCounts, PoolLoad, ReleaseCommand, Released, Scope, UpdateCommand, Wish,
+    ElasticIpFilter, ElasticIpRecord, HostRecord, InstanceFilter, InventoryOutcome, ListPlace,
+    NewAllocation, NewApiKey, OnceKey, PoolCounts, PoolLoad, ReleaseCommand, Released, Scope,
+    UpdateCommand, Wish,
 };
 pub use repository::Repository;

@@ -189,6 +189,14 @@ impl ElasticIpRecord {
     }
 }
 
+/// A place in lists of elastic IPs: they are in the order of their allocations, and those of one
+/// moment in the order of their addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ListPlace {
+    pub allocated_at: Timestamp,
+    pub address: Ipv4Addr,
+}
+
 /// Which elastic IPs to list: all fields that are given must match.
 #[derive(Debug, Clone)]
 pub struct ElasticIpFilter {
@@ -199,8 +207,8 @@ pub struct ElasticIpFilter {
     pub name: Option<Label>,
     pub pool: Option<PoolName>,
     pub tag: Option<(String, String)>,
-    /// Only addresses after this one.
-    pub after: Option<Ipv4Addr>,
+    /// Only those behind this place.
+    pub after: Option<ListPlace>,
     pub limit: u32,
 }
 

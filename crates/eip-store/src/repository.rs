@@ -113,7 +113,7 @@ pub trait Repository: std::fmt::Debug + Send + Sync + 'static {
         scope: &Scope,
     ) -> Result<Option<ElasticIpRecord>, StoreError>;
 
-    /// Returns at most `limit` elastic IPs, ordered by address.
+    /// Returns at most `limit` elastic IPs, the oldest allocation first.
     async fn list_elastic_ips(
         &self,
         filter: &ElasticIpFilter,

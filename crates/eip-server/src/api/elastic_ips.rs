@@ -9,6 +9,7 @@ use eip_model::{
     AllocateRequest, AssociateRequest, DisassociateRequest, ElasticIp, ElasticIpPage,
     ElasticIpStatus, InstanceId, Label, PoolName, UpdateRequest,
 };
+use eip_store::ListPlace;
 use serde::{Deserialize, Serialize};
 
 use super::body::{Json, Once, Params, REPLAYED, Target};
@@ -76,7 +77,10 @@ pub(crate) async fn list(
     let limit = limit as usize;
     if page.items.len() > limit {
         page.items.truncate(limit);
-        let last = page.items.last().map(|item| item.public_ip);
+        let last = page
+            .items
+            .last()
+            .map(|item| ListPlace { allocated_at: item.allocated_at, address: item.public_ip });
         page.next_cursor = last.map(|last| cursor::seal(last, &filters, cluster));
     }
     Ok(axum::Json(page))

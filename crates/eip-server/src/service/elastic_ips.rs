@@ -10,7 +10,7 @@ use eip_model::{
     PoolConfig, PoolName, ProjectName, Reserved, UpdateRequest,
 };
 use eip_store::{
-    Allocated, AssociateCommand, DisassociateCommand, ElasticIpFilter, ElasticIpRecord,
+    Allocated, AssociateCommand, DisassociateCommand, ElasticIpFilter, ElasticIpRecord, ListPlace,
     NewAllocation, OnceKey, Refusal, ReleaseCommand, Scope, StoreError, UpdateCommand, Wish,
 };
 use jiff::Timestamp;
@@ -44,7 +44,7 @@ pub(crate) struct ListQuery {
     pub(crate) name: Option<Label>,
     pub(crate) pool: Option<PoolName>,
     pub(crate) tag: Option<(String, String)>,
-    pub(crate) after: Option<Ipv4Addr>,
+    pub(crate) after: Option<ListPlace>,
     pub(crate) limit: u32,
 }
 

@@ -38,6 +38,12 @@ DROP INDEX event_of_address;
 CREATE INDEX event_of_address ON event (address, seq) WHERE kind <> 'allocated';
 CREATE INDEX event_by_time ON event (at);
 
+-- Lists are in the order of the allocations: the place of a new one is at the end of these indexes.
+DROP INDEX elastic_ip_of_project;
+CREATE INDEX elastic_ip_by_time ON elastic_ip (allocated_at, address) WHERE released_at IS NULL;
+CREATE INDEX elastic_ip_of_project ON elastic_ip (project, allocated_at, address)
+    WHERE released_at IS NULL;
+
 -- A foreign key costs more than the row. What these said is held in other ways: an allocation locks
 -- the row of its project and names a range that the server has read and that is never deleted; an
 -- association locks the elastic IP, and takes the host from the instance, whose key stays.

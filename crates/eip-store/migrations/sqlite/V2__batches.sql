@@ -24,6 +24,11 @@ DROP INDEX event_of_address;
 CREATE INDEX event_of_address ON event (address, seq) WHERE kind <> 'allocated';
 CREATE INDEX event_by_time ON event (at);
 
+DROP INDEX elastic_ip_of_project;
+CREATE INDEX elastic_ip_by_time ON elastic_ip (allocated_at, address) WHERE released_at IS NULL;
+CREATE INDEX elastic_ip_of_project ON elastic_ip (project, allocated_at, address)
+    WHERE released_at IS NULL;
+
 CREATE TABLE answer (
     owner       TEXT    NOT NULL,
     key         TEXT    NOT NULL,

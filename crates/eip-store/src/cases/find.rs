@@ -90,9 +90,10 @@ impl ElasticIpFilter {
             list.add(has_tag, values![key.as_str(), value.as_str()]);
         }
         if let Some(after) = self.after {
-            list.add(" AND e.address > ?", values![after]);
+            let place = values![after.allocated_at, after.address];
+            list.add(" AND (e.allocated_at, e.address) > (?, ?)", place);
         }
-        list.add(" ORDER BY e.address LIMIT ?", values![self.limit]);
+        list.add(" ORDER BY e.allocated_at, e.address LIMIT ?", values![self.limit]);
         list
     }
 }

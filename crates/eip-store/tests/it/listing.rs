@@ -1,37 +1,44 @@
 //! Pages and filters.
 
 use eip_model::{ElasticIpStatus, Tags};
-use eip_store::{ElasticIpFilter, NewAllocation};
+use eip_store::{ElasticIpFilter, ListPlace, NewAllocation, Scope};
 use rstest::rstest;
 
-use crate::world::{Kind, World, address, instance_id, list_all, new_allocation, scope, take};
+use crate::world::{
+    Kind, World, address, at, instance_id, list_all, new_allocation, range, scope, take,
+};
 
 async fn offsets(world: &World, filter: ElasticIpFilter) -> Vec<u32> {
     let found = world.repo.list_elastic_ips(&filter).await.unwrap();
-    found.iter().map(|one| crate::world::range().offset_of(one.address).unwrap()).collect()
+    found.iter().map(|one| range().offset_of(one.address).unwrap()).collect()
 }
 
 #[rstest]
 #[tokio::test]
-async fn pages_follow_one_another_by_address_and_skip_nothing(
+async fn pages_follow_one_another_by_time_and_skip_nothing(
     #[values(Kind::Sqlite, Kind::Postgres)] kind: Kind,
 ) {
     let world = World::new(kind).await;
-    for offset in [5, 3, 900_000, 1, 4, 2] {
-        world.hold(offset).await;
+    // Some at the same moment, which come by address.
+    for (second, offset) in [(1, 5), (2, 3), (3, 900_000), (4, 1), (5, 4), (5, 2)] {
+        let new = NewAllocation { now: at(second), ..new_allocation(offset, "default") };
+        take(&world.repo, &new).await.unwrap();
     }
     let released = world.hold(10).await;
     world.release(&released).await.unwrap();
-    let mut seen = Vec::new();
-    let mut after = None;
-    loop {
-        let page = offsets(&world, ElasticIpFilter { after, limit: 2, ..list_all() }).await;
-        let Some(last) = page.last() else { break };
-        after = Some(address(*last));
-        assert!(page.len() <= 2);
-        seen.extend(page);
+    for scope in [Scope::Everything, scope("default")] {
+        let mut seen = Vec::new();
+        let mut after = None;
+        loop {
+            let page = ElasticIpFilter { after, limit: 2, scope: scope.clone(), ..list_all() };
+            let page = world.repo.list_elastic_ips(&page).await.unwrap();
+            let Some(last) = page.last() else { break };
+            after = Some(ListPlace { allocated_at: last.allocated_at, address: last.address });
+            assert!(page.len() <= 2);
+            seen.extend(page.iter().map(|one| range().offset_of(one.address).unwrap()));
+        }
+        assert_eq!(seen, [5, 3, 900_000, 1, 2, 4]);
     }
-    assert_eq!(seen, [1, 2, 3, 4, 5, 900_000]);
 }
 
 #[rstest]
@@ -81,7 +88,7 @@ async fn every_filter_finds_its_own_and_they_add_up(
         public_ip: Some(address(2)),
         pool: Some("public".parse().unwrap()),
         tag: tag("team", "web"),
-        after: Some(address(1)),
+        after: Some(ListPlace { allocated_at: at(0), address: address(1) }),
         ..list_all()
     };
     assert_eq!(list(all_at_once.clone()).await, [2]);
