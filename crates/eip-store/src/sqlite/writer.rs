@@ -135,7 +135,8 @@ fn settle(connection: &mut Connection, batch: &mut [Box<dyn Job>]) {
     // Sent is what may be on the disk even though SQLite could not say so.
     let (error, sent) = match ran {
         Err(error) => (error, false),
-        Ok(()) => match connection.execute_batch("COMMIT") {
+        Ok(Ran::Undone) => return,
+        Ok(Ran::ToCommit) => match connection.execute_batch("COMMIT") {
             Ok(()) => return,
             Err(error) => (error, true),
         },
@@ -152,13 +153,31 @@ fn settle(connection: &mut Connection, batch: &mut [Box<dyn Job>]) {
     }
 }
 
+/// How far a batch has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ran {
+    ToCommit,
+    /// There is no transaction any more, and nothing has changed.
+    Undone,
+}
+
 /// Fails as a whole when the transaction is gone: SQLite itself undoes all of it when, for one,
 /// the disk is full.
+///
+/// A savepoint keeps a copy of every page that is written after it. One change alone needs none:
+/// the transaction is what is undone.
 fn run_batch(
     connection: &mut Connection,
     batch: &mut [Box<dyn Job>],
-) -> Result<(), rusqlite::Error> {
+) -> Result<Ran, rusqlite::Error> {
     connection.execute_batch("BEGIN IMMEDIATE")?;
+    if let [job] = batch {
+        if job.run(connection).is_err() && !connection.is_autocommit() {
+            connection.execute_batch("ROLLBACK")?;
+            return Ok(Ran::Undone);
+        }
+        return Ok(Ran::ToCommit);
+    }
     for job in batch {
         connection.prepare_cached("SAVEPOINT one_change")?.execute([])?;
         if job.run(connection).is_err() {
@@ -166,7 +185,7 @@ fn run_batch(
         }
         connection.prepare_cached("RELEASE one_change")?.execute([])?;
     }
-    Ok(())
+    Ok(Ran::ToCommit)
 }
 
 #[cfg(test)]
@@ -239,6 +258,22 @@ mod tests {
         assert!(second_answer.try_recv().unwrap().is_err());
         assert_eq!(third_answer.try_recv().unwrap().unwrap(), 1);
         assert_eq!(children(&mut connection).unwrap(), 1);
+    }
+
+    #[test]
+    fn a_change_alone_that_fails_leaves_nothing_and_keeps_its_own_error() {
+        let mut connection = connection();
+        let (only, mut answer) = job(|connection| {
+            run("INSERT INTO child VALUES (1, NULL)")(connection)?;
+            Err::<(), _>(Refusal::AddressInUse.into())
+        });
+        let mut batch = vec![only];
+        settle(&mut connection, &mut batch);
+        batch.drain(..).for_each(|job| job.answer());
+        let error = answer.try_recv().unwrap().unwrap_err();
+        assert!(matches!(error, StoreError::Refused(Refusal::AddressInUse)), "{error:?}");
+        assert!(connection.is_autocommit());
+        assert_eq!(children(&mut connection).unwrap(), 0);
     }
 
     #[test]
