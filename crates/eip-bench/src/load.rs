@@ -13,6 +13,9 @@ use tokio::task::JoinSet;
 use crate::http::{Answer, Connection};
 use crate::latencies::{Latencies, micros};
 
+/// How long any burst may take: a server that has grown slow breaks one benchmark, not the night.
+const LONGEST: Duration = Duration::from_mins(5);
+
 /// What one connection asks.
 pub(crate) trait Caller {
     /// The next request; `None` when there is nothing more to ask.
@@ -115,7 +118,8 @@ where
         }
         anyhow::Ok(done)
     });
-    let done = tasks.await?;
+    let done = tokio::time::timeout(LONGEST, tasks).await;
+    let done = done.with_context(|| format!("a burst is not over after {LONGEST:?}"))??;
     let seconds = begun.elapsed().as_secs_f64();
     let mut times = Vec::with_capacity(done.iter().map(|(times, _)| times.len()).sum());
     let mut refused = Refused::default();
