@@ -1,0 +1,110 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+
+/// Measures the record and the control plane of eip, and PostgreSQL beside it.
+///
+/// Everything runs on this machine in a folder of its own, which goes when the program ends. A
+/// target that is missed is told; it fails nothing. What is refused or breaks does.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "eip-bench")]
+pub(crate) struct Args {
+    /// What to measure [default: all of them].
+    #[arg(value_name = "NAME")]
+    pub(crate) names: Vec<Name>,
+    /// How long a burst of requests lasts.
+    #[arg(long, default_value_t = 4)]
+    seconds: u64,
+    /// How often each burst is repeated; the median counts.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) runs: u32,
+    /// How many events `stream` counts.
+    #[arg(long, default_value_t = 1_000_000)]
+    pub(crate) events: usize,
+    /// How many elastic IPs `million` holds.
+    #[arg(long, default_value_t = 1_000_000)]
+    pub(crate) held: usize,
+    /// How many instances `associate` points at.
+    #[arg(long, default_value_t = 50_000)]
+    pub(crate) instances: usize,
+    /// The program to measure [default: the one beside this].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) eip: Option<PathBuf>,
+    /// On which disk to measure [default: that of /tmp or /var/tmp].
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+    /// Appends what each run came to, one JSON object per line.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
+}
+
+impl Args {
+    pub(crate) fn burst(&self) -> Duration {
+        Duration::from_secs(self.seconds.max(1))
+    }
+
+    /// What to measure, in the order in which it was asked for.
+    pub(crate) fn chosen(&self) -> Vec<Name> {
+        if self.names.is_empty() {
+            return Name::value_variants().to_vec();
+        }
+        self.names.clone()
+    }
+}
+
+/// What can be measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Name {
+    /// The load generator itself, against what never touches the record.
+    Generator,
+    /// Allocations on PostgreSQL.
+    Allocate,
+    /// Allocations on SQLite.
+    Sqlite,
+    /// Allocations while a pool fills up.
+    Fill,
+    /// Associations and their end.
+    Associate,
+    /// Allocations in a project with a quota.
+    Quota,
+    /// Reads, pages, memory and start with a million held.
+    Million,
+    /// The stream of events: its delay, and that it loses nothing.
+    Stream,
+}
+
+impl Name {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Generator => "generator",
+            Self::Allocate => "allocate",
+            Self::Sqlite => "sqlite",
+            Self::Fill => "fill",
+            Self::Associate => "associate",
+            Self::Quota => "quota",
+            Self::Million => "million",
+            Self::Stream => "stream",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn a_benchmark_is_asked_for_by_the_name_that_it_prints() {
+        for name in Name::value_variants() {
+            assert_eq!(Name::from_str(name.as_str(), false), Ok(*name));
+        }
+    }
+}

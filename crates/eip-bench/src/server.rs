@@ -1,0 +1,158 @@
+//! `eip serve` as a child process, with everything on that is on for its users: keys, events,
+//! metrics, and a log in JSON to a file.
+
+use std::fs::{self, File};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use crate::http::{self, Connection};
+use crate::world::Record;
+
+/// How long a server may take to start or to stop.
+const PATIENCE: Duration = Duration::from_secs(60);
+const POLL: Duration = Duration::from_millis(1);
+/// The key of the administrator, and of whoever else is not named.
+const KEY: &str = "eip_bench_5d1f0c6b8a7e43f29c0b1d2e3f4a5b6c";
+
+/// How to start a server.
+#[derive(Debug, Clone)]
+pub(crate) struct Program {
+    pub(crate) path: PathBuf,
+    /// The addresses to hand out. Counts at the first start on a record, as does `quarantine`.
+    pub(crate) pool: &'static str,
+    /// How long a released address sleeps, in seconds.
+    pub(crate) quarantine: u32,
+}
+
+/// A server that runs until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Server {
+    child: Child,
+    pub(crate) at: SocketAddr,
+    /// From the start of the process until it was ready.
+    pub(crate) ready_after: Duration,
+}
+
+impl Server {
+    /// Starts it on a record and waits until it is ready.
+    pub(crate) async fn start(program: &Program, record: &Record) -> Result<Self> {
+        fs::create_dir_all(&record.folder)?;
+        let log = record.folder.join("log");
+        let at = free_port()?;
+        // The kernel ends it with this process, however that ends.
+        let mut command = Command::new("setpriv");
+        command
+            .args(["--pdeathsig", "KILL"])
+            .arg(&program.path)
+            .args(["serve", "--no-agent", "--log-format", "json", "--pool", program.pool])
+            .args(["--quarantine", &program.quarantine.to_string()])
+            .args(["--listen", &at.to_string(), "--database", &record.url, "--data-dir"])
+            .arg(&record.folder)
+            .env("EIP_BOOTSTRAP_KEY", KEY)
+            .env_remove("EIP_LOG")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::options().create(true).append(true).open(&log)?);
+        let begun = Instant::now();
+        let child = command.spawn().context("cannot start the server")?;
+        let mut server = Self { child, at, ready_after: Duration::ZERO };
+        while !server.is_ready().await {
+            let over = server.child.try_wait()?.is_some() || begun.elapsed() > PATIENCE;
+            ensure!(!over, "the server does not get ready: {}", end_of(&log));
+            tokio::time::sleep(POLL).await;
+        }
+        server.ready_after = begun.elapsed();
+        Ok(server)
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// A request in the name of the administrator.
+    #[expect(
+        clippy::unused_self,
+        reason = "every server has the same key, which callers need not know"
+    )]
+    pub(crate) fn request(&self, method: &str, path: &str, body: &str) -> Vec<u8> {
+        http::request(method, path, KEY, body)
+    }
+
+    /// Asks once in the name of the administrator.
+    pub(crate) async fn call(&self, method: &str, path: &str, body: &str) -> Result<Value> {
+        self.call_as(KEY, method, path, body).await
+    }
+
+    /// Asks once, and fails unless the answer is a success.
+    pub(crate) async fn call_as(
+        &self,
+        key: &str,
+        method: &str,
+        path: &str,
+        body: &str,
+    ) -> Result<Value> {
+        let mut connection = Connection::open(self.at).await?;
+        let request = http::request(method, path, key, body);
+        let answer = connection.ask(&request).await?;
+        if !answer.is_success() {
+            bail!("{method} {path}: {} {}", answer.status, answer.text());
+        }
+        if answer.body.is_empty() {
+            return Ok(Value::Null);
+        }
+        serde_json::from_slice(answer.body).with_context(|| format!("{method} {path}: no JSON"))
+    }
+
+    /// Makes a key, and returns it.
+    pub(crate) async fn make_key(&self, request: &Value) -> Result<String> {
+        let made = self.call("POST", "/api-keys", &request.to_string()).await?;
+        let key = made["key"].as_str().context("a key that was made has no key")?;
+        Ok(key.to_owned())
+    }
+
+    /// Asks it to end, and waits until it has.
+    pub(crate) async fn stop(mut self) -> Result<()> {
+        let pid = Pid::from_raw(i32::try_from(self.child.id())?);
+        kill(pid, Signal::SIGTERM).context("cannot ask the server to end")?;
+        let begun = Instant::now();
+        while self.child.try_wait()?.is_none() {
+            ensure!(begun.elapsed() < PATIENCE, "the server does not end");
+            tokio::time::sleep(POLL).await;
+        }
+        Ok(())
+    }
+
+    async fn is_ready(&self) -> bool {
+        let Ok(mut connection) = Connection::open(self.at).await else {
+            return false;
+        };
+        let request = self.request("GET", "/readyz", "");
+        connection.ask(&request).await.is_ok_and(|answer| answer.is_success())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended already; that is what is wanted.
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+fn free_port() -> Result<SocketAddr> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    Ok(listener.local_addr()?)
+}
+
+fn end_of(log: &Path) -> String {
+    let text = fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().rev().take(5).collect();
+    lines.into_iter().rev().collect::<Vec<_>>().join("\n")
+}
