@@ -2,7 +2,7 @@
 
 use eip_model::{ElasticIpId, ElasticIpRef, ElasticIpStatus, Event, Instance, InstanceRef};
 
-use super::held::{Aims, MEANT, aims, numbered, offset_of, place, sees};
+use super::held::{AMONG, Aims, MEANT, aims, numbered, offset_of, place, sees};
 use crate::records::{ElasticIpFilter, ElasticIpRecord, InstanceFilter, Scope};
 use crate::rows::{self, Cells};
 use crate::transaction::{Batch, Failure, Outcome, Tx, UseCase};
@@ -34,7 +34,7 @@ impl Batch for FindElasticIp {
         commands: &[Self],
     ) -> Result<Vec<Outcome<Option<ElasticIpRecord>>>, Failure> {
         let numbered = numbered(commands);
-        let sql = ["SELECT given.n, ", rows::ELASTIC_IP, MEANT, rows::AROUND_IT].concat();
+        let sql = ["SELECT given.n, ", rows::ELASTIC_IP, AMONG, rows::AROUND_IT, MEANT].concat();
         let rows = tx.each(&sql, aims(&numbered)).await?;
         let mut found: Vec<Option<ElasticIpRecord>> = commands.iter().map(|_| None).collect();
         for row in &rows {

@@ -30,7 +30,7 @@ pub(super) trait Aims {
     fn scope(&self) -> &Scope;
 }
 
-/// The rows that [`MEANT`] looks up: one for each command, by its place.
+/// The rows that [`AMONG`] looks up: one for each command, by its place.
 pub(super) fn aims<C: Aims>(commands: &[(i64, C)]) -> Rows<'_, (i64, C)> {
     let id = |aim: &C| match aim.target() {
         ElasticIpRef::Id(id) => Some(id),
@@ -66,15 +66,18 @@ pub(super) fn place(row: &impl Cells) -> Result<usize, StoreError> {
     row.number("n").map_err(|e| e.within("given"))
 }
 
-/// Joins what [`aims`] gives with the rows `e` that are meant.
+/// Joins what [`aims`] gives with the elastic IPs `e`; other tables and [`MEANT`] go behind it.
+///
+/// `CROSS JOIN` is how SQLite is told to go through the tables in this order.
+pub(super) const AMONG: &str = "
+      FROM {given} CROSS JOIN pool_range r CROSS JOIN elastic_ip e";
+
+/// Whether `e` is the elastic IP that is meant.
 ///
 /// There is no index on the id: an id says at which address of each range it can be. Whether the
 /// row is held, and seen by the caller, is asked afterwards.
 pub(super) const MEANT: &str = "
-      FROM {given}
-     CROSS JOIN pool_range r
-      JOIN elastic_ip e
-        ON e.address = CASE WHEN given.address >= 0 THEN given.address
+     WHERE e.address = CASE WHEN given.address >= 0 THEN given.address
                             ELSE r.first + given.number % r.size END
        AND e.range_first = r.first
        AND (given.address >= 0 OR e.id = given.id)";
@@ -107,7 +110,7 @@ pub(super) async fn lock_all<T: Tx, C: Aims + Sync>(
     commands: &[C],
 ) -> Result<Vec<Option<Held>>, Failure> {
     let numbered = numbered(commands);
-    let sql = [HELD, MEANT, " ORDER BY e.address FOR UPDATE OF e"].concat();
+    let sql = [HELD, AMONG, MEANT, " ORDER BY e.address FOR UPDATE OF e"].concat();
     let found = tx.each(&sql, aims(&numbered)).await?;
     let mut held: Vec<Option<Held>> = commands.iter().map(|_| None).collect();
     for row in &found {

@@ -71,6 +71,9 @@ impl UseCase for EnsurePool {
             )
             .await?;
         }
+        // A planner that has not counted the ranges takes them for a thousand, and would rather read
+        // all elastic IPs than look up one in each.
+        tx.run("ANALYZE pool_range", values![]).await?;
         tx.run("UPDATE host SET generation = generation + 1", values![]).await
     }
 }

@@ -19,7 +19,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 const SETTINGS: &str = "-c lock_timeout=3s -c statement_timeout=10s \
      -c idle_in_transaction_session_timeout=5s -c default_transaction_isolation=read\\ committed \
      -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off \
-     -c plan_cache_mode=force_generic_plan -c jit=off";
+     -c random_page_cost=0.1 -c plan_cache_mode=force_generic_plan -c jit=off";
 
 /// Reads the URL, and adds what it leaves open.
 pub(super) fn read(url: &str) -> Result<Config, OpenError> {
