@@ -30,32 +30,41 @@ impl Aims for AssociateCommand {
 /// Points elastic IPs that are pointed at nothing, and that no host is letting go of, at instances
 /// that are named by their ids.
 ///
+/// What decides is asked of the rows that were looked up, not while they are looked up: a condition
+/// that seems to leave few rows makes a planner begin with the whole table.
+///
 /// What it reads is of the moment at which it began, and it may have waited for locks after that. An
 /// elastic IP that has changed meanwhile has another revision and drops out, and every change of an
 /// association or of what is letting go of an address counts the revision up.
 const SWIFT: &str = "
-    WITH asked AS MATERIALIZED (
-        SELECT given.n, given.now, given.actor, e.address, e.id AS elastic_ip_id, e.project, e.pool,
-               e.name, CAST(e.tags AS text) AS tags, e.allocated_at, e.revision,
-               i.id AS instance_id, i.name AS instance_name, i.host, i.private_ip, i.vpc_id
-          FROM {given}
-         CROSS JOIN pool_range r
+    WITH wanted AS MATERIALIZED (
+        SELECT given.*, r.first,
+               CASE WHEN given.address >= 0 THEN given.address
+                    ELSE r.first + given.number % r.size END AS place
+          FROM {given} CROSS JOIN pool_range r),
+    asked AS MATERIALIZED (
+        SELECT wanted.n, wanted.now, wanted.actor, wanted.scope, e.address,
+               e.id AS elastic_ip_id, e.project, e.pool, e.name, CAST(e.tags AS text) AS tags,
+               e.allocated_at, e.released_at, e.revision, i.id AS instance_id,
+               i.name AS instance_name, i.project AS instance_project, i.host, i.state,
+               i.private_ip, i.unusable, i.vpc_id
+          FROM wanted
           JOIN elastic_ip e
-            ON e.address = CASE WHEN given.address >= 0 THEN given.address
-                                ELSE r.first + given.number % r.size END
-           AND e.range_first = r.first AND (given.address >= 0 OR e.id = given.id)
+            ON e.address = wanted.place AND e.range_first = wanted.first
+           AND (wanted.address >= 0 OR e.id = wanted.id)
           JOIN elastic_ip begun ON begun.address = e.address AND begun.revision = e.revision
-          JOIN instance i ON i.id = given.instance_id AND i.project = e.project
-         WHERE e.released_at IS NULL AND (given.scope IS NULL OR given.scope = e.project)
-           AND i.state = 'running' AND i.private_ip IS NOT NULL AND i.unusable IS NULL
-           AND NOT EXISTS (SELECT 1 FROM association a WHERE a.address = e.address)
+          JOIN instance i ON i.id = wanted.instance_id
+         WHERE NOT EXISTS (SELECT 1 FROM association a WHERE a.address = e.address)
            AND NOT EXISTS (SELECT 1 FROM letting_go l WHERE l.address = e.address)
          ORDER BY e.address FOR UPDATE OF e),
     fit AS MATERIALIZED (
         SELECT * FROM (SELECT *, count(*) OVER (PARTITION BY address) AS same_address,
                               count(*) OVER (PARTITION BY instance_id) AS same_instance
                          FROM asked) all_asked
-         WHERE same_address = 1 AND same_instance = 1),
+         WHERE same_address = 1 AND same_instance = 1
+           AND released_at IS NULL AND (scope IS NULL OR scope = project)
+           AND instance_project = project AND state = 'running' AND private_ip IS NOT NULL
+           AND unusable IS NULL),
     bumped AS (
         UPDATE host SET generation = host.generation + 1
           FROM (SELECT DISTINCT host FROM fit ORDER BY host) f WHERE host.name = f.host

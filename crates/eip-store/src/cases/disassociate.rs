@@ -26,26 +26,29 @@ impl Aims for DisassociateCommand {
 /// Points elastic IPs at nothing that no other host is letting go of. See the one of associate for
 /// what keeps it right while others change the same.
 const SWIFT: &str = "
-    WITH asked AS MATERIALIZED (
-        SELECT given.n, given.now, given.actor, e.address, e.id AS elastic_ip_id, e.project, e.pool,
-               e.name, CAST(e.tags AS text) AS tags, e.allocated_at, e.revision,
+    WITH wanted AS MATERIALIZED (
+        SELECT given.*, r.first,
+               CASE WHEN given.address >= 0 THEN given.address
+                    ELSE r.first + given.number % r.size END AS place
+          FROM {given} CROSS JOIN pool_range r),
+    asked AS MATERIALIZED (
+        SELECT wanted.n, wanted.now, wanted.actor, wanted.scope, e.address,
+               e.id AS elastic_ip_id, e.project, e.pool, e.name, CAST(e.tags AS text) AS tags,
+               e.allocated_at, e.released_at, e.revision,
                a.instance_id, i.name AS instance_name, a.host
-          FROM {given}
-         CROSS JOIN pool_range r
+          FROM wanted
           JOIN elastic_ip e
-            ON e.address = CASE WHEN given.address >= 0 THEN given.address
-                                ELSE r.first + given.number % r.size END
-           AND e.range_first = r.first AND (given.address >= 0 OR e.id = given.id)
+            ON e.address = wanted.place AND e.range_first = wanted.first
+           AND (wanted.address >= 0 OR e.id = wanted.id)
           JOIN elastic_ip begun ON begun.address = e.address AND begun.revision = e.revision
           JOIN association a ON a.address = e.address
           JOIN instance i ON i.id = a.instance_id
-         WHERE e.released_at IS NULL AND (given.scope IS NULL OR given.scope = e.project)
-           AND NOT EXISTS (SELECT 1 FROM letting_go l WHERE l.address = e.address)
+         WHERE NOT EXISTS (SELECT 1 FROM letting_go l WHERE l.address = e.address)
          ORDER BY e.address FOR UPDATE OF e),
     fit AS MATERIALIZED (
         SELECT * FROM (SELECT *, count(*) OVER (PARTITION BY address) AS same_address
                          FROM asked) all_asked
-         WHERE same_address = 1),
+         WHERE same_address = 1 AND released_at IS NULL AND (scope IS NULL OR scope = project)),
     bumped AS (
         UPDATE host SET generation = host.generation + 1
           FROM (SELECT DISTINCT host FROM fit ORDER BY host) f WHERE host.name = f.host
