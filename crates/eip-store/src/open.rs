@@ -39,6 +39,13 @@ pub enum OpenError {
         "the database has schema {found} and this program knows schema {known} at most; use the newer program that wrote it"
     )]
     Newer { found: i32, known: i32 },
+    /// All of the steps are one transaction.
+    #[error("cannot bring the database up to schema {to}; it was left as it was")]
+    Upgrade {
+        to: i32,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     #[error("cannot {doing}")]
     Database {
         doing: &'static str,
@@ -53,6 +60,10 @@ impl OpenError {
         E: std::error::Error + Send + Sync + 'static,
     {
         move |source| Self::Database { doing, source: Box::new(source) }
+    }
+
+    pub(crate) fn upgrade(source: refinery::Error) -> Self {
+        Self::Upgrade { to: SCHEMA, source: Box::new(source) }
     }
 }
 

@@ -133,6 +133,11 @@ fn cannot_open(error: &eip_store::OpenError) -> Failure {
             let hint = "see that the database or the folder is there and may be written";
             Failure::here(Exit::Other, "record", doing, hint)
         }
+        eip_store::OpenError::Upgrade { .. } => {
+            let hint =
+                "remove what is in its way and start again; the version before can still use it";
+            Failure::here(Exit::Other, "record", doing, hint)
+        }
         eip_store::OpenError::Newer { .. } => {
             Failure::here(Exit::Other, "record", doing, "nothing was changed")
         }

@@ -48,10 +48,12 @@ async fn locked(client: &mut Client) -> Result<ClusterId, OpenError> {
     let migrations = MIGRATIONS.iter().map(|(name, sql)| Migration::unapplied(name, sql));
     let migrations = migrations.collect::<Result<Vec<_>, _>>();
     let migrations = migrations.map_err(OpenError::database("read the migrations"))?;
+    // All of them or none: the program that made the database can still use it after a failure.
     Runner::new(&migrations)
+        .set_grouped(true)
         .run_async(client)
         .await
-        .map_err(OpenError::database("bring the database up to date"))?;
+        .map_err(OpenError::upgrade)?;
     cluster_id(client).await.map_err(failed("read the id of the database"))
 }
 

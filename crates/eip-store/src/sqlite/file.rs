@@ -62,9 +62,9 @@ pub(super) fn connect(path: &Path) -> Result<Connection, OpenError> {
     let migrations = MIGRATIONS.iter().map(|(name, sql)| Migration::unapplied(name, sql));
     let migrations = migrations.collect::<Result<Vec<_>, _>>();
     let migrations = migrations.map_err(OpenError::database("read the migrations"))?;
-    Runner::new(&migrations)
-        .run(&mut connection)
-        .map_err(OpenError::database("bring the SQLite database up to date"))?;
+    // All of them and the note that they are done, or nothing: one that was carried out and is not
+    // noted would be in its own way at every start.
+    Runner::new(&migrations).set_grouped(true).run(&mut connection).map_err(OpenError::upgrade)?;
     Ok(connection)
 }
 

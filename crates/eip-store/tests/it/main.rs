@@ -11,5 +11,8 @@ mod listing;
 mod locks;
 mod opening;
 mod races;
+mod raw;
 mod reports;
+mod upgrading;
+mod whole;
 mod world;
