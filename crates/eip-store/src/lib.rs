@@ -5,6 +5,7 @@
 //! constraint of the database. PostgreSQL and the embedded SQLite tell the same story: the use
 //! cases are written once, over a transaction of either.
 
+mod backup;
 mod cases;
 mod eligible;
 mod error;
@@ -21,6 +22,7 @@ mod sqlite;
 mod transaction;
 mod value;
 
+pub use backup::{Backup, BackupError, backup};
 pub use error::{Refusal, StoreError};
 pub use news::News;
 pub use open::{OpenError, open};

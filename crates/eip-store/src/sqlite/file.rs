@@ -69,7 +69,7 @@ pub(super) fn connect(path: &Path) -> Result<Connection, OpenError> {
 }
 
 /// Returns the newest migration that was applied; 0 for a new file.
-fn schema(connection: &Connection) -> rusqlite::Result<i32> {
+pub(crate) fn schema(connection: &Connection) -> rusqlite::Result<i32> {
     let migrated = connection
         .query_one(
             "SELECT 1 FROM sqlite_schema WHERE name = 'refinery_schema_history'",
@@ -99,7 +99,7 @@ fn set_up(connection: &Connection) -> rusqlite::Result<()> {
 }
 
 /// Opens a connection that cannot write.
-pub(super) fn connect_to_read(path: &Path) -> Result<Connection, OpenError> {
+pub(crate) fn connect_to_read(path: &Path) -> Result<Connection, OpenError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let failed = OpenError::database::<rusqlite::Error>;
     let doing = "open the SQLite database for reading";

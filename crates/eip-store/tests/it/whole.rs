@@ -74,6 +74,17 @@ impl Whole {
         }
     }
 
+    /// Leaves out what happened behind this number.
+    pub(crate) fn forget_events_after(&mut self, last: u64) {
+        let then = |event: &Event| event.id.parse::<u64>().unwrap() <= last;
+        self.events.retain(then);
+        for (_, story) in &mut self.stories {
+            story.retain(then);
+        }
+        self.stories.retain(|(_, story)| !story.is_empty());
+        self.last_event = last;
+    }
+
     /// The kinds of the events of an elastic IP, oldest first.
     pub(crate) fn told(&self, id: ElasticIpId) -> Vec<&'static str> {
         let story = self.stories.iter().find(|(of, _)| *of == id);
