@@ -10,6 +10,7 @@ mod cases;
 mod eligible;
 mod error;
 mod given;
+mod import;
 mod lane;
 mod news;
 mod open;
@@ -24,6 +25,7 @@ mod value;
 
 pub use backup::{Backup, BackupError, backup};
 pub use error::{Refusal, StoreError};
+pub use import::{ImportError, Imported, import};
 pub use news::News;
 pub use open::{OpenError, open};
 pub use records::{

@@ -57,6 +57,8 @@ pub(crate) enum Command {
     Agent(Agent),
     /// Copy the record into a new file while the service goes on.
     Backup(Backup),
+    /// Move the record of a stopped service from SQLite to PostgreSQL.
+    Import(Import),
     /// Throw-away instances: network namespaces that answer with their name on port 80.
     #[command(subcommand)]
     Sandbox(Sandbox),
@@ -99,6 +101,16 @@ pub(crate) struct Backup {
     /// The data folder of the service.
     #[arg(long, env = "EIP_DATA_DIR", value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Import {
+    /// The record to read: sqlite:PATH. It stays as it is.
+    #[arg(long, value_name = "URL")]
+    pub(crate) from: String,
+    /// The empty PostgreSQL database to fill.
+    #[arg(long, value_name = "URL")]
+    pub(crate) to: String,
 }
 
 #[derive(Debug, ClapArgs)]

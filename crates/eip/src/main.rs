@@ -60,6 +60,9 @@ fn run(args: Args) -> Result<(), Failure> {
         Command::Backup(command) => {
             single_threaded()?.block_on(upkeep::backup(command, &settings, args.global.output))
         }
+        Command::Import(command) => {
+            single_threaded()?.block_on(upkeep::import(command, args.global.output))
+        }
         // Before any thread: a sandbox moves the whole process into its namespace.
         Command::Sandbox(command) => sandbox::run(command, &settings, &args.global),
         Command::Client(command) => {

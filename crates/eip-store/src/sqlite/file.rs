@@ -18,7 +18,7 @@ const MIGRATIONS: [(&str, &str); SCHEMA as usize] = [
 ///
 /// The lock is on a file of its own: SQLite's own locks are gone as soon as anything in this
 /// process closes the database file.
-pub(super) fn prepare(path: &Path) -> Result<File, OpenError> {
+pub(crate) fn prepare(path: &Path) -> Result<File, OpenError> {
     let failed = |doing, path: &Path| {
         let path = path.to_owned();
         move |source| OpenError::File { doing, path, source }

@@ -7,6 +7,7 @@ mod backing_up;
 mod events;
 mod fences;
 mod holding;
+mod importing;
 mod inventory;
 mod listing;
 mod locks;

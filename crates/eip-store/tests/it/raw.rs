@@ -31,7 +31,7 @@ pub(crate) async fn dump(url: &str) -> Vec<String> {
                    || coalesce(column_default, '')
               FROM information_schema.columns WHERE table_schema = 'public'
             UNION ALL SELECT 'constraint', conrelid::regclass || '.' || conname,
-                   pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid <> 0
+                   pg_get_constraintdef(oid) FROM pg_constraint WHERE connamespace = 'public'::regnamespace
             UNION ALL SELECT 'index', indexname, indexdef
               FROM pg_indexes WHERE schemaname = 'public'
             ORDER BY 1, 2";

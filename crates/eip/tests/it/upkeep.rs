@@ -1,8 +1,9 @@
-//! Looking after the record: copies of it.
+//! Looking after the record: copies of it, and another database for it.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
+use eip_testkit::postgres::TestCluster;
 use serde_json::Value;
 
 use crate::scene::Scene;
@@ -71,4 +72,58 @@ fn a_backup_that_cannot_be_made_says_why_and_what_to_do() {
     assert_eq!(scene.host.sh(&format!("ls {full}")), "", "nothing is left of it");
     scene.eip("allocate --name next");
     serving.stop();
+}
+
+fn fresh_database() -> String {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(TestCluster::shared().fresh_database())
+}
+
+#[test]
+fn a_record_is_imported_into_postgresql_and_served_from_there() {
+    let scene = Scene::new();
+    let serving = scene.serve(&["--compute", "sandbox"]);
+    scene.sandbox("web-1");
+    let web = scene.eip_json("up web-1");
+    scene.eip("allocate --name gone");
+    scene.eip("release gone");
+    let from = format!("sqlite:{}", scene.data_dir().join("eip.db").display());
+    let to = fresh_database();
+    let import = format!("import --from {from} --to '{to}'");
+    let (code, out, err) = scene.try_eip(&import);
+    assert_eq!((code, out.as_str()), (5, ""), "{err}");
+    assert!(err.starts_with("error[record_in_use]") && err.contains("stop the service"), "{err}");
+    serving.stop();
+
+    let imported = scene.eip_json(&import);
+    assert_eq!(imported["last_event"], 4, "{imported}");
+    assert_eq!(
+        (&imported["rows"]["elastic_ip"], &imported["rows"]["event"]),
+        (&2.into(), &4.into())
+    );
+    assert!(imported["next"].as_str().unwrap().contains("--database"), "{imported}");
+    let serving = scene.serve(&["--compute", "sandbox", "--database", &to]);
+    let shown = scene.eip_json("show web-1");
+    for part in ["id", "public_ip", "instance_id", "allocated_at", "associated_at"] {
+        assert_eq!(shown[part], web[part], "{part}");
+    }
+    let address = web["public_ip"].as_str().unwrap();
+    assert!(scene.page(address).unwrap().starts_with("web-1\n"), "the rules stay in force");
+    assert_eq!(scene.eip_json("disassociate web-1")["status"], "allocated");
+    serving.stop();
+
+    let (code, out, err) = scene.try_eip(&import);
+    assert_eq!((code, out.as_str()), (5, ""), "{err}");
+    assert!(err.starts_with("error[database_not_empty]") && err.contains("createdb"), "{err}");
+    let said = scene.eip(&format!("import --from {from} --to '{}'", fresh_database()));
+    assert!(said.contains("elastic_ip\t2\n") && said.contains("next: start eip serve"), "{said}");
+    for (args, expected) in [
+        (format!("import --from '{to}' --to {from}"), 2),
+        (format!("import --from {from}x --to '{to}'"), 3),
+        (format!("import --from {from} --to mysql://db"), 2),
+        (format!("import --from {from} --to postgres://eip@127.0.0.1:1/eip"), 1),
+    ] {
+        let (code, out, err) = scene.try_eip(&args);
+        assert_eq!(code, expected, "eip {args}: {out}{err}");
+    }
 }
