@@ -5,10 +5,12 @@
 //! constraint of the database. PostgreSQL and the embedded SQLite tell the same story: the use
 //! cases are written once, over a transaction of either.
 
+mod backup;
 mod cases;
 mod eligible;
 mod error;
 mod given;
+mod import;
 mod lane;
 mod news;
 mod open;
@@ -21,7 +23,9 @@ mod sqlite;
 mod transaction;
 mod value;
 
+pub use backup::{Backup, BackupError, backup};
 pub use error::{Refusal, StoreError};
+pub use import::{ImportError, Imported, import};
 pub use news::News;
 pub use open::{OpenError, open};
 pub use records::{

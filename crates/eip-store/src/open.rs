@@ -39,6 +39,13 @@ pub enum OpenError {
         "the database has schema {found} and this program knows schema {known} at most; use the newer program that wrote it"
     )]
     Newer { found: i32, known: i32 },
+    /// All of the steps are one transaction.
+    #[error("cannot bring the database up to schema {to}; it was left as it was")]
+    Upgrade {
+        to: i32,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     #[error("cannot {doing}")]
     Database {
         doing: &'static str,
@@ -54,6 +61,10 @@ impl OpenError {
     {
         move |source| Self::Database { doing, source: Box::new(source) }
     }
+
+    pub(crate) fn upgrade(source: refinery::Error) -> Self {
+        Self::Upgrade { to: SCHEMA, source: Box::new(source) }
+    }
 }
 
 /// Opens the record at `url`, making it where there is none and bringing its schema up to date.
@@ -64,17 +75,33 @@ impl OpenError {
 /// # Errors
 /// [`OpenError`] says what stands in the way.
 pub async fn open(url: &str) -> Result<Arc<dyn Repository>, OpenError> {
-    let scheme = url.split_once(':').map_or(url, |(scheme, _)| scheme);
-    match scheme {
-        "sqlite" => {
-            let path = url.trim_start_matches("sqlite:");
-            let path = path.strip_prefix("//").unwrap_or(path);
-            if path.is_empty() || path.starts_with(":memory:") {
-                return Err(OpenError::UnknownScheme { scheme: url.to_owned() });
+    match Place::of(url)? {
+        Place::Sqlite(path) => Ok(Arc::new(Record::of(Sqlite::open(path).await?))),
+        Place::Postgres(url) => Ok(Arc::new(Record::of(Postgres::open(url).await?))),
+    }
+}
+
+/// Where a record is, by its URL.
+#[derive(Debug)]
+pub(crate) enum Place<'a> {
+    Sqlite(PathBuf),
+    Postgres(&'a str),
+}
+
+impl<'a> Place<'a> {
+    pub(crate) fn of(url: &'a str) -> Result<Self, OpenError> {
+        let scheme = url.split_once(':').map_or(url, |(scheme, _)| scheme);
+        match scheme {
+            "sqlite" => {
+                let path = url.trim_start_matches("sqlite:");
+                let path = path.strip_prefix("//").unwrap_or(path);
+                if path.is_empty() || path.starts_with(":memory:") {
+                    return Err(OpenError::UnknownScheme { scheme: url.to_owned() });
+                }
+                Ok(Self::Sqlite(path.into()))
             }
-            Ok(Arc::new(Record::of(Sqlite::open(path.into()).await?)))
+            "postgres" | "postgresql" => Ok(Self::Postgres(url)),
+            other => Err(OpenError::UnknownScheme { scheme: other.to_owned() }),
         }
-        "postgres" | "postgresql" => Ok(Arc::new(Record::of(Postgres::open(url).await?))),
-        other => Err(OpenError::UnknownScheme { scheme: other.to_owned() }),
     }
 }

@@ -55,6 +55,10 @@ pub(crate) enum Command {
     Serve(Serve),
     /// Run the agent of a host whose service runs elsewhere.
     Agent(Agent),
+    /// Copy the record into a new file while the service goes on.
+    Backup(Backup),
+    /// Move the record of a stopped service from SQLite to PostgreSQL.
+    Import(Import),
     /// Throw-away instances: network namespaces that answer with their name on port 80.
     #[command(subcommand)]
     Sandbox(Sandbox),
@@ -85,6 +89,28 @@ pub(crate) struct Serve {
     /// How to write the log.
     #[arg(long, env = "EIP_LOG_FORMAT", default_value = "text")]
     pub(crate) log_format: LogFormat,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Backup {
+    /// The file to make. `eip serve --database sqlite:FILE` serves it.
+    pub(crate) file: PathBuf,
+    /// The record to copy: sqlite:PATH [default: sqlite:eip.db in the data folder].
+    #[arg(long, env = "EIP_DATABASE", value_name = "URL", hide_env_values = true)]
+    pub(crate) database: Option<String>,
+    /// The data folder of the service.
+    #[arg(long, env = "EIP_DATA_DIR", value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Import {
+    /// The record to read: sqlite:PATH. It stays as it is.
+    #[arg(long, value_name = "URL")]
+    pub(crate) from: String,
+    /// The empty PostgreSQL database to fill.
+    #[arg(long, value_name = "URL")]
+    pub(crate) to: String,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -7,6 +7,7 @@ mod log;
 mod sandbox;
 mod serve;
 mod settings;
+mod upkeep;
 
 use clap::Parser as _;
 
@@ -56,18 +57,26 @@ fn run(args: Args) -> Result<(), Failure> {
             log::start(command.log_format)?;
             multi_threaded()?.block_on(serve::agent(command, &settings))
         }
+        Command::Backup(command) => {
+            single_threaded()?.block_on(upkeep::backup(command, &settings, args.global.output))
+        }
+        Command::Import(command) => {
+            single_threaded()?.block_on(upkeep::import(command, args.global.output))
+        }
         // Before any thread: a sandbox moves the whole process into its namespace.
         Command::Sandbox(command) => sandbox::run(command, &settings, &args.global),
         Command::Client(command) => {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            let runtime =
-                runtime.map_err(|error| Failure::other("cannot start a runtime", &error))?;
-            runtime.block_on(client::run(command, &args.global, &settings))
+            single_threaded()?.block_on(client::run(command, &args.global, &settings))
         }
     }
 }
 
 fn multi_threaded() -> Result<tokio::runtime::Runtime, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    runtime.map_err(|error| Failure::other("cannot start a runtime", &error))
+}
+
+fn single_threaded() -> Result<tokio::runtime::Runtime, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.map_err(|error| Failure::other("cannot start a runtime", &error))
 }

@@ -34,8 +34,7 @@ pub(crate) async fn serve(command: args::Serve, settings: &Settings) -> Result<(
     let host = host_name(&command.host, settings)?;
     let backends = backends(&command.host, settings, &data_dir)?;
     private_folder(&data_dir)?;
-    let database = command.database.clone().or_else(|| settings.database.clone());
-    let database = database.unwrap_or_else(|| format!("sqlite:{}/eip.db", data_dir.display()));
+    let database = settings.database(command.database.as_deref(), &data_dir);
     let repository = eip_store::open(&database).await;
     let repository = repository.map_err(|error| cannot_open(&error))?;
     let record = repository.describe();
@@ -117,7 +116,7 @@ fn agent_config(
     AgentConfig { host, data_dir: data_dir.to_owned(), backends, kernel }
 }
 
-fn cannot_open(error: &eip_store::OpenError) -> Failure {
+pub(crate) fn cannot_open(error: &eip_store::OpenError) -> Failure {
     let doing = format!("cannot open the record: {}", chain(error));
     match error {
         eip_store::OpenError::UnknownScheme { .. }
@@ -131,6 +130,11 @@ fn cannot_open(error: &eip_store::OpenError) -> Failure {
         }
         eip_store::OpenError::File { .. } | eip_store::OpenError::Database { .. } => {
             let hint = "see that the database or the folder is there and may be written";
+            Failure::here(Exit::Other, "record", doing, hint)
+        }
+        eip_store::OpenError::Upgrade { .. } => {
+            let hint =
+                "remove what is in its way and start again; the version before can still use it";
             Failure::here(Exit::Other, "record", doing, hint)
         }
         eip_store::OpenError::Newer { .. } => {

@@ -51,6 +51,12 @@ impl Settings {
         std::path::absolute(&chosen).unwrap_or(chosen)
     }
 
+    /// Returns the URL of the record.
+    pub(crate) fn database(&self, given: Option<&str>, data_dir: &Path) -> String {
+        let chosen = given.map(str::to_owned).or_else(|| self.database.clone());
+        chosen.unwrap_or_else(|| format!("sqlite:{}/eip.db", data_dir.display()))
+    }
+
     /// Returns the API key: from the environment, from the file that is named, or from the data
     /// folder of the service on this machine.
     pub(crate) fn api_key(&self, given: Option<&Path>) -> Result<String, Failure> {

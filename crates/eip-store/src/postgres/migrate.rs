@@ -2,6 +2,7 @@
 
 use eip_model::ClusterId;
 use refinery::{Migration, Runner};
+use tokio::task::JoinHandle;
 use tokio_postgres::{Client, Config, NoTls};
 use uuid::Uuid;
 
@@ -16,43 +17,62 @@ const MIGRATIONS: [(&str, &str); SCHEMA as usize] = [
 const LOCK: i64 = 0x0065_6970;
 
 /// Brings the schema up to date and returns the id of the record.
-///
-/// On a connection of its own, so that the lock ends with it whatever happens.
 pub(super) async fn migrate(config: &Config) -> Result<ClusterId, OpenError> {
-    let failed = OpenError::database::<tokio_postgres::Error>;
-    let (mut client, connection) =
-        config.connect(NoTls).await.map_err(failed("connect to PostgreSQL"))?;
-    let driving = tokio::spawn(connection);
-    // Another server may take its time with a long migration.
-    client
-        .batch_execute("SET lock_timeout = 0; SET statement_timeout = 0;")
-        .await
-        .map_err(failed("set up the connection to PostgreSQL"))?;
-    let migrated = locked(&mut client).await;
-    drop(client);
-    // Its error, if there is one, was told by what was asked of it.
-    drop(driving.await);
+    let mut session = Session::start(config).await?;
+    let migrated = identified(&mut session.client).await;
+    session.end().await;
     migrated
 }
 
-async fn locked(client: &mut Client) -> Result<ClusterId, OpenError> {
-    let failed = OpenError::database::<tokio_postgres::Error>;
-    client
-        .execute("SELECT pg_advisory_lock($1)", &[&LOCK])
-        .await
-        .map_err(failed("wait for other servers to bring the database up to date"))?;
-    let found = schema(client).await.map_err(failed("read the schema of the database"))?;
+async fn identified(client: &mut Client) -> Result<ClusterId, OpenError> {
+    bring_up_to_date(client).await?;
+    cluster_id(client).await.map_err(OpenError::database("read the id of the database"))
+}
+
+/// A connection of its own, during which no server starts: the lock ends with it whatever happens.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) client: Client,
+    driving: JoinHandle<Result<(), tokio_postgres::Error>>,
+}
+
+impl Session {
+    pub(super) async fn start(config: &Config) -> Result<Self, OpenError> {
+        let failed = OpenError::database::<tokio_postgres::Error>;
+        let (client, connection) =
+            config.connect(NoTls).await.map_err(failed("connect to PostgreSQL"))?;
+        let driving = tokio::spawn(connection);
+        // Another server may take its time with a long migration.
+        client
+            .batch_execute("SET lock_timeout = 0; SET statement_timeout = 0;")
+            .await
+            .map_err(failed("set up the connection to PostgreSQL"))?;
+        client
+            .execute("SELECT pg_advisory_lock($1)", &[&LOCK])
+            .await
+            .map_err(failed("wait for other servers to bring the database up to date"))?;
+        Ok(Self { client, driving })
+    }
+
+    pub(super) async fn end(self) {
+        drop(self.client);
+        // Its error, if there is one, was told by what was asked of it.
+        drop(self.driving.await);
+    }
+}
+
+pub(super) async fn bring_up_to_date(client: &mut Client) -> Result<(), OpenError> {
+    let found = schema(client).await;
+    let found = found.map_err(OpenError::database("read the schema of the database"))?;
     if found > SCHEMA {
         return Err(OpenError::Newer { found, known: SCHEMA });
     }
     let migrations = MIGRATIONS.iter().map(|(name, sql)| Migration::unapplied(name, sql));
     let migrations = migrations.collect::<Result<Vec<_>, _>>();
     let migrations = migrations.map_err(OpenError::database("read the migrations"))?;
-    Runner::new(&migrations)
-        .run_async(client)
-        .await
-        .map_err(OpenError::database("bring the database up to date"))?;
-    cluster_id(client).await.map_err(failed("read the id of the database"))
+    // All of them or none: the program that made the database can still use it after a failure.
+    let run = Runner::new(&migrations).set_grouped(true).run_async(client).await;
+    run.map(drop).map_err(OpenError::upgrade)
 }
 
 /// Returns the newest migration that was applied; 0 for a new database.

@@ -2,6 +2,7 @@
 
 mod attempt;
 mod config;
+pub(crate) mod import;
 mod migrate;
 mod statements;
 mod swift;

@@ -18,7 +18,7 @@ const MIGRATIONS: [(&str, &str); SCHEMA as usize] = [
 ///
 /// The lock is on a file of its own: SQLite's own locks are gone as soon as anything in this
 /// process closes the database file.
-pub(super) fn prepare(path: &Path) -> Result<File, OpenError> {
+pub(crate) fn prepare(path: &Path) -> Result<File, OpenError> {
     let failed = |doing, path: &Path| {
         let path = path.to_owned();
         move |source| OpenError::File { doing, path, source }
@@ -62,14 +62,14 @@ pub(super) fn connect(path: &Path) -> Result<Connection, OpenError> {
     let migrations = MIGRATIONS.iter().map(|(name, sql)| Migration::unapplied(name, sql));
     let migrations = migrations.collect::<Result<Vec<_>, _>>();
     let migrations = migrations.map_err(OpenError::database("read the migrations"))?;
-    Runner::new(&migrations)
-        .run(&mut connection)
-        .map_err(OpenError::database("bring the SQLite database up to date"))?;
+    // All of them and the note that they are done, or nothing: one that was carried out and is not
+    // noted would be in its own way at every start.
+    Runner::new(&migrations).set_grouped(true).run(&mut connection).map_err(OpenError::upgrade)?;
     Ok(connection)
 }
 
 /// Returns the newest migration that was applied; 0 for a new file.
-fn schema(connection: &Connection) -> rusqlite::Result<i32> {
+pub(crate) fn schema(connection: &Connection) -> rusqlite::Result<i32> {
     let migrated = connection
         .query_one(
             "SELECT 1 FROM sqlite_schema WHERE name = 'refinery_schema_history'",
@@ -99,7 +99,7 @@ fn set_up(connection: &Connection) -> rusqlite::Result<()> {
 }
 
 /// Opens a connection that cannot write.
-pub(super) fn connect_to_read(path: &Path) -> Result<Connection, OpenError> {
+pub(crate) fn connect_to_read(path: &Path) -> Result<Connection, OpenError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let failed = OpenError::database::<rusqlite::Error>;
     let doing = "open the SQLite database for reading";

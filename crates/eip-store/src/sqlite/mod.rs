@@ -3,7 +3,7 @@
 //! One thread writes, and settles in one commit whatever was waiting for it; a few connections
 //! read. The file is held by one process at a time.
 
-mod file;
+pub(crate) mod file;
 mod readers;
 mod statements;
 mod writer;

@@ -3,11 +3,13 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 
 mod associating;
+mod backing_up;
 mod batches;
 mod events;
 mod fences;
 mod following;
 mod holding;
+mod importing;
 mod inventory;
 mod listing;
 mod locks;
@@ -15,5 +17,8 @@ mod once;
 mod opening;
 mod quotas;
 mod races;
+mod raw;
 mod reports;
+mod upgrading;
+mod whole;
 mod world;

@@ -7,6 +7,7 @@ use eip_store::{OpenError, open};
 use eip_testkit::postgres::TestCluster;
 use rstest::rstest;
 
+use crate::raw::execute;
 use crate::world::{Kind, World, take};
 
 #[rstest]
@@ -45,8 +46,8 @@ async fn a_record_of_a_newer_program_is_refused_and_left_as_it_is(
         Kind::Sqlite => {
             let World { repo, folder, .. } = world;
             drop(repo);
+            execute(&url, newer).await;
             let path = url.strip_prefix("sqlite:").unwrap();
-            rusqlite::Connection::open(path).unwrap().execute(newer, []).unwrap();
             Some((folder, std::fs::read(path).unwrap(), path.to_owned()))
         }
         Kind::Postgres => {
@@ -59,14 +60,6 @@ async fn a_record_of_a_newer_program_is_refused_and_left_as_it_is(
     if let Some((_folder, before, path)) = folder {
         assert_eq!(std::fs::read(path).unwrap(), before);
     }
-}
-
-async fn execute(url: &str, sql: &str) {
-    let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await.unwrap();
-    let driving = tokio::spawn(connection);
-    client.batch_execute(sql).await.unwrap();
-    drop(client);
-    driving.await.unwrap().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

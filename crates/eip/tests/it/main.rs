@@ -7,3 +7,4 @@ mod docker;
 mod scene;
 mod survival;
 mod traffic;
+mod upkeep;
