@@ -10,16 +10,32 @@ use crate::open::OpenError;
 /// How long to wait for a connection, for one that is free, and for a commit.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long a statement may take until its connection is given up. The server gives up sooner, by
+/// `statement_timeout`, if it is still there.
+pub(super) const ANSWER: Duration = Duration::from_secs(15);
+
+/// How long a connection may take to say that it is there, and as it was before.
+pub(super) const CHECK: Duration = Duration::from_secs(1);
+
+/// How soon a connection on which nothing is said is tried, so that one that a firewall forgot, or
+/// whose server has no power any more, is not found out by a caller.
+const QUIET: Duration = Duration::from_secs(10);
+
+/// What the driver does if it is told nothing, which is nothing for two hours.
+const DRIVERS_QUIET: Duration = Duration::from_secs(2 * 60 * 60);
+
 /// A transaction of ours takes milliseconds; what takes longer waits for something that is wrong,
 /// and must not hold locks meanwhile. Whether a commit waits for a standby is left as the server
 /// has it.
 ///
 /// Every statement of ours looks rows up by an index. A planner that has not counted the tables yet,
 /// or that made its plan when they were empty, would rather read all of them.
+///
+/// Warnings are listened for: one says that a commit does not wait for its standby any more.
 const SETTINGS: &str = "-c lock_timeout=3s -c statement_timeout=10s \
      -c idle_in_transaction_session_timeout=5s -c default_transaction_isolation=read\\ committed \
      -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off \
-     -c plan_cache_mode=force_generic_plan -c jit=off";
+     -c plan_cache_mode=force_generic_plan -c jit=off -c client_min_messages=warning";
 
 /// Reads the URL, and adds what it leaves open.
 pub(super) fn read(url: &str) -> Result<Config, OpenError> {
@@ -46,7 +62,15 @@ pub(super) fn read(url: &str) -> Result<Config, OpenError> {
         config.application_name("eip");
     }
     if config.get_connect_timeout().is_none() {
-        config.connect_timeout(PATIENCE);
+        // All of them are tried within the patience for one connection.
+        let hosts = config.get_hosts().len().max(config.get_hostaddrs().len()).max(1);
+        config.connect_timeout(PATIENCE / u32::try_from(hosts).unwrap_or(u32::MAX));
+    }
+    if config.get_keepalives_idle() == DRIVERS_QUIET {
+        config.keepalives_idle(QUIET);
+    }
+    if config.get_keepalives_interval().is_none() {
+        config.keepalives_interval(QUIET / 3);
     }
     if config.get_tcp_user_timeout().is_none() {
         config.tcp_user_timeout(PATIENCE * 2);

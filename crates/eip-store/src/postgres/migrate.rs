@@ -2,9 +2,10 @@
 
 use eip_model::ClusterId;
 use refinery::{Migration, Runner};
-use tokio_postgres::{Client, Config, NoTls};
+use tokio_postgres::Client;
 use uuid::Uuid;
 
+use super::link::Link;
 use crate::open::{OpenError, SCHEMA};
 
 const MIGRATIONS: [(&str, &str); SCHEMA as usize] = [
@@ -18,11 +19,9 @@ const LOCK: i64 = 0x0065_6970;
 /// Brings the schema up to date and returns the id of the record.
 ///
 /// On a connection of its own, so that the lock ends with it whatever happens.
-pub(super) async fn migrate(config: &Config) -> Result<ClusterId, OpenError> {
+pub(super) async fn migrate(link: &Link) -> Result<ClusterId, OpenError> {
     let failed = OpenError::database::<tokio_postgres::Error>;
-    let (mut client, connection) =
-        config.connect(NoTls).await.map_err(failed("connect to PostgreSQL"))?;
-    let driving = tokio::spawn(connection);
+    let (mut client, driving) = link.open().await.map_err(failed("connect to PostgreSQL"))?;
     // Another server may take its time with a long migration.
     client
         .batch_execute("SET lock_timeout = 0; SET statement_timeout = 0;")

@@ -1,14 +1,20 @@
 //! Running the statements of a use case on a connection.
 
-use deadpool_postgres::Client;
+use std::error::Error as _;
+use std::io;
+use std::time::Duration;
+
 use eip_model::HostName;
 use jiff::Timestamp;
+use tokio::time::timeout;
 use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{FromSql, ToSql};
 use uuid::Uuid;
 
 use super::attempt::unreachable;
+use super::config::{ANSWER, PATIENCE};
+use super::session::Session;
 use crate::given::{Given, List, MARK};
 use crate::news::{NewEvent, Telling};
 use crate::rows::{Cells, Wrong};
@@ -18,7 +24,7 @@ use crate::value::Value;
 
 /// A connection, or a transaction on one, and what it leaves to its end.
 pub(super) struct PostgresTx<'c> {
-    pub(super) client: &'c Client,
+    pub(super) session: &'c Session,
     pub(super) doing: &'static str,
     /// What begins the transaction, until the first statement has been sent with it.
     pub(super) begin: Option<&'static str>,
@@ -28,12 +34,12 @@ pub(super) struct PostgresTx<'c> {
 
 impl<'c> PostgresTx<'c> {
     /// Statements that are each a transaction of their own.
-    pub(super) fn on(client: &'c Client, doing: &'static str) -> Self {
-        Self { client, doing, begin: None, later: Vec::new(), telling: Telling::default() }
+    pub(super) fn on(session: &'c Session, doing: &'static str) -> Self {
+        Self { session, doing, begin: None, later: Vec::new(), telling: Telling::default() }
     }
 
-    pub(super) fn begin(client: &'c Client, doing: &'static str, begin: &'static str) -> Self {
-        Self { begin: Some(begin), ..Self::on(client, doing) }
+    pub(super) fn begin(session: &'c Session, doing: &'static str, begin: &'static str) -> Self {
+        Self { begin: Some(begin), ..Self::on(session, doing) }
     }
 
     async fn ask(
@@ -41,19 +47,13 @@ impl<'c> PostgresTx<'c> {
         sql: &str,
         values: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<Row>, Failure> {
-        let asked = query(self.client, sql, values);
-        let asked = match self.begin.take() {
-            None => asked.await,
-            Some(begin) => {
-                // Sent together, in this order.
-                let (begun, asked) = tokio::join!(self.client.batch_execute(begin), asked);
-                // Nothing has been asked of the database yet, so a connection that turns out to be
-                // dead is no reason to trouble the caller.
-                begun.map_err(|e| Failure::Again(Box::new(e)))?;
-                asked
-            }
-        };
-        asked.map_err(|e| meaning(self.doing, e))
+        let doing = self.doing;
+        let asked = in_time(doing, ANSWER, query(self.session, sql, values));
+        let Some(begin) = self.begin.take() else { return asked.await };
+        let begun = in_time(doing, PATIENCE, self.session.begin(begin));
+        // Sent together, in this order.
+        let ((), rows) = tokio::try_join!(begun, asked)?;
+        Ok(rows)
     }
 }
 
@@ -112,13 +112,25 @@ impl Tx for PostgresTx<'_> {
     }
 }
 
+/// Waits for an answer, but not for ever: the server may be gone without a word.
+pub(super) async fn in_time<A>(
+    doing: &'static str,
+    limit: Duration,
+    asked: impl Future<Output = Result<A, tokio_postgres::Error>>,
+) -> Result<A, Failure> {
+    match timeout(limit, asked).await {
+        Ok(answer) => answer.map_err(|e| meaning(doing, e)),
+        Err(elapsed) => Err(unreachable(doing, false, elapsed).into()),
+    }
+}
+
 pub(super) async fn query(
-    client: &Client,
+    session: &Session,
     sql: &str,
     values: &[&(dyn ToSql + Sync)],
 ) -> Result<Vec<Row>, tokio_postgres::Error> {
-    let statement = client.prepare_cached(sql).await?;
-    client.query(&statement, values).await
+    let statement = session.ready(sql).await?;
+    session.query(&statement, values).await
 }
 
 /// Says to PostgreSQL what the rows are: arrays, laid side by side.
@@ -174,7 +186,9 @@ pub(super) fn bound<'v>(value: &'v Value<'_>) -> &'v (dyn ToSql + Sync) {
 /// Says what an error of PostgreSQL before the commit means. Nothing was changed.
 pub(super) fn meaning(doing: &'static str, error: tokio_postgres::Error) -> Failure {
     let again = [&SqlState::T_R_SERIALIZATION_FAILURE, &SqlState::T_R_DEADLOCK_DETECTED];
-    if error.code().is_some_and(|state| again.contains(&state)) {
+    // Nothing was committed, so whether the connection is lost is of no concern to the caller. If the
+    // server is, the next attempt finds out.
+    if is_lost(&error) || error.code().is_some_and(|state| again.contains(&state)) {
         return Failure::Again(Box::new(error));
     }
     if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) {
@@ -184,6 +198,18 @@ pub(super) fn meaning(doing: &'static str, error: tokio_postgres::Error) -> Fail
     match constraint {
         Some(name) => rules::met_by_name(&name, error),
         None => unreachable(doing, false, error).into(),
+    }
+}
+
+/// Whether the connection ended, with or without a word.
+pub(super) fn is_lost(error: &tokio_postgres::Error) -> bool {
+    match error.code() {
+        // The server or its operator ended it, or who stands in between (08).
+        Some(state) => {
+            matches!(state.code(), "57P01" | "57P02" | "57P03" | "57P05" | "25P03")
+                || state.code().starts_with("08")
+        }
+        None => error.is_closed() || error.source().is_some_and(|source| source.is::<io::Error>()),
     }
 }
 

@@ -8,8 +8,9 @@ use eip_model::HostName;
 use futures_util::FutureExt as _;
 use tokio::sync::broadcast;
 use tokio::task::AbortHandle;
-use tokio_postgres::{AsyncMessage, Client, Config, Connection, NoTls, Socket};
+use tokio_postgres::{AsyncMessage, Client};
 
+use super::link::{Driver, Link};
 use crate::news::{self, News, Telling};
 
 /// The channel on which servers of one database tell each other of commits.
@@ -48,9 +49,9 @@ pub(super) struct Listener {
 }
 
 impl Listener {
-    pub(super) fn start(config: Config) -> Self {
+    pub(super) fn start(link: Link) -> Self {
         let heard = news::channel();
-        let listening = tokio::spawn(listen(config, heard.clone())).abort_handle();
+        let listening = tokio::spawn(listen(link, heard.clone())).abort_handle();
         Self { heard, listening }
     }
 
@@ -65,9 +66,9 @@ impl Drop for Listener {
     }
 }
 
-async fn listen(config: Config, heard: broadcast::Sender<News>) {
+async fn listen(link: Link, heard: broadcast::Sender<News>) {
     loop {
-        match config.connect(NoTls).await {
+        match link.connect().await {
             Ok((client, connection)) => follow(&client, connection, &heard).await,
             Err(error) => tracing::debug!(%error, "Cannot listen for commits; will retry"),
         }
@@ -76,11 +77,7 @@ async fn listen(config: Config, heard: broadcast::Sender<News>) {
 }
 
 /// Passes on what is heard until the connection ends.
-async fn follow(
-    client: &Client,
-    mut connection: Connection<Socket, tokio_postgres::tls::NoTlsStream>,
-    heard: &broadcast::Sender<News>,
-) {
+async fn follow(client: &Client, mut connection: Driver, heard: &broadcast::Sender<News>) {
     let sql = format!("LISTEN {CHANNEL}");
     let mut listening = Box::pin(client.batch_execute(&sql).fuse());
     loop {

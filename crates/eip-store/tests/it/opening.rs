@@ -7,7 +7,7 @@ use eip_store::{OpenError, open};
 use eip_testkit::postgres::TestCluster;
 use rstest::rstest;
 
-use crate::world::{Kind, World, take};
+use crate::world::{Kind, World};
 
 #[rstest]
 #[tokio::test]
@@ -151,30 +151,4 @@ async fn the_description_says_where_the_record_is(
         Kind::Sqlite => assert!(said.starts_with("SQLite at /"), "{said}"),
         Kind::Postgres => assert!(said.starts_with("PostgreSQL at /"), "{said}"),
     }
-}
-
-#[tokio::test]
-async fn a_database_that_goes_away_is_unavailable_and_found_again_when_it_is_back() {
-    let world = World::new(Kind::Postgres).await;
-    world.hold(1).await;
-    // Every connection of the pool is cut under it.
-    let cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-                WHERE datname = current_database() AND pid <> pg_backend_pid()";
-    execute(&world.url, cut).await;
-    let offset = std::sync::atomic::AtomicU32::new(2);
-    eip_testkit::eventually_async(
-        "allocating works again",
-        std::time::Duration::from_secs(5),
-        async || {
-            let n = offset.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-            match take(&world.repo, &crate::world::new_allocation(n, "default")).await {
-                Ok(_) => Some(()),
-                Err(error) => {
-                    assert!(error.retryable(), "{error:?}");
-                    None
-                }
-            }
-        },
-    )
-    .await;
 }

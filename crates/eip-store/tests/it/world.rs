@@ -143,17 +143,7 @@ impl World {
 
     /// Projects `default` and `other`, and the default pool.
     pub(crate) async fn with_quarantine(kind: Kind, quarantine_seconds: u32) -> Self {
-        let world = Self::empty(kind).await;
-        let repo = &world.repo;
-        repo.ensure_project(&project("default"), None, at(0)).await.unwrap();
-        repo.ensure_project(&project("other"), None, at(0)).await.unwrap();
-        let pool = PoolConfig {
-            name: "public".parse().unwrap(),
-            ranges: vec![range()],
-            quarantine_seconds,
-        };
-        repo.ensure_pool(&pool, at(0)).await.unwrap();
-        world
+        Self::empty(kind).await.furnished(quarantine_seconds).await
     }
 
     pub(crate) async fn empty(kind: Kind) -> Self {
@@ -164,6 +154,26 @@ impl World {
         };
         let repo = open(&url).await.unwrap();
         Self { repo, url, folder }
+    }
+
+    /// The same as [`World::new`], in an empty database.
+    pub(crate) async fn on(url: String) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let repo = open(&url).await.unwrap();
+        Self { repo, url, folder }.furnished(u32::try_from(QUARANTINE).unwrap()).await
+    }
+
+    async fn furnished(self, quarantine_seconds: u32) -> Self {
+        let repo = &self.repo;
+        repo.ensure_project(&project("default"), None, at(0)).await.unwrap();
+        repo.ensure_project(&project("other"), None, at(0)).await.unwrap();
+        let pool = PoolConfig {
+            name: "public".parse().unwrap(),
+            ranges: vec![range()],
+            quarantine_seconds,
+        };
+        repo.ensure_pool(&pool, at(0)).await.unwrap();
+        self
     }
 
     pub(crate) async fn hold(&self, offset: u32) -> ElasticIpRecord {
