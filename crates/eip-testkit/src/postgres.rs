@@ -6,23 +6,22 @@
 //! the other end closes.
 
 use std::fs::Permissions;
-use std::io::{BufRead, BufReader, Read, Write as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use tokio_postgres::NoTls;
+
+use crate::keeper::Keeper;
 
 /// Makes the cluster, says where it is, stops and starts it as it is told, and takes it down at the
 /// end of its input.
 ///
 /// Nothing waits for the disk (`fsync=off` and so on): the cluster is thrown away with its folder,
 /// and what is tested here is not whether PostgreSQL survives a power cut.
-const WATCHDOG: &str = r#"
+const KEEPER: &str = r#"
 bin=$1
 dir=$(mktemp -d /tmp/eip-postgres.XXXXXX) || exit 1
 chmod 755 "$dir"
@@ -73,11 +72,7 @@ static NUMBER: AtomicU32 = AtomicU32::new(1);
 
 /// A PostgreSQL cluster that belongs to this test process.
 #[derive(Debug)]
-pub struct TestCluster {
-    folder: PathBuf,
-    shell: Child,
-    orders: Mutex<Option<(ChildStdin, BufReader<ChildStdout>)>>,
-}
+pub struct TestCluster(Keeper);
 
 impl TestCluster {
     /// Returns the cluster of this process, made by whoever asks first. Nobody stops it.
@@ -123,7 +118,7 @@ impl TestCluster {
     /// Returns the folder with the socket, the log, and `data`.
     #[must_use]
     pub fn folder(&self) -> &Path {
-        &self.folder
+        self.0.folder()
     }
 
     /// Writes a file for the server, which only it may read.
@@ -131,11 +126,11 @@ impl TestCluster {
     /// # Panics
     /// When it cannot be written.
     pub fn write(&self, name: &str, text: &str) {
-        let path = self.folder.join(name);
+        let path = self.folder().join(name);
         let write = || {
             std::fs::write(&path, text)?;
             std::fs::set_permissions(&path, Permissions::from_mode(0o600))?;
-            let owner = std::fs::metadata(&self.folder)?;
+            let owner = std::fs::metadata(self.folder())?;
             std::os::unix::fs::chown(&path, Some(owner.uid()), Some(owner.gid()))
         };
         if let Err(error) = write() {
@@ -144,17 +139,9 @@ impl TestCluster {
     }
 
     fn order(&self, what: &str) {
-        let mut orders = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut said = String::new();
-        if let Some((orders, answers)) = orders.as_mut() {
-            let obeyed = writeln!(orders, "{what}").and_then(|()| answers.read_line(&mut said));
-            if obeyed.is_ok() && said.trim_end() == "done" {
-                return;
-            }
-            // What is left is the log.
-            answers.read_to_string(&mut said).ok();
+        if let Err(error) = self.0.order(what) {
+            panic!("PostgreSQL for tests: {error:#}");
         }
-        panic!("the cluster does not {what}: {said}");
     }
 
     /// Makes an empty database and returns its URL.
@@ -172,7 +159,7 @@ impl TestCluster {
     /// Returns the URL of a database of this cluster.
     #[must_use]
     pub fn url(&self, database: &str) -> String {
-        format!("postgres:///{database}?host={}&user=postgres", self.folder.display())
+        format!("postgres:///{database}?host={}&user=postgres", self.folder().display())
     }
 
     async fn create(&self, name: &str) -> Result<()> {
@@ -186,43 +173,7 @@ impl TestCluster {
 
     fn make(settings: &str) -> Result<Self> {
         let bin = newest_binaries(Path::new("/usr/lib/postgresql"))?;
-        let mut command = if nix::unistd::geteuid().is_root() {
-            // initdb refuses to run as root.
-            let mut command = Command::new("runuser");
-            command.args(["-u", "postgres", "--", "sh"]);
-            command
-        } else {
-            Command::new("sh")
-        };
-        let mut shell = command
-            .args(["-c", WATCHDOG, "watchdog"])
-            .arg(&bin)
-            .arg(settings)
-            .current_dir("/")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            // An interrupt at the terminal is for the tests; this one has to clean up after them.
-            .process_group(0)
-            .spawn()
-            .context("cannot start the shell that watches the cluster")?;
-        let orders = shell.stdin.take().context("the shell has no input")?;
-        let mut said = BufReader::new(shell.stdout.take().context("the shell has no output")?);
-        let mut line = String::new();
-        said.read_line(&mut line)?;
-        let Some(folder) = line.trim_end().strip_prefix("ready ") else {
-            said.read_to_string(&mut line)?;
-            bail!("the cluster does not start: {line}");
-        };
-        Ok(Self { folder: folder.into(), shell, orders: Mutex::new(Some((orders, said))) })
-    }
-}
-
-impl Drop for TestCluster {
-    fn drop(&mut self) {
-        // The end of its input is the order to take the cluster down.
-        drop(self.orders.get_mut().unwrap_or_else(PoisonError::into_inner).take());
-        self.shell.wait().ok();
+        Ok(Self(Keeper::start(KEEPER, &[&bin.display().to_string(), settings])?))
     }
 }
 
