@@ -3,13 +3,12 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use tokio_postgres::Statement;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::types::ToSql;
+use tokio_postgres::types::Type;
 use uuid::Uuid;
 
 use super::config::PATIENCE;
-use super::session::Session;
+use super::session::{Bound, Ready, Session};
 use super::statements::{PostgresTx, lists, meaning, unnested};
 use super::wake;
 use crate::error::StoreError;
@@ -141,6 +140,10 @@ pub(super) async fn looked<A, W>(
 where
     W: AsyncFnOnce(&mut PostgresTx<'_>) -> Result<A, Failure>,
 {
+    if !session.is_direct() {
+        return attempt(session, doing, "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY", work)
+            .await;
+    }
     let seen = work(&mut PostgresTx::on(&session, doing)).await;
     if let Err(Failure::Store(StoreError::Unavailable { .. })) = &seen {
         // It may be the connection that does not answer.
@@ -182,7 +185,7 @@ async fn finish(tx: PostgresTx<'_>) -> Result<(), Failure> {
         statements.push((write_events().replace(MARK, &unnested(&given)), given));
     }
     let told = wake::payload(&telling);
-    let told: [&(dyn ToSql + Sync); 2] = [&wake::CHANNEL, &told];
+    let values: [Bound<'_>; 2] = [(&wake::CHANNEL, Type::TEXT), (&told, Type::TEXT)];
     let prepared = prepared(session, &statements, !telling.is_empty()).await;
     let (writes, notify) = prepared.map_err(|e| meaning(doing, e))?;
     let writes = statements.iter().zip(&writes).map(|((_, given), statement)| {
@@ -191,7 +194,7 @@ async fn finish(tx: PostgresTx<'_>) -> Result<(), Failure> {
     });
     let notified = async {
         match &notify {
-            Some(notify) => session.query(notify, &told).await.map(drop),
+            Some(notify) => session.query(notify, &values).await.map(drop),
             None => Ok(()),
         }
     };
@@ -204,7 +207,12 @@ async fn finish(tx: PostgresTx<'_>) -> Result<(), Failure> {
         // PostgreSQL calls it a success when the wait for a standby is cancelled. The change is made
         // here, and gone if the standby takes over.
         None if session.doubts().heard() != doubts => Err(unconfirmed(doing).into()),
-        None => Ok(()),
+        None => {
+            if notify.is_some() {
+                session.committed(|| wake::read(&told));
+            }
+            Ok(())
+        }
         Some(error) if was_refused(&error) => Err(meaning(doing, error)),
         Some(error) => Err(unreachable(doing, true, error).into()),
     }
@@ -219,7 +227,7 @@ async fn prepared(
     session: &Session,
     statements: &[(String, Given)],
     notifies: bool,
-) -> Result<(Vec<Statement>, Option<Statement>), tokio_postgres::Error> {
+) -> Result<(Vec<Ready>, Option<Ready>), tokio_postgres::Error> {
     let mut prepared = Vec::with_capacity(statements.len());
     for (sql, _) in statements {
         prepared.push(session.ready(sql).await?);

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio_postgres::Config;
 use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
 
+use super::url::Ours;
 use crate::open::OpenError;
 
 /// How long to wait for a connection, for one that is free, and for a commit.
@@ -32,13 +33,42 @@ const DRIVERS_QUIET: Duration = Duration::from_secs(2 * 60 * 60);
 /// or that made its plan when they were empty, would rather read all of them.
 ///
 /// Warnings are listened for: one says that a commit does not wait for its standby any more.
-const SETTINGS: &str = "-c lock_timeout=3s -c statement_timeout=10s \
-     -c idle_in_transaction_session_timeout=5s -c default_transaction_isolation=read\\ committed \
-     -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off \
-     -c plan_cache_mode=force_generic_plan -c jit=off -c client_min_messages=warning";
+const SETTINGS: [(&str, &str); 9] = [
+    ("lock_timeout", "3s"),
+    ("statement_timeout", "10s"),
+    ("idle_in_transaction_session_timeout", "5s"),
+    ("enable_seqscan", "off"),
+    ("enable_hashjoin", "off"),
+    ("enable_mergejoin", "off"),
+    ("plan_cache_mode", "force_generic_plan"),
+    ("jit", "off"),
+    ("client_min_messages", "warning"),
+];
+
+/// The settings as a part of the startup of a connection.
+fn startup() -> String {
+    // Other isolation levels are asked for where a transaction begins.
+    let level = "-c default_transaction_isolation=read\\ committed".to_owned();
+    let settings = SETTINGS.iter().map(|(name, value)| format!("-c {name}={value}"));
+    std::iter::once(level).chain(settings).collect::<Vec<_>>().join(" ")
+}
+
+/// The settings as statements, for a transaction whose connection may be another one each time.
+pub(super) fn in_transaction() -> String {
+    SETTINGS.iter().map(|(name, value)| format!("; SET LOCAL {name} = '{value}'")).collect()
+}
+
+/// What the URL asks for.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub(super) config: Config,
+    /// Whether there is a pgbouncer in between which gives each transaction another connection.
+    pub(super) bouncer: bool,
+}
 
 /// Reads the URL, and adds what it leaves open.
-pub(super) fn read(url: &str) -> Result<Config, OpenError> {
+pub(super) fn read(url: &str) -> Result<Asked, OpenError> {
+    let Ours { url, bouncer } = Ours::taken_out(url)?;
     // The driver knows no other modes, and would call the URL invalid.
     for mode in ["verify-ca", "verify-full"] {
         if url.contains(&format!("sslmode={mode}")) {
@@ -51,11 +81,14 @@ pub(super) fn read(url: &str) -> Result<Config, OpenError> {
         SslMode::Require => return Err(OpenError::TlsNotSupported { mode: "require".to_owned() }),
         other => return Err(OpenError::TlsNotSupported { mode: format!("{other:?}") }),
     }
-    let settings = match config.get_options() {
-        Some(given) => format!("{SETTINGS} {given}"),
-        None => SETTINGS.to_owned(),
-    };
-    config.options(settings);
+    // pgbouncer refuses them.
+    if !bouncer {
+        let settings = match config.get_options() {
+            Some(given) => format!("{} {given}", startup()),
+            None => startup(),
+        };
+        config.options(settings);
+    }
     // A standby would refuse the writes and answer reads with what was true a while ago.
     config.target_session_attrs(TargetSessionAttrs::ReadWrite);
     if config.get_application_name().is_none() {
@@ -75,7 +108,7 @@ pub(super) fn read(url: &str) -> Result<Config, OpenError> {
     if config.get_tcp_user_timeout().is_none() {
         config.tcp_user_timeout(PATIENCE * 2);
     }
-    Ok(config)
+    Ok(Asked { config, bouncer })
 }
 
 /// Says where the database is, without who we are there.
@@ -104,7 +137,7 @@ mod tests {
 
     #[test]
     fn the_place_of_a_database_holds_no_secret() {
-        let config = read("postgres://eip:hunter2@db1,db2/elastic").unwrap();
+        let config = read("postgres://eip:hunter2@db1,db2/elastic").unwrap().config;
         assert_eq!(place(&config), "db1,db2, database elastic");
     }
 }

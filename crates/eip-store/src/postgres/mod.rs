@@ -7,6 +7,7 @@ mod migrate;
 mod session;
 mod statements;
 mod swift;
+mod url;
 mod wake;
 
 use std::net::Ipv4Addr;
@@ -16,19 +17,24 @@ use std::time::Duration;
 use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
 use eip_model::ClusterId;
 use tokio::sync::broadcast;
+use tokio_postgres::types::Type;
 
 use crate::error::StoreError;
 use crate::news::News;
 use crate::open::OpenError;
 use crate::transaction::{Batch, Database, Failure, Outcome, Setback, UseCase};
 use attempt::{Attempts, attempt, looked, unreachable};
+use config::Asked;
 use link::{Doubts, Link};
-use session::Session;
+use session::{Manner, Session};
 use statements::meaning;
 use wake::Listener;
 
 /// How many connections a server has at most.
 const CONNECTIONS: usize = 16;
+
+/// How a transaction begins.
+const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
 
 /// How long a connection is taken to be there after it was used.
 const IDLE: Duration = Duration::from_secs(1);
@@ -43,6 +49,7 @@ pub(crate) struct Postgres {
     cluster_id: ClusterId,
     pool: Pool,
     doubts: Doubts,
+    manner: Manner,
     listener: Listener,
 }
 
@@ -53,18 +60,26 @@ impl Postgres {
     /// [`OpenError`] when the URL is not valid or asks for TLS, the database does not answer, or a
     /// newer program wrote it.
     pub(crate) async fn open(url: &str) -> Result<Self, OpenError> {
-        let link = Link::new(config::read(url)?);
+        let Asked { config, bouncer } = config::read(url)?;
+        let link = Link::new(config);
         let cluster_id = migrate::migrate(&link).await?;
         let pool = pool(link.clone())
             .map_err(OpenError::database("make the connections to PostgreSQL"))?;
         let place = config::place(link.config());
         let doubts = link.doubts().clone();
-        Ok(Self { place, cluster_id, pool, doubts, listener: Listener::start(link) })
+        let (listener, manner) = if bouncer {
+            let listener = Listener::deaf();
+            let heard = listener.heard();
+            (listener, Manner::Bouncer { heard })
+        } else {
+            (Listener::start(link), Manner::Direct)
+        };
+        Ok(Self { place, cluster_id, pool, doubts, manner, listener })
     }
 
     async fn session(&self, doing: &'static str) -> Result<Session, StoreError> {
         let client = self.pool.get().await.map_err(|e| unreachable(doing, false, e))?;
-        Ok(Session::new(client, self.doubts.clone()))
+        Ok(Session::new(client, self.doubts.clone(), self.manner.clone()))
     }
 }
 
@@ -168,12 +183,14 @@ impl Database for Postgres {
 impl Postgres {
     async fn try_change<U: UseCase>(&self, case: &U) -> Result<U::Answer, Failure> {
         let session = self.session(U::DOING).await?;
-        attempt(session, U::DOING, "BEGIN", async |tx| case.run(tx).await).await
+        attempt(session, U::DOING, BEGIN, async |tx| case.run(tx).await).await
     }
 
     /// Settles what is usual in one statement, and the rest as everywhere.
     async fn try_both<B: Batch>(&self, commands: &[B]) -> Result<Vec<Outcome<B::Answer>>, Failure> {
-        let Some(sql) = B::SWIFT else {
+        // A statement of its own has settings of its own only on a connection of its own.
+        let direct = matches!(self.manner, Manner::Direct);
+        let Some(sql) = B::SWIFT.filter(|_| direct) else {
             return self.try_settle(commands).await;
         };
         let session = self.session(B::DOING).await?;
@@ -211,7 +228,7 @@ impl Postgres {
         if B::LOOKS {
             return looked(session, B::DOING, async |tx| B::settle(tx, commands).await).await;
         }
-        attempt(session, B::DOING, "BEGIN", async |tx| B::settle(tx, commands).await).await
+        attempt(session, B::DOING, BEGIN, async |tx| B::settle(tx, commands).await).await
     }
 
     async fn try_look<U: UseCase>(&self, case: &U) -> Result<U::Answer, Failure> {
@@ -239,7 +256,8 @@ impl Postgres {
         let mut addresses = Vec::new();
         let mut after = -1_i64;
         loop {
-            let rows = session.query(&statement, &[&after, &PAGE]).await;
+            let rows =
+                session.query(&statement, &[(&after, Type::INT8), (&PAGE, Type::INT8)]).await;
             let page: Vec<i64> =
                 rows.and_then(|rows| rows[0].try_get(0)).map_err(|e| meaning(doing, e))?;
             let numbers = page.iter().filter_map(|number| u32::try_from(*number).ok());

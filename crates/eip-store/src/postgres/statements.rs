@@ -9,12 +9,12 @@ use jiff::Timestamp;
 use tokio::time::timeout;
 use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::types::{FromSql, ToSql};
+use tokio_postgres::types::{FromSql, Type};
 use uuid::Uuid;
 
 use super::attempt::unreachable;
 use super::config::{ANSWER, PATIENCE};
-use super::session::Session;
+use super::session::{Bound, Session};
 use crate::given::{Given, List, MARK};
 use crate::news::{NewEvent, Telling};
 use crate::rows::{Cells, Wrong};
@@ -42,11 +42,7 @@ impl<'c> PostgresTx<'c> {
         Self { begin: Some(begin), ..Self::on(session, doing) }
     }
 
-    async fn ask(
-        &mut self,
-        sql: &str,
-        values: &[&(dyn ToSql + Sync)],
-    ) -> Result<Vec<Row>, Failure> {
+    async fn ask(&mut self, sql: &str, values: &[Bound<'_>]) -> Result<Vec<Row>, Failure> {
         let doing = self.doing;
         let asked = in_time(doing, ANSWER, query(self.session, sql, values));
         let Some(begin) = self.begin.take() else { return asked.await };
@@ -68,7 +64,7 @@ impl Tx for PostgresTx<'_> {
     };
 
     async fn rows(&mut self, sql: &str, values: &[Value<'_>]) -> Result<Vec<Row>, Failure> {
-        let values: Vec<&(dyn ToSql + Sync)> = values.iter().map(bound).collect();
+        let values: Vec<Bound<'_>> = values.iter().map(bound).collect();
         self.ask(sql, &values).await
     }
 
@@ -127,7 +123,7 @@ pub(super) async fn in_time<A>(
 pub(super) async fn query(
     session: &Session,
     sql: &str,
-    values: &[&(dyn ToSql + Sync)],
+    values: &[Bound<'_>],
 ) -> Result<Vec<Row>, tokio_postgres::Error> {
     let statement = session.ready(sql).await?;
     session.query(&statement, values).await
@@ -155,31 +151,31 @@ pub(super) fn unnested(given: &Given) -> String {
     format!("{arrays}) AS given({names})")
 }
 
-pub(super) fn lists(given: &Given) -> Vec<&(dyn ToSql + Sync)> {
+pub(super) fn lists(given: &Given) -> Vec<Bound<'_>> {
     given.columns().iter().map(|(_, list)| array(list)).collect()
 }
 
-fn array(list: &List) -> &(dyn ToSql + Sync) {
+fn array(list: &List) -> Bound<'_> {
     match list {
-        List::Int(list) => list,
-        List::Bool(list) => list,
-        List::Text(list) => list,
-        List::Uuid(list) => list,
-        List::Bytes(list) => list,
-        List::Time(list) => list,
-        List::Json(list) => list,
+        List::Int(list) => (list, Type::INT8_ARRAY),
+        List::Bool(list) => (list, Type::BOOL_ARRAY),
+        List::Text(list) => (list, Type::TEXT_ARRAY),
+        List::Uuid(list) => (list, Type::UUID_ARRAY),
+        List::Bytes(list) => (list, Type::BYTEA_ARRAY),
+        List::Time(list) => (list, Type::TIMESTAMPTZ_ARRAY),
+        List::Json(list) => (list, Type::JSONB_ARRAY),
     }
 }
 
-pub(super) fn bound<'v>(value: &'v Value<'_>) -> &'v (dyn ToSql + Sync) {
+fn bound<'v>(value: &'v Value<'_>) -> Bound<'v> {
     match value {
-        Value::Int(int) => int,
-        Value::Bool(truth) => truth,
-        Value::Text(text) => text,
-        Value::Uuid(id) => id,
-        Value::Bytes(bytes) => bytes,
-        Value::Time(time) => time,
-        Value::Json(json) => json,
+        Value::Int(int) => (int, Type::INT8),
+        Value::Bool(truth) => (truth, Type::BOOL),
+        Value::Text(text) => (text, Type::TEXT),
+        Value::Uuid(id) => (id, Type::UUID),
+        Value::Bytes(bytes) => (bytes, Type::BYTEA),
+        Value::Time(time) => (time, Type::TIMESTAMPTZ),
+        Value::Json(json) => (json, Type::JSONB),
     }
 }
 

@@ -32,7 +32,7 @@ pub(super) fn payload(telling: &Telling) -> String {
     if names.len() <= ROOM { names } else { MANY.to_owned() }
 }
 
-fn read(payload: &str) -> News {
+pub(super) fn read(payload: &str) -> News {
     if payload == MANY {
         return News::Anything;
     }
@@ -45,14 +45,23 @@ fn read(payload: &str) -> News {
 #[derive(Debug)]
 pub(super) struct Listener {
     heard: broadcast::Sender<News>,
-    listening: AbortHandle,
+    listening: Option<AbortHandle>,
 }
 
 impl Listener {
     pub(super) fn start(link: Link) -> Self {
         let heard = news::channel();
         let listening = tokio::spawn(listen(link, heard.clone())).abort_handle();
-        Self { heard, listening }
+        Self { heard, listening: Some(listening) }
+    }
+
+    /// One that hears of nothing but what it is told here.
+    pub(super) fn deaf() -> Self {
+        Self { heard: news::channel(), listening: None }
+    }
+
+    pub(super) fn heard(&self) -> broadcast::Sender<News> {
+        self.heard.clone()
     }
 
     pub(super) fn subscribe(&self) -> broadcast::Receiver<News> {
@@ -62,7 +71,9 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        self.listening.abort();
+        if let Some(listening) = &self.listening {
+            listening.abort();
+        }
     }
 }
 

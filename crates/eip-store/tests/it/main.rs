@@ -4,6 +4,7 @@
 
 mod associating;
 mod batches;
+mod bouncer;
 mod events;
 mod fences;
 mod following;

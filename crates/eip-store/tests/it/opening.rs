@@ -12,7 +12,7 @@ use crate::world::{Kind, World};
 #[rstest]
 #[tokio::test]
 async fn a_record_that_is_opened_again_is_all_there(
-    #[values(Kind::Sqlite, Kind::Postgres)] kind: Kind,
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::Bouncer)] kind: Kind,
 ) {
     let mut world = World::new(kind).await;
     world.report("hv1", &[1]).await;
@@ -35,7 +35,7 @@ fn spare() -> std::path::PathBuf {
 #[rstest]
 #[tokio::test]
 async fn a_record_of_a_newer_program_is_refused_and_left_as_it_is(
-    #[values(Kind::Sqlite, Kind::Postgres)] kind: Kind,
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::Bouncer)] kind: Kind,
 ) {
     let world = World::new(kind).await;
     let url = world.url.clone();
@@ -49,8 +49,8 @@ async fn a_record_of_a_newer_program_is_refused_and_left_as_it_is(
             rusqlite::Connection::open(path).unwrap().execute(newer, []).unwrap();
             Some((folder, std::fs::read(path).unwrap(), path.to_owned()))
         }
-        Kind::Postgres => {
-            execute(&url, newer).await;
+        Kind::Postgres | Kind::Bouncer => {
+            execute(url.trim_end_matches("&pgbouncer=true"), newer).await;
             None
         }
     };
@@ -59,6 +59,18 @@ async fn a_record_of_a_newer_program_is_refused_and_left_as_it_is(
     if let Some((_folder, before, path)) = folder {
         assert_eq!(std::fs::read(path).unwrap(), before);
     }
+}
+
+#[rstest]
+#[case::direct(Kind::Postgres)]
+#[case::by_way_of_pgbouncer(Kind::Bouncer)]
+#[tokio::test]
+async fn a_schema_that_is_not_what_it_says_is_not_gone_on_with(#[case] kind: Kind) {
+    let world = World::new(kind).await;
+    let other = "UPDATE refinery_schema_history SET checksum = '1' WHERE version = 1";
+    execute(world.url.trim_end_matches("&pgbouncer=true"), other).await;
+    let error = open(&world.url).await.unwrap_err();
+    assert!(error.to_string().contains("another program"), "{error:?}");
 }
 
 async fn execute(url: &str, sql: &str) {
@@ -143,12 +155,12 @@ async fn what_cannot_be_opened_is_told_without_secrets() {
 #[rstest]
 #[tokio::test]
 async fn the_description_says_where_the_record_is(
-    #[values(Kind::Sqlite, Kind::Postgres)] kind: Kind,
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::Bouncer)] kind: Kind,
 ) {
     let world = World::new(kind).await;
     let said = world.repo.describe();
     match kind {
         Kind::Sqlite => assert!(said.starts_with("SQLite at /"), "{said}"),
-        Kind::Postgres => assert!(said.starts_with("PostgreSQL at /"), "{said}"),
+        Kind::Postgres | Kind::Bouncer => assert!(said.starts_with("PostgreSQL at /"), "{said}"),
     }
 }

@@ -25,10 +25,17 @@ async fn connect(url: &str) -> Result<Client, tokio_postgres::Error> {
 }
 
 /// Ends all other connections to this database, and returns how many there were once they ended.
-async fn end_the_others(client: &Client) -> u64 {
-    let end = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+async fn end_the_others(client: &Client) -> usize {
+    let end = "SELECT pid, pg_terminate_backend(pid) FROM pg_stat_activity
                 WHERE datname = current_database() AND pid <> pg_backend_pid()";
-    client.execute(end, &[]).await.unwrap()
+    let ended = client.query(end, &[]).await.unwrap();
+    let ended: Vec<i32> = ended.iter().map(|row| row.get(0)).collect();
+    eventually_async("they end", SOON, async || {
+        let left = "SELECT 1 FROM pg_stat_activity WHERE pid = ANY ($1) LIMIT 1";
+        client.query_opt(left, &[&ended]).await.unwrap().is_none().then_some(())
+    })
+    .await;
+    ended.len()
 }
 
 /// Those who allocate one address after the other, each its own, for as long as they are left to.

@@ -4,21 +4,30 @@ use std::time::Duration;
 
 use eip_store::{Refusal, StoreError};
 use eip_testkit::eventually_async;
+use eip_testkit::pgbouncer::TestBouncer;
 use eip_testkit::postgres::TestCluster;
 use rstest::rstest;
 use tokio_postgres::NoTls;
 
-use crate::world::{World, new_allocation, refusal, take};
+use crate::world::{World, bouncer_url, new_allocation, refusal, take};
 
 /// PostgreSQL answers a commit whose wait is cancelled as if nothing had happened, but for a warning.
 #[rstest]
-#[case::cancelled("pg_cancel_backend")]
-#[case::ended("pg_terminate_backend")]
+#[case::cancelled("pg_cancel_backend", false)]
+#[case::ended("pg_terminate_backend", false)]
+#[case::cancelled_behind_pgbouncer("pg_cancel_backend", true)]
+#[case::ended_behind_pgbouncer("pg_terminate_backend", true)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_commit_that_no_standby_confirmed_is_not_known_to_be_one(#[case] how: &str) {
+async fn a_commit_that_no_standby_confirmed_is_not_known_to_be_one(
+    #[case] how: &str,
+    #[case] bouncer: bool,
+) {
     let cluster = TestCluster::private("synchronous_commit = on");
-    let world = World::on(cluster.fresh_database().await).await;
-    let (operator, connection) = tokio_postgres::connect(&world.url, NoTls).await.unwrap();
+    let url = cluster.fresh_database().await;
+    let between = bouncer.then(|| TestBouncer::before(&cluster));
+    let way = between.as_ref().map_or(url.clone(), |between| bouncer_url(between, &url));
+    let world = World::on(way).await;
+    let (operator, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
     tokio::spawn(connection);
     operator.batch_execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'").await.unwrap();
     operator.batch_execute("SELECT pg_reload_conf()").await.unwrap();

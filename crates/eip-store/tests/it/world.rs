@@ -12,6 +12,7 @@ use eip_store::{
     AssociateCommand, DisassociateCommand, ElasticIpFilter, ElasticIpRecord, InventoryOutcome,
     NewAllocation, Refusal, ReleaseCommand, Released, Repository, Scope, StoreError, Wish, open,
 };
+use eip_testkit::pgbouncer::TestBouncer;
 use eip_testkit::postgres::TestCluster;
 use jiff::Timestamp;
 use tempfile::TempDir;
@@ -21,6 +22,8 @@ use uuid::Uuid;
 pub(crate) enum Kind {
     Sqlite,
     Postgres,
+    /// PostgreSQL by way of a pgbouncer that gives every transaction another connection.
+    Bouncer,
 }
 
 pub(crate) struct World {
@@ -120,6 +123,12 @@ pub(crate) fn list_all() -> ElasticIpFilter {
     }
 }
 
+/// The way through pgbouncer to the database with this URL.
+pub(crate) fn bouncer_url(bouncer: &TestBouncer, direct: &str) -> String {
+    let name = direct.trim_start_matches("postgres:///").split('?').next().unwrap();
+    format!("{}&pgbouncer=true", bouncer.url(name))
+}
+
 /// Holds an address.
 pub(crate) async fn take(
     repo: &Arc<dyn Repository>,
@@ -151,6 +160,9 @@ impl World {
         let url = match kind {
             Kind::Sqlite => format!("sqlite:{}", folder.path().join("deep/eip.db").display()),
             Kind::Postgres => TestCluster::shared().fresh_database().await,
+            Kind::Bouncer => {
+                bouncer_url(TestBouncer::shared(), &TestCluster::shared().fresh_database().await)
+            }
         };
         let repo = open(&url).await.unwrap();
         Self { repo, url, folder }
