@@ -20,6 +20,8 @@ pub enum OpenError {
     UnknownScheme { scheme: String },
     #[error("the address of the PostgreSQL database is not valid")]
     InvalidUrl(#[source] tokio_postgres::Error),
+    #[error("{name}={value} in the address of the database is not understood; write {accepted}")]
+    InvalidParameter { name: &'static str, value: String, accepted: &'static str },
     #[error(
         "sslmode={mode} was asked for, and this version has no TLS to PostgreSQL; use a unix socket or a tunnel, or sslmode=disable"
     )]
@@ -62,7 +64,7 @@ impl OpenError {
         move |source| Self::Database { doing, source: Box::new(source) }
     }
 
-    pub(crate) fn upgrade(source: refinery::Error) -> Self {
+    pub(crate) fn upgrade(source: impl std::error::Error + Send + Sync + 'static) -> Self {
         Self::Upgrade { to: SCHEMA, source: Box::new(source) }
     }
 }

@@ -1,24 +1,27 @@
-//! A private PostgreSQL cluster for tests.
+//! Private PostgreSQL clusters for tests.
 //!
-//! One per test binary, in a folder of its own, reachable over a unix socket only. It goes away
-//! however the test process ends: a small shell holds one end of a pipe, and takes the cluster down
-//! when the other end closes.
+//! One per test binary that all its tests share, and more for tests that stop theirs; each in a
+//! folder of its own, reachable over a unix socket only unless told otherwise. A cluster goes away
+//! however the test process ends: a small shell reads from a pipe, and takes the cluster down when
+//! the other end closes.
 
-use std::io::{BufRead, BufReader, Read};
-use std::os::unix::process::CommandExt;
+use std::fs::Permissions;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use tokio_postgres::NoTls;
 
-/// Makes the cluster, says where it is, and takes it down at the end of its input.
+use crate::keeper::Keeper;
+
+/// Makes the cluster, says where it is, stops and starts it as it is told, and takes it down at the
+/// end of its input.
 ///
 /// Nothing waits for the disk (`fsync=off` and so on): the cluster is thrown away with its folder,
 /// and what is tested here is not whether PostgreSQL survives a power cut.
-const WATCHDOG: &str = r#"
+const KEEPER: &str = r#"
 bin=$1
 dir=$(mktemp -d /tmp/eip-postgres.XXXXXX) || exit 1
 chmod 755 "$dir"
@@ -30,39 +33,115 @@ trap finish EXIT
 # The process that reads may be gone before it is told; a shell that a signal ends cleans up nothing.
 trap '' PIPE
 trap 'exit 1' HUP INT TERM
+start() { "$bin/pg_ctl" -w -D "$dir/data" -l "$dir/log" start </dev/null >/dev/null 2>&1; }
 "$bin/initdb" -D "$dir/data" -U postgres -A trust -E UTF8 --locale=C --no-sync \
     >"$dir/log" 2>&1 || { cat "$dir/log"; exit 1; }
-"$bin/pg_ctl" -w -D "$dir/data" -l "$dir/log" start -o "-c listen_addresses='' \
-    -c unix_socket_directories='$dir' -c unix_socket_permissions=0777 \
-    -c fsync=off -c synchronous_commit=off -c full_page_writes=off \
-    -c shared_buffers=32MB -c max_connections=300 -c autovacuum=off" \
-    </dev/null >/dev/null 2>&1 || { cat "$dir/log"; exit 1; }
+cat >>"$dir/data/postgresql.conf" <<END
+listen_addresses = ''
+unix_socket_directories = '$dir'
+unix_socket_permissions = 0777
+fsync = off
+synchronous_commit = off
+full_page_writes = off
+shared_buffers = 32MB
+max_connections = 300
+autovacuum = off
+$2
+END
+start || { cat "$dir/log"; exit 1; }
 echo "ready $dir"
-cat >/dev/null
+while read -r word mode; do
+    case $word in
+    start) start ;;
+    stop) "$bin/pg_ctl" -w -D "$dir/data" -m "$mode" stop >/dev/null 2>&1 ;;
+    esac && echo done || { echo failed; cat "$dir/log"; exit 1; }
+done
 "#;
+
+/// How a cluster is stopped.
+#[derive(Debug, Clone, Copy)]
+pub enum Stop {
+    /// Connections are ended, and everything is written down.
+    Fast,
+    /// As if the machine had lost its power: nobody is told anything.
+    Immediate,
+}
 
 static SHARED: OnceLock<TestCluster> = OnceLock::new();
 static NUMBER: AtomicU32 = AtomicU32::new(1);
 
 /// A PostgreSQL cluster that belongs to this test process.
 #[derive(Debug)]
-pub struct TestCluster {
-    folder: PathBuf,
-    _watchdog: Child,
-    /// Never written to: the watchdog waits for it to close.
-    _alive: ChildStdin,
-}
+pub struct TestCluster(Keeper);
 
 impl TestCluster {
-    /// Returns the cluster of this process, made by whoever asks first.
+    /// Returns the cluster of this process, made by whoever asks first. Nobody stops it.
     ///
     /// # Panics
     /// When there is no PostgreSQL here or it does not start; the message says why.
     pub fn shared() -> &'static Self {
-        SHARED.get_or_init(|| match Self::start() {
+        SHARED.get_or_init(|| Self::private(""))
+    }
+
+    /// Makes a cluster that is gone when it is dropped. `settings` are lines of `postgresql.conf`.
+    ///
+    /// # Panics
+    /// When there is no PostgreSQL here or it does not start; the message says why.
+    #[must_use]
+    pub fn private(settings: &str) -> Self {
+        match Self::make(settings) {
             Ok(cluster) => cluster,
             Err(error) => panic!("no PostgreSQL for tests: {error:#}"),
-        })
+        }
+    }
+
+    /// Stops the cluster, and returns when it has stopped.
+    ///
+    /// # Panics
+    /// When it does not stop.
+    pub fn stop(&self, how: Stop) {
+        let mode = match how {
+            Stop::Fast => "fast",
+            Stop::Immediate => "immediate",
+        };
+        self.order(&format!("stop {mode}"));
+    }
+
+    /// Starts the cluster after it was stopped, and returns when it answers.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn start(&self) {
+        self.order("start");
+    }
+
+    /// Returns the folder with the socket, the log, and `data`.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.0.folder()
+    }
+
+    /// Writes a file for the server, which only it may read.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    pub fn write(&self, name: &str, text: &str) {
+        let path = self.folder().join(name);
+        let write = || {
+            std::fs::write(&path, text)?;
+            std::fs::set_permissions(&path, Permissions::from_mode(0o600))?;
+            let owner = std::fs::metadata(self.folder())?;
+            std::os::unix::fs::chown(&path, Some(owner.uid()), Some(owner.gid()))
+        };
+        if let Err(error) = write() {
+            panic!("cannot write {}: {error}", path.display());
+        }
+    }
+
+    fn order(&self, what: &str) {
+        if let Err(error) = self.0.order(what) {
+            panic!("PostgreSQL for tests: {error:#}");
+        }
     }
 
     /// Makes an empty database and returns its URL.
@@ -80,7 +159,7 @@ impl TestCluster {
     /// Returns the URL of a database of this cluster.
     #[must_use]
     pub fn url(&self, database: &str) -> String {
-        format!("postgres:///{database}?host={}&user=postgres", self.folder.display())
+        format!("postgres:///{database}?host={}&user=postgres", self.folder().display())
     }
 
     async fn create(&self, name: &str) -> Result<()> {
@@ -92,36 +171,9 @@ impl TestCluster {
         Ok(())
     }
 
-    fn start() -> Result<Self> {
+    fn make(settings: &str) -> Result<Self> {
         let bin = newest_binaries(Path::new("/usr/lib/postgresql"))?;
-        let mut command = if nix::unistd::geteuid().is_root() {
-            // initdb refuses to run as root.
-            let mut command = Command::new("runuser");
-            command.args(["-u", "postgres", "--", "sh"]);
-            command
-        } else {
-            Command::new("sh")
-        };
-        let mut watchdog = command
-            .args(["-c", WATCHDOG, "watchdog"])
-            .arg(&bin)
-            .current_dir("/")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            // An interrupt at the terminal is for the tests; this one has to clean up after them.
-            .process_group(0)
-            .spawn()
-            .context("cannot start the shell that watches the cluster")?;
-        let alive = watchdog.stdin.take().context("the shell has no input")?;
-        let mut said = BufReader::new(watchdog.stdout.take().context("the shell has no output")?);
-        let mut line = String::new();
-        said.read_line(&mut line)?;
-        let Some(folder) = line.trim_end().strip_prefix("ready ") else {
-            said.read_to_string(&mut line)?;
-            bail!("the cluster does not start: {line}");
-        };
-        Ok(Self { folder: folder.into(), _watchdog: watchdog, _alive: alive })
+        Ok(Self(Keeper::start(KEEPER, &[&bin.display().to_string(), settings])?))
     }
 }
 

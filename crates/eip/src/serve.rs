@@ -121,6 +121,7 @@ pub(crate) fn cannot_open(error: &eip_store::OpenError) -> Failure {
     match error {
         eip_store::OpenError::UnknownScheme { .. }
         | eip_store::OpenError::InvalidUrl(_)
+        | eip_store::OpenError::InvalidParameter { .. }
         | eip_store::OpenError::TlsNotSupported { .. } => {
             Failure::usage(doing, "write it as sqlite:PATH or postgres://USER@HOST/NAME")
         }

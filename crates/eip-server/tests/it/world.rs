@@ -48,7 +48,16 @@ impl World {
             Store::Sqlite => format!("sqlite:{}/eip.db", folder.path().display()),
             Store::Postgres => TestCluster::shared().fresh_database().await,
         };
-        let repository = eip_store::open(&url).await.unwrap();
+        Self::serving(&url, range, folder).await
+    }
+
+    /// A server whose record is at this URL.
+    pub(crate) async fn on(url: &str) -> Self {
+        Self::serving(url, "100.64.0.0/10", tempfile::tempdir().unwrap()).await
+    }
+
+    async fn serving(url: &str, range: &str, folder: tempfile::TempDir) -> Self {
+        let repository = eip_store::open(url).await.unwrap();
         let default_pool = PoolConfig {
             name: "public".parse().unwrap(),
             ranges: vec![range.parse().unwrap()],

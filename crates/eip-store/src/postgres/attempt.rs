@@ -2,14 +2,13 @@
 
 use std::time::Duration;
 
-use deadpool_postgres::Client;
 use futures_util::future::join_all;
-use tokio_postgres::Statement;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::types::ToSql;
+use tokio_postgres::types::Type;
 use uuid::Uuid;
 
 use super::config::PATIENCE;
+use super::session::{Bound, Ready, Session};
 use super::statements::{PostgresTx, lists, meaning, unnested};
 use super::wake;
 use crate::error::StoreError;
@@ -98,7 +97,7 @@ fn write_events() -> String {
 
 /// Runs `work` in a transaction of its own and commits it.
 pub(super) async fn attempt<A, W>(
-    client: Client,
+    session: Session,
     doing: &'static str,
     begin: &'static str,
     work: W,
@@ -106,11 +105,11 @@ pub(super) async fn attempt<A, W>(
 where
     W: AsyncFnOnce(&mut PostgresTx<'_>) -> Result<A, Failure>,
 {
-    let mut lent = Lent(Some(client));
-    let Some(client) = &lent.0 else {
+    let mut lent = Lent(Some(session));
+    let Some(session) = &lent.0 else {
         return Err(Failure::Again("there is no connection".into()));
     };
-    let mut tx = PostgresTx::begin(client, doing, begin);
+    let mut tx = PostgresTx::begin(session, doing, begin);
     let done = match work(&mut tx).await {
         Ok(answer) => {
             let finished = tokio::time::timeout(PATIENCE, finish(tx)).await;
@@ -123,7 +122,7 @@ where
     };
     if let Err(failure) = done {
         // Before the connection goes back: whoever gets it next must not wait for this.
-        if client.batch_execute("ROLLBACK").await.is_ok() {
+        if session.roll_back().await {
             lent.give_back();
         }
         return Err(failure);
@@ -132,8 +131,29 @@ where
     done
 }
 
+/// Runs `work`, which is one statement that reads, in a transaction of its own.
+pub(super) async fn looked<A, W>(
+    session: Session,
+    doing: &'static str,
+    work: W,
+) -> Result<A, Failure>
+where
+    W: AsyncFnOnce(&mut PostgresTx<'_>) -> Result<A, Failure>,
+{
+    if !session.is_direct() {
+        return attempt(session, doing, "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY", work)
+            .await;
+    }
+    let seen = work(&mut PostgresTx::on(&session, doing)).await;
+    if let Err(Failure::Store(StoreError::Unavailable { .. })) = &seen {
+        // It may be the connection that does not answer.
+        session.close();
+    }
+    seen
+}
+
 /// A connection that does not go back to the others unless its transaction has come to an end.
-pub(super) struct Lent(pub(super) Option<Client>);
+pub(super) struct Lent(pub(super) Option<Session>);
 
 impl Lent {
     pub(super) fn give_back(&mut self) {
@@ -143,13 +163,15 @@ impl Lent {
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        drop(self.0.take().map(Client::take));
+        if let Some(session) = self.0.take() {
+            session.close();
+        }
     }
 }
 
 /// Sends what was left to the end, the events and the commit, all in one go.
 async fn finish(tx: PostgresTx<'_>) -> Result<(), Failure> {
-    let PostgresTx { client, doing, begin, later, telling } = tx;
+    let PostgresTx { session, doing, begin, later, telling } = tx;
     if begin.is_some() {
         // Nothing was asked, so nothing was begun.
         return Ok(());
@@ -163,52 +185,69 @@ async fn finish(tx: PostgresTx<'_>) -> Result<(), Failure> {
         statements.push((write_events().replace(MARK, &unnested(&given)), given));
     }
     let told = wake::payload(&telling);
-    let told: [&(dyn ToSql + Sync); 2] = [&wake::CHANNEL, &told];
-    let prepared = prepared(client, &statements, !telling.is_empty()).await;
+    let values: [Bound<'_>; 2] = [(&wake::CHANNEL, Type::TEXT), (&told, Type::TEXT)];
+    let prepared = prepared(session, &statements, !telling.is_empty()).await;
     let (writes, notify) = prepared.map_err(|e| meaning(doing, e))?;
     let writes = statements.iter().zip(&writes).map(|((_, given), statement)| {
         let values = lists(given);
-        async move { client.execute(statement, &values).await.map(drop) }
+        async move { session.query(statement, &values).await.map(drop) }
     });
     let notified = async {
         match &notify {
-            Some(notify) => client.execute(notify, &told).await.map(drop),
+            Some(notify) => session.query(notify, &values).await.map(drop),
             None => Ok(()),
         }
     };
     // They are polled in their order, so they are sent in it, and before any of them is answered.
     // When one fails, the commit that was sent behind it is none.
-    let (written, notified, committed) =
-        tokio::join!(join_all(writes), notified, client.batch_execute("COMMIT"));
+    let doubts = session.doubts().heard();
+    let (written, notified, committed) = tokio::join!(join_all(writes), notified, session.commit());
     let failed = written.into_iter().chain([notified, committed]).find_map(Result::err);
     match failed {
-        None => Ok(()),
+        // PostgreSQL calls it a success when the wait for a standby is cancelled. The change is made
+        // here, and gone if the standby takes over.
+        None if session.doubts().heard() != doubts => Err(unconfirmed(doing).into()),
+        None => {
+            if notify.is_some() {
+                session.committed(|| wake::read(&told));
+            }
+            Ok(())
+        }
         Some(error) if was_refused(&error) => Err(meaning(doing, error)),
         Some(error) => Err(unreachable(doing, true, error).into()),
     }
 }
 
+pub(super) fn unconfirmed(doing: &'static str) -> StoreError {
+    let source = std::io::Error::other("the wait for a standby to confirm it was cancelled");
+    unreachable(doing, true, source)
+}
+
 async fn prepared(
-    client: &Client,
+    session: &Session,
     statements: &[(String, Given)],
     notifies: bool,
-) -> Result<(Vec<Statement>, Option<Statement>), tokio_postgres::Error> {
+) -> Result<(Vec<Ready>, Option<Ready>), tokio_postgres::Error> {
     let mut prepared = Vec::with_capacity(statements.len());
     for (sql, _) in statements {
-        prepared.push(client.prepare_cached(sql).await?);
+        prepared.push(session.ready(sql).await?);
     }
     let notify = match notifies {
-        true => Some(client.prepare_cached("SELECT pg_notify($1, $2)").await?),
+        true => Some(session.ready("SELECT pg_notify($1, $2)").await?),
         false => None,
     };
     Ok((prepared, notify))
 }
 
 /// Whether PostgreSQL itself said that it did not commit. An error that comes with the end of the
-/// connection, or of the server, says nothing about the commit.
+/// connection, or of the server, says nothing about the commit, but for one: an operator's order to
+/// end the connection is put off while PostgreSQL commits, and when it ends the wait for a standby
+/// there is a warning and no error.
 pub(super) fn was_refused(error: &tokio_postgres::Error) -> bool {
     let class = error.code().and_then(|state| state.code().get(..2));
     // Constraints, lost races, limits of the server, and what it takes to wait too long for a lock.
-    matches!(class, Some("22" | "23" | "25" | "40" | "42" | "53" | "54" | "55"))
+    let ended = error.code() == Some(&SqlState::ADMIN_SHUTDOWN);
+    ended
+        || matches!(class, Some("22" | "23" | "25" | "40" | "42" | "53" | "54" | "55"))
         || error.code() == Some(&SqlState::QUERY_CANCELED)
 }

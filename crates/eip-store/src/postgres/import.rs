@@ -8,7 +8,8 @@ use tokio::sync::mpsc;
 use tokio_postgres::Transaction;
 use tokio_postgres::types::Type;
 
-use super::config;
+use super::config::{self, Asked};
+use super::link::Link;
 use super::migrate::{Session, bring_up_to_date};
 use crate::import::{Column, ImportError, Imported, Kind, Piece, Source, TABLES};
 
@@ -27,9 +28,9 @@ pub(crate) struct Target {
 impl Target {
     /// Makes the tables, unless the database holds a record.
     pub(crate) async fn open(url: &str) -> Result<Self, ImportError> {
-        let config = config::read(url).map_err(ImportError::Target)?;
+        let Asked { config, .. } = config::read(url).map_err(ImportError::Target)?;
         let place = config::place(&config);
-        let session = Session::start(&config).await.map_err(ImportError::Target)?;
+        let session = Session::start(&Link::new(config)).await.map_err(ImportError::Target)?;
         let mut target = Self { place, session };
         match target.prepare().await {
             Ok(()) => Ok(target),

@@ -1,11 +1,18 @@
 //! Bringing the schema up to date.
+//!
+//! In one transaction, from the lock under which servers take turns to the id of the record, so that
+//! nothing depends on which connection it is: pgbouncer may give each transaction another one. The
+//! history is kept in refinery's table and by its checksums, as in SQLite.
 
 use eip_model::ClusterId;
-use refinery::{Migration, Runner};
+use jiff::Timestamp;
+use refinery::Migration;
 use tokio::task::JoinHandle;
-use tokio_postgres::{Client, Config, NoTls};
+use tokio_postgres::types::Type;
+use tokio_postgres::{Client, IsolationLevel, Transaction};
 use uuid::Uuid;
 
+use super::link::Link;
 use crate::open::{OpenError, SCHEMA};
 
 const MIGRATIONS: [(&str, &str); SCHEMA as usize] = [
@@ -17,40 +24,31 @@ const MIGRATIONS: [(&str, &str); SCHEMA as usize] = [
 const LOCK: i64 = 0x0065_6970;
 
 /// Brings the schema up to date and returns the id of the record.
-pub(super) async fn migrate(config: &Config) -> Result<ClusterId, OpenError> {
-    let mut session = Session::start(config).await?;
-    let migrated = identified(&mut session.client).await;
-    session.end().await;
+pub(super) async fn migrate(link: &Link) -> Result<ClusterId, OpenError> {
+    let (mut client, driving) = link.open().await.map_err(failed("connect to PostgreSQL"))?;
+    let migrated = locked(&mut client).await;
+    drop(client);
+    // Its error, if there is one, was told by what was asked of it.
+    drop(driving.await);
     migrated
 }
 
-async fn identified(client: &mut Client) -> Result<ClusterId, OpenError> {
-    bring_up_to_date(client).await?;
-    cluster_id(client).await.map_err(OpenError::database("read the id of the database"))
-}
-
-/// A connection of its own, during which no server starts: the lock ends with it whatever happens.
+/// A connection during which no server starts: the lock ends with it whatever happens.
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) client: Client,
-    driving: JoinHandle<Result<(), tokio_postgres::Error>>,
+    driving: JoinHandle<()>,
 }
 
 impl Session {
-    pub(super) async fn start(config: &Config) -> Result<Self, OpenError> {
-        let failed = OpenError::database::<tokio_postgres::Error>;
-        let (client, connection) =
-            config.connect(NoTls).await.map_err(failed("connect to PostgreSQL"))?;
-        let driving = tokio::spawn(connection);
+    pub(super) async fn start(link: &Link) -> Result<Self, OpenError> {
+        let (client, driving) = link.open().await.map_err(failed("connect to PostgreSQL"))?;
         // Another server may take its time with a long migration.
-        client
-            .batch_execute("SET lock_timeout = 0; SET statement_timeout = 0;")
-            .await
-            .map_err(failed("set up the connection to PostgreSQL"))?;
-        client
-            .execute("SELECT pg_advisory_lock($1)", &[&LOCK])
-            .await
-            .map_err(failed("wait for other servers to bring the database up to date"))?;
+        let sql = format!(
+            "SET lock_timeout = 0; SET statement_timeout = 0; SELECT pg_advisory_lock({LOCK})"
+        );
+        let waiting = "wait for other servers to bring the database up to date";
+        client.batch_execute(&sql).await.map_err(failed(waiting))?;
         Ok(Self { client, driving })
     }
 
@@ -61,37 +59,108 @@ impl Session {
     }
 }
 
+/// Brings the schema up to date on a connection that has the lock.
 pub(super) async fn bring_up_to_date(client: &mut Client) -> Result<(), OpenError> {
-    let found = schema(client).await;
-    let found = found.map_err(OpenError::database("read the schema of the database"))?;
+    migrated(client).await?.commit().await.map_err(OpenError::upgrade)
+}
+
+fn failed(doing: &'static str) -> impl FnOnce(tokio_postgres::Error) -> OpenError {
+    OpenError::database(doing)
+}
+
+async fn locked(client: &mut Client) -> Result<ClusterId, OpenError> {
+    let tx = migrated(client).await?;
+    let id = cluster_id(&tx).await.map_err(failed("read the id of the database"))?;
+    tx.commit().await.map_err(OpenError::upgrade)?;
+    Ok(id)
+}
+
+/// Begins a transaction in which the schema is up to date.
+async fn migrated(client: &mut Client) -> Result<Transaction<'_>, OpenError> {
+    let waiting = "wait for other servers to bring the database up to date";
+    // What the others did while we waited is to be seen.
+    let tx = client.build_transaction().isolation_level(IsolationLevel::ReadCommitted);
+    let tx = tx.start().await.map_err(failed(waiting))?;
+    // Another server may take its time with a long migration.
+    tx.batch_execute(&format!(
+        "SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = 0;
+         SET LOCAL idle_in_transaction_session_timeout = 0; SELECT pg_advisory_xact_lock({LOCK})"
+    ))
+    .await
+    .map_err(failed(waiting))?;
+    let applied = applied(&tx).await.map_err(failed("read the schema of the database"))?;
+    let found = applied.iter().map(|one| one.version).max().unwrap_or(0);
     if found > SCHEMA {
         return Err(OpenError::Newer { found, known: SCHEMA });
     }
-    let migrations = MIGRATIONS.iter().map(|(name, sql)| Migration::unapplied(name, sql));
-    let migrations = migrations.collect::<Result<Vec<_>, _>>();
-    let migrations = migrations.map_err(OpenError::database("read the migrations"))?;
-    // All of them or none: the program that made the database can still use it after a failure.
-    let run = Runner::new(&migrations).set_grouped(true).run_async(client).await;
-    run.map(drop).map_err(OpenError::upgrade)
-}
-
-/// Returns the newest migration that was applied; 0 for a new database.
-async fn schema(client: &Client) -> Result<i32, tokio_postgres::Error> {
-    let migrated = client
-        .query_one("SELECT to_regclass('refinery_schema_history') IS NOT NULL", &[])
-        .await?
-        .try_get::<_, bool>(0)?;
-    if !migrated {
-        return Ok(0);
+    for (name, sql) in MIGRATIONS {
+        let migration = Migration::unapplied(name, sql);
+        let migration = migration.map_err(OpenError::database("read the migrations"))?;
+        bring(&tx, &migration, &applied).await?;
     }
-    let version = "SELECT coalesce(max(version), 0) FROM refinery_schema_history";
-    client.query_one(version, &[]).await?.try_get(0)
+    Ok(tx)
 }
 
-async fn cluster_id(client: &Client) -> Result<ClusterId, tokio_postgres::Error> {
-    client
-        .execute("INSERT INTO cluster (id) VALUES ($1) ON CONFLICT DO NOTHING", &[&Uuid::new_v4()])
-        .await?;
-    let row = client.query_one("SELECT id FROM cluster", &[]).await?;
+/// A migration that the database has had.
+#[derive(Debug)]
+struct Applied {
+    version: i32,
+    name: String,
+    checksum: String,
+}
+
+async fn applied(tx: &Transaction<'_>) -> Result<Vec<Applied>, tokio_postgres::Error> {
+    tx.batch_execute(
+        "CREATE TABLE IF NOT EXISTS refinery_schema_history (
+             version int4 PRIMARY KEY, name varchar(255), applied_on varchar(255),
+             checksum varchar(255))",
+    )
+    .await?;
+    let all = "SELECT version, name, checksum FROM refinery_schema_history";
+    let rows = tx.query_typed(all, &[]).await?;
+    let read = |row: &tokio_postgres::Row| {
+        let (version, name, checksum) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+        Ok(Applied { version, name, checksum })
+    };
+    rows.iter().map(read).collect()
+}
+
+/// Applies a migration that the database has not had.
+async fn bring(
+    tx: &Transaction<'_>,
+    migration: &Migration,
+    applied: &[Applied],
+) -> Result<(), OpenError> {
+    let version = migration.version();
+    let (name, checksum) = (migration.name(), migration.checksum().to_string());
+    if let Some(had) = applied.iter().find(|one| one.version == version) {
+        if had.name == name && had.checksum == checksum {
+            return Ok(());
+        }
+        let source = std::io::Error::other(format!(
+            "its schema {version} is \"{}\" with checksum {}, and not \"{name}\" with {checksum}",
+            had.name, had.checksum
+        ));
+        return Err(OpenError::database("go on with what another program made of the database")(
+            source,
+        ));
+    }
+    tx.batch_execute(migration.sql().unwrap_or_default()).await.map_err(OpenError::upgrade)?;
+    let note = "INSERT INTO refinery_schema_history (version, name, applied_on, checksum)
+                VALUES ($1, $2, $3, $4)";
+    let at = Timestamp::now().to_string();
+    tx.query_typed(
+        note,
+        &[(&version, Type::INT4), (&name, Type::TEXT), (&at, Type::TEXT), (&checksum, Type::TEXT)],
+    )
+    .await
+    .map_err(OpenError::upgrade)?;
+    Ok(())
+}
+
+async fn cluster_id(tx: &Transaction<'_>) -> Result<ClusterId, tokio_postgres::Error> {
+    let make = "INSERT INTO cluster (id) VALUES ($1) ON CONFLICT DO NOTHING";
+    tx.query_typed(make, &[(&Uuid::new_v4(), Type::UUID)]).await?;
+    let row = tx.query_typed_one("SELECT id FROM cluster", &[]).await?;
     row.try_get(0).map(ClusterId::new)
 }

@@ -3,29 +3,42 @@
 mod attempt;
 mod config;
 pub(crate) mod import;
+mod link;
 mod migrate;
+mod session;
 mod statements;
 mod swift;
+mod url;
 mod wake;
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use deadpool_postgres::{Client, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
+use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
 use eip_model::ClusterId;
 use tokio::sync::broadcast;
-use tokio_postgres::{Config, NoTls};
+use tokio_postgres::types::Type;
 
 use crate::error::StoreError;
 use crate::news::News;
 use crate::open::OpenError;
 use crate::transaction::{Batch, Database, Failure, Outcome, Setback, UseCase};
-use attempt::{Attempts, attempt, unreachable};
-use statements::{PostgresTx, meaning};
+use attempt::{Attempts, attempt, looked, unreachable};
+use config::Asked;
+use link::{Doubts, Link};
+use session::{Manner, Session};
+use statements::meaning;
 use wake::Listener;
 
 /// How many connections a server has at most.
 const CONNECTIONS: usize = 16;
+
+/// How a transaction begins.
+const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
+
+/// How long a connection is taken to be there after it was used.
+const IDLE: Duration = Duration::from_secs(1);
 
 /// How many addresses are read at a time.
 const PAGE: i64 = 65_536;
@@ -36,6 +49,8 @@ pub(crate) struct Postgres {
     place: String,
     cluster_id: ClusterId,
     pool: Pool,
+    doubts: Doubts,
+    manner: Manner,
     listener: Listener,
 }
 
@@ -46,28 +61,56 @@ impl Postgres {
     /// [`OpenError`] when the URL is not valid or asks for TLS, the database does not answer, or a
     /// newer program wrote it.
     pub(crate) async fn open(url: &str) -> Result<Self, OpenError> {
-        let config = config::read(url)?;
-        let cluster_id = migrate::migrate(&config).await?;
-        let pool = pool(config.clone())
+        let Asked { config, bouncer } = config::read(url)?;
+        let link = Link::new(config);
+        let cluster_id = migrate::migrate(&link).await?;
+        let pool = pool(link.clone())
             .map_err(OpenError::database("make the connections to PostgreSQL"))?;
-        let place = config::place(&config);
-        Ok(Self { place, cluster_id, pool, listener: Listener::start(config) })
+        let place = config::place(link.config());
+        let doubts = link.doubts().clone();
+        let (listener, manner) = if bouncer {
+            let listener = Listener::deaf();
+            let heard = listener.heard();
+            (listener, Manner::Bouncer { heard })
+        } else {
+            (Listener::start(link), Manner::Direct)
+        };
+        Ok(Self { place, cluster_id, pool, doubts, manner, listener })
     }
 
-    async fn client(&self, doing: &'static str) -> Result<Client, StoreError> {
-        self.pool.get().await.map_err(|e| unreachable(doing, false, e))
+    async fn session(&self, doing: &'static str) -> Result<Session, StoreError> {
+        let client = self.pool.get().await.map_err(|e| unreachable(doing, false, e))?;
+        Ok(Session::new(client, self.doubts.clone(), self.manner.clone()))
     }
 }
 
-fn pool(config: Config) -> Result<Pool, deadpool_postgres::BuildError> {
+fn pool(link: Link) -> Result<Pool, deadpool_postgres::BuildError> {
     let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
-    Pool::builder(Manager::from_config(config, NoTls, recycling))
+    let config = link.config().clone();
+    Pool::builder(Manager::from_connect(config, link, recycling))
         .max_size(CONNECTIONS)
+        .pre_recycle(still_there())
         .runtime(Runtime::Tokio1)
         .wait_timeout(Some(config::PATIENCE))
         .create_timeout(Some(config::PATIENCE))
         .recycle_timeout(Some(config::PATIENCE))
         .build()
+}
+
+/// Asks a connection that nobody has used for a moment whether it is still there. What is sent next
+/// may be a whole transaction, and if nothing came back, nobody would know what became of it.
+fn still_there() -> Hook {
+    Hook::async_fn(|client, metrics| {
+        Box::pin(async move {
+            if metrics.last_used() < IDLE {
+                return Ok(());
+            }
+            match tokio::time::timeout(config::CHECK, client.simple_query("")).await {
+                Ok(answer) => answer.map(drop).map_err(HookError::Backend),
+                Err(_) => Err(HookError::message("it does not answer")),
+            }
+        })
+    })
 }
 
 impl Database for Postgres {
@@ -140,17 +183,19 @@ impl Database for Postgres {
 
 impl Postgres {
     async fn try_change<U: UseCase>(&self, case: &U) -> Result<U::Answer, Failure> {
-        let client = self.client(U::DOING).await?;
-        attempt(client, U::DOING, "BEGIN", async |tx| case.run(tx).await).await
+        let session = self.session(U::DOING).await?;
+        attempt(session, U::DOING, BEGIN, async |tx| case.run(tx).await).await
     }
 
     /// Settles what is usual in one statement, and the rest as everywhere.
     async fn try_both<B: Batch>(&self, commands: &[B]) -> Result<Vec<Outcome<B::Answer>>, Failure> {
-        let Some(sql) = B::SWIFT else {
+        // A statement of its own has settings of its own only on a connection of its own.
+        let direct = matches!(self.manner, Manner::Direct);
+        let Some(sql) = B::SWIFT.filter(|_| direct) else {
             return self.try_settle(commands).await;
         };
-        let client = self.client(B::DOING).await?;
-        let mut outcomes = swift::settle(client, sql, commands).await?;
+        let session = self.session(B::DOING).await?;
+        let mut outcomes = swift::settle(session, sql, commands).await?;
         let left: Vec<usize> = (0..outcomes.len()).filter(|at| outcomes[*at].is_none()).collect();
         if !left.is_empty() {
             let rest: Vec<B> = left.iter().map(|at| commands[*at].clone()).collect();
@@ -180,29 +225,29 @@ impl Postgres {
         &self,
         commands: &[B],
     ) -> Result<Vec<Outcome<B::Answer>>, Failure> {
-        let client = self.client(B::DOING).await?;
+        let session = self.session(B::DOING).await?;
         if B::LOOKS {
-            return B::settle(&mut PostgresTx::on(&client, B::DOING), commands).await;
+            return looked(session, B::DOING, async |tx| B::settle(tx, commands).await).await;
         }
-        attempt(client, B::DOING, "BEGIN", async |tx| B::settle(tx, commands).await).await
+        attempt(session, B::DOING, BEGIN, async |tx| B::settle(tx, commands).await).await
     }
 
     async fn try_look<U: UseCase>(&self, case: &U) -> Result<U::Answer, Failure> {
-        let client = self.client(U::DOING).await?;
-        case.run(&mut PostgresTx::on(&client, U::DOING)).await
+        let session = self.session(U::DOING).await?;
+        looked(session, U::DOING, async |tx| case.run(tx).await).await
     }
 
     async fn try_read<U: UseCase>(&self, case: &U) -> Result<U::Answer, Failure> {
-        let client = self.client(U::DOING).await?;
+        let session = self.session(U::DOING).await?;
         let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
-        attempt(client, U::DOING, begin, async |tx| case.run(tx).await).await
+        attempt(session, U::DOING, begin, async |tx| case.run(tx).await).await
     }
 
     /// Reads arrays instead of rows: a row costs more than the number in it.
     async fn try_addresses(&self, doing: &'static str) -> Result<Vec<Ipv4Addr>, Failure> {
-        let client = self.client(doing).await?;
-        let statement = client
-            .prepare_cached(
+        let session = self.session(doing).await?;
+        let statement = session
+            .ready(
                 "SELECT coalesce(array_agg(address), '{}')
                    FROM (SELECT address FROM elastic_ip WHERE address > $1
                           ORDER BY address LIMIT $2) page",
@@ -212,9 +257,10 @@ impl Postgres {
         let mut addresses = Vec::new();
         let mut after = -1_i64;
         loop {
-            let row = client.query_one(&statement, &[&after, &PAGE]).await;
+            let rows =
+                session.query(&statement, &[(&after, Type::INT8), (&PAGE, Type::INT8)]).await;
             let page: Vec<i64> =
-                row.and_then(|row| row.try_get(0)).map_err(|e| meaning(doing, e))?;
+                rows.and_then(|rows| rows[0].try_get(0)).map_err(|e| meaning(doing, e))?;
             let numbers = page.iter().filter_map(|number| u32::try_from(*number).ok());
             addresses.extend(numbers.map(Ipv4Addr::from_bits));
             match page.iter().max() {

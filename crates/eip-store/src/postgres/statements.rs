@@ -1,14 +1,20 @@
 //! Running the statements of a use case on a connection.
 
-use deadpool_postgres::Client;
+use std::error::Error as _;
+use std::io;
+use std::time::Duration;
+
 use eip_model::HostName;
 use jiff::Timestamp;
+use tokio::time::timeout;
 use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::types::{FromSql, ToSql};
+use tokio_postgres::types::{FromSql, Type};
 use uuid::Uuid;
 
 use super::attempt::unreachable;
+use super::config::{ANSWER, PATIENCE};
+use super::session::{Bound, Session};
 use crate::given::{Given, List, MARK};
 use crate::news::{NewEvent, Telling};
 use crate::rows::{Cells, Wrong};
@@ -18,7 +24,7 @@ use crate::value::Value;
 
 /// A connection, or a transaction on one, and what it leaves to its end.
 pub(super) struct PostgresTx<'c> {
-    pub(super) client: &'c Client,
+    pub(super) session: &'c Session,
     pub(super) doing: &'static str,
     /// What begins the transaction, until the first statement has been sent with it.
     pub(super) begin: Option<&'static str>,
@@ -28,32 +34,22 @@ pub(super) struct PostgresTx<'c> {
 
 impl<'c> PostgresTx<'c> {
     /// Statements that are each a transaction of their own.
-    pub(super) fn on(client: &'c Client, doing: &'static str) -> Self {
-        Self { client, doing, begin: None, later: Vec::new(), telling: Telling::default() }
+    pub(super) fn on(session: &'c Session, doing: &'static str) -> Self {
+        Self { session, doing, begin: None, later: Vec::new(), telling: Telling::default() }
     }
 
-    pub(super) fn begin(client: &'c Client, doing: &'static str, begin: &'static str) -> Self {
-        Self { begin: Some(begin), ..Self::on(client, doing) }
+    pub(super) fn begin(session: &'c Session, doing: &'static str, begin: &'static str) -> Self {
+        Self { begin: Some(begin), ..Self::on(session, doing) }
     }
 
-    async fn ask(
-        &mut self,
-        sql: &str,
-        values: &[&(dyn ToSql + Sync)],
-    ) -> Result<Vec<Row>, Failure> {
-        let asked = query(self.client, sql, values);
-        let asked = match self.begin.take() {
-            None => asked.await,
-            Some(begin) => {
-                // Sent together, in this order.
-                let (begun, asked) = tokio::join!(self.client.batch_execute(begin), asked);
-                // Nothing has been asked of the database yet, so a connection that turns out to be
-                // dead is no reason to trouble the caller.
-                begun.map_err(|e| Failure::Again(Box::new(e)))?;
-                asked
-            }
-        };
-        asked.map_err(|e| meaning(self.doing, e))
+    async fn ask(&mut self, sql: &str, values: &[Bound<'_>]) -> Result<Vec<Row>, Failure> {
+        let doing = self.doing;
+        let asked = in_time(doing, ANSWER, query(self.session, sql, values));
+        let Some(begin) = self.begin.take() else { return asked.await };
+        let begun = in_time(doing, PATIENCE, self.session.begin(begin));
+        // Sent together, in this order.
+        let ((), rows) = tokio::try_join!(begun, asked)?;
+        Ok(rows)
     }
 }
 
@@ -68,7 +64,7 @@ impl Tx for PostgresTx<'_> {
     };
 
     async fn rows(&mut self, sql: &str, values: &[Value<'_>]) -> Result<Vec<Row>, Failure> {
-        let values: Vec<&(dyn ToSql + Sync)> = values.iter().map(bound).collect();
+        let values: Vec<Bound<'_>> = values.iter().map(bound).collect();
         self.ask(sql, &values).await
     }
 
@@ -112,13 +108,25 @@ impl Tx for PostgresTx<'_> {
     }
 }
 
+/// Waits for an answer, but not for ever: the server may be gone without a word.
+pub(super) async fn in_time<A>(
+    doing: &'static str,
+    limit: Duration,
+    asked: impl Future<Output = Result<A, tokio_postgres::Error>>,
+) -> Result<A, Failure> {
+    match timeout(limit, asked).await {
+        Ok(answer) => answer.map_err(|e| meaning(doing, e)),
+        Err(elapsed) => Err(unreachable(doing, false, elapsed).into()),
+    }
+}
+
 pub(super) async fn query(
-    client: &Client,
+    session: &Session,
     sql: &str,
-    values: &[&(dyn ToSql + Sync)],
+    values: &[Bound<'_>],
 ) -> Result<Vec<Row>, tokio_postgres::Error> {
-    let statement = client.prepare_cached(sql).await?;
-    client.query(&statement, values).await
+    let statement = session.ready(sql).await?;
+    session.query(&statement, values).await
 }
 
 /// Says to PostgreSQL what the rows are: arrays, laid side by side.
@@ -143,38 +151,40 @@ pub(super) fn unnested(given: &Given) -> String {
     format!("{arrays}) AS given({names})")
 }
 
-pub(super) fn lists(given: &Given) -> Vec<&(dyn ToSql + Sync)> {
+pub(super) fn lists(given: &Given) -> Vec<Bound<'_>> {
     given.columns().iter().map(|(_, list)| array(list)).collect()
 }
 
-fn array(list: &List) -> &(dyn ToSql + Sync) {
+fn array(list: &List) -> Bound<'_> {
     match list {
-        List::Int(list) => list,
-        List::Bool(list) => list,
-        List::Text(list) => list,
-        List::Uuid(list) => list,
-        List::Bytes(list) => list,
-        List::Time(list) => list,
-        List::Json(list) => list,
+        List::Int(list) => (list, Type::INT8_ARRAY),
+        List::Bool(list) => (list, Type::BOOL_ARRAY),
+        List::Text(list) => (list, Type::TEXT_ARRAY),
+        List::Uuid(list) => (list, Type::UUID_ARRAY),
+        List::Bytes(list) => (list, Type::BYTEA_ARRAY),
+        List::Time(list) => (list, Type::TIMESTAMPTZ_ARRAY),
+        List::Json(list) => (list, Type::JSONB_ARRAY),
     }
 }
 
-pub(super) fn bound<'v>(value: &'v Value<'_>) -> &'v (dyn ToSql + Sync) {
+fn bound<'v>(value: &'v Value<'_>) -> Bound<'v> {
     match value {
-        Value::Int(int) => int,
-        Value::Bool(truth) => truth,
-        Value::Text(text) => text,
-        Value::Uuid(id) => id,
-        Value::Bytes(bytes) => bytes,
-        Value::Time(time) => time,
-        Value::Json(json) => json,
+        Value::Int(int) => (int, Type::INT8),
+        Value::Bool(truth) => (truth, Type::BOOL),
+        Value::Text(text) => (text, Type::TEXT),
+        Value::Uuid(id) => (id, Type::UUID),
+        Value::Bytes(bytes) => (bytes, Type::BYTEA),
+        Value::Time(time) => (time, Type::TIMESTAMPTZ),
+        Value::Json(json) => (json, Type::JSONB),
     }
 }
 
 /// Says what an error of PostgreSQL before the commit means. Nothing was changed.
 pub(super) fn meaning(doing: &'static str, error: tokio_postgres::Error) -> Failure {
     let again = [&SqlState::T_R_SERIALIZATION_FAILURE, &SqlState::T_R_DEADLOCK_DETECTED];
-    if error.code().is_some_and(|state| again.contains(&state)) {
+    // Nothing was committed, so whether the connection is lost is of no concern to the caller. If the
+    // server is, the next attempt finds out.
+    if is_lost(&error) || error.code().is_some_and(|state| again.contains(&state)) {
         return Failure::Again(Box::new(error));
     }
     if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) {
@@ -184,6 +194,18 @@ pub(super) fn meaning(doing: &'static str, error: tokio_postgres::Error) -> Fail
     match constraint {
         Some(name) => rules::met_by_name(&name, error),
         None => unreachable(doing, false, error).into(),
+    }
+}
+
+/// Whether the connection ended, with or without a word.
+pub(super) fn is_lost(error: &tokio_postgres::Error) -> bool {
+    match error.code() {
+        // The server or its operator ended it, or who stands in between (08).
+        Some(state) => {
+            matches!(state.code(), "57P01" | "57P02" | "57P03" | "57P05" | "25P03")
+                || state.code().starts_with("08")
+        }
+        None => error.is_closed() || error.source().is_some_and(|source| source.is::<io::Error>()),
     }
 }
 

@@ -2,9 +2,10 @@
 
 use tokio_postgres::Row;
 
-use super::attempt::{Lent, ORDER, unreachable, was_refused};
+use super::attempt::{Lent, ORDER, unconfirmed, unreachable, was_refused};
 use super::config::PATIENCE;
-use super::statements::{lists, query, unnested};
+use super::session::Session;
+use super::statements::{in_time, is_lost, lists, meaning, unnested};
 use super::wake::CHANNEL;
 use crate::error::StoreError;
 use crate::given::MARK;
@@ -21,21 +22,28 @@ const TELL: &str = "{tell}(";
 ///
 /// The statement is a transaction of its own: its answer is that of the commit.
 pub(super) async fn settle<B: Batch>(
-    client: deadpool_postgres::Client,
+    session: Session,
     sql: &str,
     commands: &[B],
 ) -> Result<Vec<Option<Outcome<B::Answer>>>, Failure> {
-    let mut lent = Lent(Some(client));
+    let mut lent = Lent(Some(session));
     let given = B::swift_rows(commands);
-    let Some(client) = lent.0.as_ref().filter(|_| !given.is_empty()) else {
+    let Some(session) = lent.0.as_ref().filter(|_| !given.is_empty()) else {
         lent.give_back();
         return Ok(commands.iter().map(|_| None).collect());
     };
     let sql = said(sql).replace(MARK, &unnested(&given));
     let values = lists(&given);
-    let asked = tokio::time::timeout(PATIENCE, query(client, &sql, &values)).await;
+    // A connection that is lost before anything was sent is no reason to doubt anything.
+    let statement = in_time(B::DOING, PATIENCE, session.ready(&sql)).await?;
+    let doubts = session.doubts().heard();
+    let asked = tokio::time::timeout(PATIENCE, session.query(&statement, &values)).await;
     let rows = match asked {
+        Ok(_) if session.doubts().heard() != doubts => return Err(unconfirmed(B::DOING).into()),
         Ok(Ok(rows)) => rows,
+        Ok(Err(error)) if is_lost(&error) && was_refused(&error) => {
+            return Err(meaning(B::DOING, error));
+        }
         // Nothing was changed, and what the reason is comes out when it is done step by step.
         Ok(Err(error)) if was_refused(&error) => {
             tracing::debug!(doing = B::DOING, %error, "Not to be settled at once");

@@ -8,8 +8,9 @@ use eip_model::HostName;
 use futures_util::FutureExt as _;
 use tokio::sync::broadcast;
 use tokio::task::AbortHandle;
-use tokio_postgres::{AsyncMessage, Client, Config, Connection, NoTls, Socket};
+use tokio_postgres::{AsyncMessage, Client};
 
+use super::link::{Driver, Link};
 use crate::news::{self, News, Telling};
 
 /// The channel on which servers of one database tell each other of commits.
@@ -31,7 +32,7 @@ pub(super) fn payload(telling: &Telling) -> String {
     if names.len() <= ROOM { names } else { MANY.to_owned() }
 }
 
-fn read(payload: &str) -> News {
+pub(super) fn read(payload: &str) -> News {
     if payload == MANY {
         return News::Anything;
     }
@@ -44,14 +45,23 @@ fn read(payload: &str) -> News {
 #[derive(Debug)]
 pub(super) struct Listener {
     heard: broadcast::Sender<News>,
-    listening: AbortHandle,
+    listening: Option<AbortHandle>,
 }
 
 impl Listener {
-    pub(super) fn start(config: Config) -> Self {
+    pub(super) fn start(link: Link) -> Self {
         let heard = news::channel();
-        let listening = tokio::spawn(listen(config, heard.clone())).abort_handle();
-        Self { heard, listening }
+        let listening = tokio::spawn(listen(link, heard.clone())).abort_handle();
+        Self { heard, listening: Some(listening) }
+    }
+
+    /// One that hears of nothing but what it is told here.
+    pub(super) fn deaf() -> Self {
+        Self { heard: news::channel(), listening: None }
+    }
+
+    pub(super) fn heard(&self) -> broadcast::Sender<News> {
+        self.heard.clone()
     }
 
     pub(super) fn subscribe(&self) -> broadcast::Receiver<News> {
@@ -61,13 +71,15 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        self.listening.abort();
+        if let Some(listening) = &self.listening {
+            listening.abort();
+        }
     }
 }
 
-async fn listen(config: Config, heard: broadcast::Sender<News>) {
+async fn listen(link: Link, heard: broadcast::Sender<News>) {
     loop {
-        match config.connect(NoTls).await {
+        match link.connect().await {
             Ok((client, connection)) => follow(&client, connection, &heard).await,
             Err(error) => tracing::debug!(%error, "Cannot listen for commits; will retry"),
         }
@@ -76,11 +88,7 @@ async fn listen(config: Config, heard: broadcast::Sender<News>) {
 }
 
 /// Passes on what is heard until the connection ends.
-async fn follow(
-    client: &Client,
-    mut connection: Connection<Socket, tokio_postgres::tls::NoTlsStream>,
-    heard: &broadcast::Sender<News>,
-) {
+async fn follow(client: &Client, mut connection: Driver, heard: &broadcast::Sender<News>) {
     let sql = format!("LISTEN {CHANNEL}");
     let mut listening = Box::pin(client.batch_execute(&sql).fuse());
     loop {

@@ -12,7 +12,7 @@ use crate::world::{
 #[rstest]
 #[tokio::test]
 async fn an_elastic_ip_lives_from_allocation_to_release(
-    #[values(Kind::Sqlite, Kind::Postgres)] kind: Kind,
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::Bouncer)] kind: Kind,
 ) {
     let world = World::new(kind).await;
     world.report("hv1", &[1]).await;
@@ -56,7 +56,7 @@ async fn an_elastic_ip_lives_from_allocation_to_release(
 #[rstest]
 #[tokio::test]
 async fn associating_where_it_already_is_changes_nothing(
-    #[values(Kind::Sqlite, Kind::Postgres)] kind: Kind,
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::Bouncer)] kind: Kind,
 ) {
     let world = World::new(kind).await;
     world.report("hv1", &[1]).await;
@@ -78,7 +78,9 @@ async fn associating_where_it_already_is_changes_nothing(
 
 #[rstest]
 #[tokio::test]
-async fn a_move_inside_one_host_is_one_step(#[values(Kind::Sqlite, Kind::Postgres)] kind: Kind) {
+async fn a_move_inside_one_host_is_one_step(
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::Bouncer)] kind: Kind,
+) {
     let world = World::new(kind).await;
     world.report("hv1", &[1, 2]).await;
     let eip = world.hold(1).await;
@@ -101,7 +103,7 @@ async fn a_move_inside_one_host_is_one_step(#[values(Kind::Sqlite, Kind::Postgre
 #[rstest]
 #[tokio::test]
 async fn an_instance_has_one_elastic_ip_and_the_refusal_names_it(
-    #[values(Kind::Sqlite, Kind::Postgres)] kind: Kind,
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::Bouncer)] kind: Kind,
 ) {
     let world = World::new(kind).await;
     world.report("hv1", &[1, 2]).await;
@@ -122,7 +124,7 @@ async fn an_instance_has_one_elastic_ip_and_the_refusal_names_it(
 #[rstest]
 #[tokio::test]
 async fn only_a_running_instance_with_a_network_of_the_same_project_is_taken(
-    #[values(Kind::Sqlite, Kind::Postgres)] kind: Kind,
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::Bouncer)] kind: Kind,
 ) {
     let world = World::new(kind).await;
     let stopped = InstanceReport { state: InstanceState::Stopped, private_ip: None, ..instance(1) };
@@ -149,7 +151,7 @@ async fn only_a_running_instance_with_a_network_of_the_same_project_is_taken(
 #[rstest]
 #[tokio::test]
 async fn what_stands_against_it_is_told_in_a_fixed_order(
-    #[values(Kind::Sqlite, Kind::Postgres)] kind: Kind,
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::Bouncer)] kind: Kind,
 ) {
     let world = World::new(kind).await;
     let stopped = InstanceReport { state: InstanceState::Stopped, ..instance(3) };
@@ -171,7 +173,7 @@ async fn what_stands_against_it_is_told_in_a_fixed_order(
 #[rstest]
 #[tokio::test]
 async fn an_association_outlives_the_instances_stop_and_can_be_asked_for_again(
-    #[values(Kind::Sqlite, Kind::Postgres)] kind: Kind,
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::Bouncer)] kind: Kind,
 ) {
     let world = World::new(kind).await;
     world.report("hv1", &[1]).await;
@@ -187,7 +189,7 @@ async fn an_association_outlives_the_instances_stop_and_can_be_asked_for_again(
 #[rstest]
 #[tokio::test]
 async fn an_elastic_ip_of_another_project_takes_an_instance_of_that_project(
-    #[values(Kind::Sqlite, Kind::Postgres)] kind: Kind,
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::Bouncer)] kind: Kind,
 ) {
     let world = World::new(kind).await;
     let theirs = InstanceReport { project: Some("other".parse().unwrap()), ..instance(1) };

@@ -10,7 +10,7 @@ use crate::world::{Kind, World, address, associate, new_allocation, take};
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn one_name_that_is_taken_stands_in_the_way_of_no_other(
-    #[values(Kind::Sqlite, Kind::Postgres)] kind: Kind,
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::Bouncer)] kind: Kind,
 ) {
     let world = World::new(kind).await;
     let named = |offset, name: &str| NewAllocation {
@@ -37,7 +37,7 @@ async fn one_name_that_is_taken_stands_in_the_way_of_no_other(
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn associations_of_all_kinds_at_once_are_each_decided_by_themselves(
-    #[values(Kind::Sqlite, Kind::Postgres)] kind: Kind,
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::Bouncer)] kind: Kind,
 ) {
     let world = World::new(kind).await;
     world.report("hv1", &(1..=40).collect::<Vec<_>>()).await;
@@ -69,7 +69,7 @@ async fn associations_of_all_kinds_at_once_are_each_decided_by_themselves(
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn moves_of_one_elastic_ip_at_once_follow_one_another(
-    #[values(Kind::Sqlite, Kind::Postgres)] kind: Kind,
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::Bouncer)] kind: Kind,
 ) {
     let world = World::new(kind).await;
     world.report("hv1", &(1..=30).collect::<Vec<_>>()).await;
@@ -92,7 +92,7 @@ async fn moves_of_one_elastic_ip_at_once_follow_one_another(
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn of_two_who_disassociate_or_release_the_same_one_does(
-    #[values(Kind::Sqlite, Kind::Postgres)] kind: Kind,
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::Bouncer)] kind: Kind,
 ) {
     let world = std::sync::Arc::new(World::new(kind).await);
     world.report("hv1", &(1..=20).collect::<Vec<_>>()).await;

@@ -11,7 +11,7 @@ use crate::world::{
 #[rstest]
 #[tokio::test]
 async fn every_change_is_told_once_with_who_made_it(
-    #[values(Kind::Sqlite, Kind::Postgres)] kind: Kind,
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::Bouncer)] kind: Kind,
 ) {
     let world = World::new(kind).await;
     world.report("hv1", &[1]).await;
@@ -49,7 +49,7 @@ async fn every_change_is_told_once_with_who_made_it(
 #[rstest]
 #[tokio::test]
 async fn two_holders_of_one_address_have_a_story_each(
-    #[values(Kind::Sqlite, Kind::Postgres)] kind: Kind,
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::Bouncer)] kind: Kind,
 ) {
     let world = World::with_quarantine(kind, 0).await;
     let first = world.hold(1).await;
@@ -65,7 +65,7 @@ async fn two_holders_of_one_address_have_a_story_each(
 #[rstest]
 #[tokio::test]
 async fn a_key_is_found_by_its_digest_and_replaced_under_its_id(
-    #[values(Kind::Sqlite, Kind::Postgres)] kind: Kind,
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::Bouncer)] kind: Kind,
 ) {
     let world = World::new(kind).await;
     let key = |id: &str, digest, role| NewApiKey {

@@ -9,7 +9,7 @@ use crate::world::{Kind, World, address, associate, at, docker, host, new_alloca
 #[rstest]
 #[tokio::test]
 async fn a_move_to_another_host_waits_until_the_old_one_has_let_go(
-    #[values(Kind::Sqlite, Kind::Postgres)] kind: Kind,
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::Bouncer)] kind: Kind,
 ) {
     let world = World::new(kind).await;
     world.report("hv1", &[1]).await;
@@ -48,7 +48,7 @@ async fn a_move_to_another_host_waits_until_the_old_one_has_let_go(
 #[rstest]
 #[tokio::test]
 async fn in_a_chain_of_moves_the_last_host_waits_for_the_one_that_had_the_address(
-    #[values(Kind::Sqlite, Kind::Postgres)] kind: Kind,
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::Bouncer)] kind: Kind,
 ) {
     let world = World::new(kind).await;
     for (name, n) in [("hv1", 1), ("hv2", 2), ("hv3", 3)] {
@@ -73,7 +73,7 @@ async fn in_a_chain_of_moves_the_last_host_waits_for_the_one_that_had_the_addres
 #[rstest]
 #[tokio::test]
 async fn moving_back_to_the_host_that_still_has_it_waits_for_nobody(
-    #[values(Kind::Sqlite, Kind::Postgres)] kind: Kind,
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::Bouncer)] kind: Kind,
 ) {
     let world = World::new(kind).await;
     world.report("hv1", &[1]).await;
@@ -95,7 +95,7 @@ async fn moving_back_to_the_host_that_still_has_it_waits_for_nobody(
 #[rstest]
 #[tokio::test]
 async fn a_detour_over_disassociate_is_fenced_like_a_move(
-    #[values(Kind::Sqlite, Kind::Postgres)] kind: Kind,
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::Bouncer)] kind: Kind,
 ) {
     let world = World::new(kind).await;
     world.report("hv1", &[1]).await;
@@ -113,7 +113,7 @@ async fn a_detour_over_disassociate_is_fenced_like_a_move(
 #[rstest]
 #[tokio::test]
 async fn disassociating_what_waits_leaves_no_fence_of_its_own(
-    #[values(Kind::Sqlite, Kind::Postgres)] kind: Kind,
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::Bouncer)] kind: Kind,
 ) {
     let world = World::new(kind).await;
     for (name, n) in [("hv1", 1), ("hv2", 2), ("hv3", 3)] {
@@ -134,7 +134,7 @@ async fn disassociating_what_waits_leaves_no_fence_of_its_own(
 #[rstest]
 #[tokio::test]
 async fn the_next_holder_of_an_address_waits_for_the_host_of_the_last_one(
-    #[values(Kind::Sqlite, Kind::Postgres)] kind: Kind,
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::Bouncer)] kind: Kind,
 ) {
     let world = World::with_quarantine(kind, 0).await;
     let theirs = eip_model::InstanceReport {
@@ -162,7 +162,7 @@ async fn the_next_holder_of_an_address_waits_for_the_host_of_the_last_one(
 #[rstest]
 #[tokio::test]
 async fn a_generation_that_the_record_never_reached_lifts_nothing(
-    #[values(Kind::Sqlite, Kind::Postgres)] kind: Kind,
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::Bouncer)] kind: Kind,
 ) {
     let world = World::new(kind).await;
     world.report("hv1", &[1]).await;
@@ -180,7 +180,7 @@ async fn a_generation_that_the_record_never_reached_lifts_nothing(
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn an_address_is_never_in_two_desired_sets_whatever_the_order(
-    #[values(Kind::Sqlite, Kind::Postgres)] kind: Kind,
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::Bouncer)] kind: Kind,
 ) {
     let world = std::sync::Arc::new(World::new(kind).await);
     for (name, n) in [("hv1", 1), ("hv2", 2), ("hv3", 3)] {

@@ -10,7 +10,7 @@ use crate::world::{Kind, QUARANTINE, World, address, at, new_allocation, refusal
 #[rstest]
 #[tokio::test]
 async fn an_elastic_ip_is_found_by_id_and_by_address_as_it_was_allocated(
-    #[values(Kind::Sqlite, Kind::Postgres)] kind: Kind,
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::Bouncer)] kind: Kind,
 ) {
     let world = World::new(kind).await;
     let tags: Tags = serde_json::from_str(r#"{"team": "mail", "ä": "\"ö\""}"#).unwrap();
@@ -35,7 +35,7 @@ async fn an_elastic_ip_is_found_by_id_and_by_address_as_it_was_allocated(
 #[rstest]
 #[tokio::test]
 async fn what_belongs_to_another_project_is_not_found_and_cannot_be_changed(
-    #[values(Kind::Sqlite, Kind::Postgres)] kind: Kind,
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::Bouncer)] kind: Kind,
 ) {
     let world = World::new(kind).await;
     world.report("hv1", &[1]).await;
@@ -64,7 +64,7 @@ async fn what_belongs_to_another_project_is_not_found_and_cannot_be_changed(
 #[rstest]
 #[tokio::test]
 async fn an_address_that_is_held_is_refused_to_everyone(
-    #[values(Kind::Sqlite, Kind::Postgres)] kind: Kind,
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::Bouncer)] kind: Kind,
 ) {
     let world = World::new(kind).await;
     let held = world.hold(1).await;
@@ -78,7 +78,7 @@ async fn an_address_that_is_held_is_refused_to_everyone(
 #[rstest]
 #[tokio::test]
 async fn an_id_that_does_not_stand_for_the_address_cannot_be_stored(
-    #[values(Kind::Sqlite, Kind::Postgres)] kind: Kind,
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::Bouncer)] kind: Kind,
 ) {
     let world = World::new(kind).await;
     // Whatever the offset, including ones with letters among their hexadecimal digits.
@@ -98,7 +98,7 @@ async fn an_id_that_does_not_stand_for_the_address_cannot_be_stored(
 #[rstest]
 #[tokio::test]
 async fn a_range_that_no_pool_has_cannot_be_stored(
-    #[values(Kind::Sqlite, Kind::Postgres)] kind: Kind,
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::Bouncer)] kind: Kind,
 ) {
     let world = World::new(kind).await;
     let range: eip_model::Ipv4Range = "203.0.113.0/28".parse().unwrap();
@@ -113,7 +113,7 @@ async fn a_range_that_no_pool_has_cannot_be_stored(
 #[rstest]
 #[tokio::test]
 async fn a_released_address_sleeps_for_everyone_but_its_last_holder_who_asks_for_it(
-    #[values(Kind::Sqlite, Kind::Postgres)] kind: Kind,
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::Bouncer)] kind: Kind,
 ) {
     let world = World::new(kind).await;
     let first = world.hold(1).await;
@@ -140,7 +140,7 @@ async fn a_released_address_sleeps_for_everyone_but_its_last_holder_who_asks_for
 #[rstest]
 #[tokio::test]
 async fn when_the_quarantine_has_ended_the_address_is_free_for_all(
-    #[values(Kind::Sqlite, Kind::Postgres)] kind: Kind,
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::Bouncer)] kind: Kind,
 ) {
     let world = World::new(kind).await;
     for offset in [1, 2, 3] {
@@ -163,7 +163,7 @@ async fn when_the_quarantine_has_ended_the_address_is_free_for_all(
 #[rstest]
 #[tokio::test]
 async fn a_name_is_used_once_in_a_project_and_is_free_after_the_release(
-    #[values(Kind::Sqlite, Kind::Postgres)] kind: Kind,
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::Bouncer)] kind: Kind,
 ) {
     let world = World::new(kind).await;
     let named = |offset, owner| NewAllocation {
@@ -182,7 +182,7 @@ async fn a_name_is_used_once_in_a_project_and_is_free_after_the_release(
 #[rstest]
 #[tokio::test]
 async fn an_update_changes_what_is_given_and_counts_once(
-    #[values(Kind::Sqlite, Kind::Postgres)] kind: Kind,
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::Bouncer)] kind: Kind,
 ) {
     let world = World::new(kind).await;
     let held = world.hold(1).await;
@@ -217,7 +217,7 @@ async fn an_update_changes_what_is_given_and_counts_once(
 #[rstest]
 #[tokio::test]
 async fn a_pool_counts_what_is_held_pointed_and_asleep(
-    #[values(Kind::Sqlite, Kind::Postgres)] kind: Kind,
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::Bouncer)] kind: Kind,
 ) {
     let world = World::new(kind).await;
     world.report("hv1", &[1]).await;

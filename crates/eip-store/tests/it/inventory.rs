@@ -22,7 +22,7 @@ fn silent() -> BackendInventory {
 #[rstest]
 #[tokio::test]
 async fn a_removed_instance_loses_its_association_and_the_hold_stays(
-    #[values(Kind::Sqlite, Kind::Postgres)] kind: Kind,
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::Bouncer)] kind: Kind,
 ) {
     let world = World::new(kind).await;
     world.report("hv1", &[1, 2, 3]).await;
@@ -54,7 +54,7 @@ async fn a_removed_instance_loses_its_association_and_the_hold_stays(
 #[rstest]
 #[tokio::test]
 async fn a_removed_instance_fences_the_next_host_of_its_address(
-    #[values(Kind::Sqlite, Kind::Postgres)] kind: Kind,
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::Bouncer)] kind: Kind,
 ) {
     let world = World::new(kind).await;
     world.report("hv1", &[1]).await;
@@ -70,7 +70,9 @@ async fn a_removed_instance_fences_the_next_host_of_its_address(
 
 #[rstest]
 #[tokio::test]
-async fn what_a_silent_backend_had_stays(#[values(Kind::Sqlite, Kind::Postgres)] kind: Kind) {
+async fn what_a_silent_backend_had_stays(
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::Bouncer)] kind: Kind,
+) {
     let world = World::new(kind).await;
     world.report("hv1", &[1]).await;
     let eip = world.hold(1).await;
@@ -94,7 +96,7 @@ async fn what_a_silent_backend_had_stays(#[values(Kind::Sqlite, Kind::Postgres)]
 #[rstest]
 #[tokio::test]
 async fn an_instance_that_another_host_has_is_left_out(
-    #[values(Kind::Sqlite, Kind::Postgres)] kind: Kind,
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::Bouncer)] kind: Kind,
 ) {
     let world = World::new(kind).await;
     world.report("hv1", &[1]).await;
@@ -113,7 +115,7 @@ async fn an_instance_that_another_host_has_is_left_out(
 #[rstest]
 #[tokio::test]
 async fn a_changed_private_address_is_followed_without_a_new_generation(
-    #[values(Kind::Sqlite, Kind::Postgres)] kind: Kind,
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::Bouncer)] kind: Kind,
 ) {
     let world = World::new(kind).await;
     world.report("hv1", &[1]).await;
@@ -129,7 +131,7 @@ async fn a_changed_private_address_is_followed_without_a_new_generation(
 #[rstest]
 #[tokio::test]
 async fn an_instance_that_has_not_changed_keeps_its_time(
-    #[values(Kind::Sqlite, Kind::Postgres)] kind: Kind,
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::Bouncer)] kind: Kind,
 ) {
     let world = World::new(kind).await;
     let (repo, owner) = (&world.repo, project("default"));
@@ -152,7 +154,7 @@ async fn an_instance_that_has_not_changed_keeps_its_time(
 #[rstest]
 #[tokio::test]
 async fn an_instance_says_whether_it_can_take_an_elastic_ip_and_why_not(
-    #[values(Kind::Sqlite, Kind::Postgres)] kind: Kind,
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::Bouncer)] kind: Kind,
 ) {
     let world = World::new(kind).await;
     let on_host = InstanceReport { unusable: Some(Unusable::HostNetwork), ..instance(2) };
@@ -177,7 +179,7 @@ async fn an_instance_says_whether_it_can_take_an_elastic_ip_and_why_not(
 #[rstest]
 #[tokio::test]
 async fn instances_are_found_by_every_way_of_naming_them_in_their_project_only(
-    #[values(Kind::Sqlite, Kind::Postgres)] kind: Kind,
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::Bouncer)] kind: Kind,
 ) {
     let world = World::new(kind).await;
     let theirs =

@@ -16,7 +16,7 @@ async fn offsets(world: &World, filter: ElasticIpFilter) -> Vec<u32> {
 #[rstest]
 #[tokio::test]
 async fn pages_follow_one_another_by_time_and_skip_nothing(
-    #[values(Kind::Sqlite, Kind::Postgres)] kind: Kind,
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::Bouncer)] kind: Kind,
 ) {
     let world = World::new(kind).await;
     // Some at the same moment, which come by address.
@@ -44,7 +44,7 @@ async fn pages_follow_one_another_by_time_and_skip_nothing(
 #[rstest]
 #[tokio::test]
 async fn every_filter_finds_its_own_and_they_add_up(
-    #[values(Kind::Sqlite, Kind::Postgres)] kind: Kind,
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::Bouncer)] kind: Kind,
 ) {
     let world = World::new(kind).await;
     world.report("hv1", &[1]).await;
@@ -98,7 +98,9 @@ async fn every_filter_finds_its_own_and_they_add_up(
 
 #[rstest]
 #[tokio::test]
-async fn the_addresses_in_use_are_read_whole(#[values(Kind::Sqlite, Kind::Postgres)] kind: Kind) {
+async fn the_addresses_in_use_are_read_whole(
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::Bouncer)] kind: Kind,
+) {
     let world = World::new(kind).await;
     assert!(world.repo.addresses_in_use().await.unwrap().is_empty());
     for offset in [0, 1, 64, 4_194_303] {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use eip_model::ElasticIpRef;
 use eip_store::Refusal;
 use eip_testkit::eventually_async;
+use rstest::rstest;
 use tokio_postgres::{Client, NoTls};
 
 use crate::world::{Kind, World, address, associate, refusal};
@@ -80,11 +81,14 @@ async fn an_elastic_ip_that_is_just_being_released_is_not_associated() {
     assert_eq!(refusal(associating.await.unwrap()), Refusal::ElasticIpNotFound);
 }
 
+#[rstest]
 #[tokio::test]
-async fn a_lock_that_never_comes_is_an_answer_within_seconds() {
-    let world = World::new(Kind::Postgres).await;
+async fn a_lock_that_never_comes_is_an_answer_within_seconds(
+    #[values(Kind::Postgres, Kind::Bouncer)] kind: Kind,
+) {
+    let world = World::new(kind).await;
     let eip = world.hold(1).await;
-    let other = connect(&world.url).await;
+    let other = connect(world.url.trim_end_matches("&pgbouncer=true")).await;
     other.batch_execute("BEGIN; SELECT 1 FROM elastic_ip FOR UPDATE").await.unwrap();
     let waited = tokio::time::timeout(Duration::from_secs(8), world.release(&eip)).await;
     let error = waited.unwrap().unwrap_err();

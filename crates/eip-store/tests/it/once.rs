@@ -15,7 +15,7 @@ fn once(owner: &str, key: &str, fingerprint: u8) -> Option<OnceKey> {
 #[rstest]
 #[tokio::test]
 async fn a_repeated_request_gets_the_first_answer_and_holds_nothing_more(
-    #[values(Kind::Sqlite, Kind::Postgres)] kind: Kind,
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::Bouncer)] kind: Kind,
 ) {
     let world = World::new(kind).await;
     let first = NewAllocation { once: once("k1", "a", 1), ..new_allocation(1, "default") };
@@ -33,7 +33,7 @@ async fn a_repeated_request_gets_the_first_answer_and_holds_nothing_more(
 #[rstest]
 #[tokio::test]
 async fn a_key_is_good_for_one_request_of_one_caller(
-    #[values(Kind::Sqlite, Kind::Postgres)] kind: Kind,
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::Bouncer)] kind: Kind,
 ) {
     let world = World::new(kind).await;
     let first = NewAllocation { once: once("k1", "a", 1), ..new_allocation(1, "default") };
@@ -47,7 +47,7 @@ async fn a_key_is_good_for_one_request_of_one_caller(
 #[rstest]
 #[tokio::test]
 async fn a_refused_request_may_be_repeated_when_its_cause_is_gone(
-    #[values(Kind::Sqlite, Kind::Postgres)] kind: Kind,
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::Bouncer)] kind: Kind,
 ) {
     let world = World::with_quarantine(kind, 0).await;
     let held = world.hold(1).await;
@@ -61,7 +61,7 @@ async fn a_refused_request_may_be_repeated_when_its_cause_is_gone(
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn of_fifty_repetitions_at_once_one_is_carried_out(
-    #[values(Kind::Sqlite, Kind::Postgres)] kind: Kind,
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::Bouncer)] kind: Kind,
 ) {
     let world = World::new(kind).await;
     let mut servers = vec![world.repo.clone()];
@@ -81,7 +81,9 @@ async fn of_fifty_repetitions_at_once_one_is_carried_out(
 
 #[rstest]
 #[tokio::test]
-async fn an_old_answer_is_forgotten(#[values(Kind::Sqlite, Kind::Postgres)] kind: Kind) {
+async fn an_old_answer_is_forgotten(
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::Bouncer)] kind: Kind,
+) {
     let world = World::new(kind).await;
     let first = NewAllocation { once: once("k1", "a", 1), ..new_allocation(1, "default") };
     world.repo.allocate(&first).await.unwrap();

@@ -8,12 +8,12 @@ use eip_testkit::postgres::TestCluster;
 use rstest::rstest;
 
 use crate::raw::execute;
-use crate::world::{Kind, World, take};
+use crate::world::{Kind, World};
 
 #[rstest]
 #[tokio::test]
 async fn a_record_that_is_opened_again_is_all_there(
-    #[values(Kind::Sqlite, Kind::Postgres)] kind: Kind,
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::Bouncer)] kind: Kind,
 ) {
     let mut world = World::new(kind).await;
     world.report("hv1", &[1]).await;
@@ -36,7 +36,7 @@ fn spare() -> std::path::PathBuf {
 #[rstest]
 #[tokio::test]
 async fn a_record_of_a_newer_program_is_refused_and_left_as_it_is(
-    #[values(Kind::Sqlite, Kind::Postgres)] kind: Kind,
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::Bouncer)] kind: Kind,
 ) {
     let world = World::new(kind).await;
     let url = world.url.clone();
@@ -50,8 +50,8 @@ async fn a_record_of_a_newer_program_is_refused_and_left_as_it_is(
             let path = url.strip_prefix("sqlite:").unwrap();
             Some((folder, std::fs::read(path).unwrap(), path.to_owned()))
         }
-        Kind::Postgres => {
-            execute(&url, newer).await;
+        Kind::Postgres | Kind::Bouncer => {
+            execute(url.trim_end_matches("&pgbouncer=true"), newer).await;
             None
         }
     };
@@ -60,6 +60,18 @@ async fn a_record_of_a_newer_program_is_refused_and_left_as_it_is(
     if let Some((_folder, before, path)) = folder {
         assert_eq!(std::fs::read(path).unwrap(), before);
     }
+}
+
+#[rstest]
+#[case::direct(Kind::Postgres)]
+#[case::by_way_of_pgbouncer(Kind::Bouncer)]
+#[tokio::test]
+async fn a_schema_that_is_not_what_it_says_is_not_gone_on_with(#[case] kind: Kind) {
+    let world = World::new(kind).await;
+    let other = "UPDATE refinery_schema_history SET checksum = '1' WHERE version = 1";
+    execute(world.url.trim_end_matches("&pgbouncer=true"), other).await;
+    let error = open(&world.url).await.unwrap_err();
+    assert!(error.to_string().contains("another program"), "{error:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -136,38 +148,12 @@ async fn what_cannot_be_opened_is_told_without_secrets() {
 #[rstest]
 #[tokio::test]
 async fn the_description_says_where_the_record_is(
-    #[values(Kind::Sqlite, Kind::Postgres)] kind: Kind,
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::Bouncer)] kind: Kind,
 ) {
     let world = World::new(kind).await;
     let said = world.repo.describe();
     match kind {
         Kind::Sqlite => assert!(said.starts_with("SQLite at /"), "{said}"),
-        Kind::Postgres => assert!(said.starts_with("PostgreSQL at /"), "{said}"),
+        Kind::Postgres | Kind::Bouncer => assert!(said.starts_with("PostgreSQL at /"), "{said}"),
     }
-}
-
-#[tokio::test]
-async fn a_database_that_goes_away_is_unavailable_and_found_again_when_it_is_back() {
-    let world = World::new(Kind::Postgres).await;
-    world.hold(1).await;
-    // Every connection of the pool is cut under it.
-    let cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-                WHERE datname = current_database() AND pid <> pg_backend_pid()";
-    execute(&world.url, cut).await;
-    let offset = std::sync::atomic::AtomicU32::new(2);
-    eip_testkit::eventually_async(
-        "allocating works again",
-        std::time::Duration::from_secs(5),
-        async || {
-            let n = offset.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-            match take(&world.repo, &crate::world::new_allocation(n, "default")).await {
-                Ok(_) => Some(()),
-                Err(error) => {
-                    assert!(error.retryable(), "{error:?}");
-                    None
-                }
-            }
-        },
-    )
-    .await;
 }

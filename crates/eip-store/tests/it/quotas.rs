@@ -16,7 +16,7 @@ async fn world_with_quota(kind: Kind, quota: u32) -> World {
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn of_fifty_at_once_a_quota_of_five_lets_five_through(
-    #[values(Kind::Sqlite, Kind::Postgres)] kind: Kind,
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::Bouncer)] kind: Kind,
 ) {
     let world = world_with_quota(kind, 5).await;
     let calls = (0..50).map(|offset| {
@@ -49,7 +49,7 @@ async fn a_quota_holds_across_servers() {
 #[rstest]
 #[tokio::test]
 async fn what_is_released_makes_room_and_what_is_woken_takes_it(
-    #[values(Kind::Sqlite, Kind::Postgres)] kind: Kind,
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::Bouncer)] kind: Kind,
 ) {
     let world = world_with_quota(kind, 1).await;
     let pool = "public".parse().unwrap();
@@ -75,7 +75,7 @@ async fn what_is_released_makes_room_and_what_is_woken_takes_it(
 #[rstest]
 #[tokio::test]
 async fn a_refused_allocation_counts_for_nobody(
-    #[values(Kind::Sqlite, Kind::Postgres)] kind: Kind,
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::Bouncer)] kind: Kind,
 ) {
     let world = world_with_quota(kind, 3).await;
     world.hold(7).await;
@@ -90,7 +90,9 @@ async fn a_refused_allocation_counts_for_nobody(
 
 #[rstest]
 #[tokio::test]
-async fn quarantines_that_end_are_counted_out(#[values(Kind::Sqlite, Kind::Postgres)] kind: Kind) {
+async fn quarantines_that_end_are_counted_out(
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::Bouncer)] kind: Kind,
+) {
     let world = World::new(kind).await;
     let pool = "public".parse().unwrap();
     for offset in 1..=3 {
@@ -106,7 +108,7 @@ async fn quarantines_that_end_are_counted_out(#[values(Kind::Sqlite, Kind::Postg
 #[rstest]
 #[tokio::test]
 async fn without_a_quarantine_an_address_is_free_at_once(
-    #[values(Kind::Sqlite, Kind::Postgres)] kind: Kind,
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::Bouncer)] kind: Kind,
 ) {
     let world = World::with_quarantine(kind, 0).await;
     let held = world.hold(1).await;

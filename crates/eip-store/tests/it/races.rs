@@ -32,7 +32,7 @@ pub(crate) fn split<A: std::fmt::Debug>(
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn of_fifty_who_want_one_address_one_gets_it(
-    #[values(Kind::Sqlite, Kind::Postgres)] kind: Kind,
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::Bouncer)] kind: Kind,
 ) {
     let world = World::new(kind).await;
     let repo = world.repo.clone();
@@ -50,7 +50,7 @@ async fn of_fifty_who_want_one_address_one_gets_it(
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn of_fifty_who_want_a_sleeping_address_one_gets_it(
-    #[values(Kind::Sqlite, Kind::Postgres)] kind: Kind,
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::Bouncer)] kind: Kind,
 ) {
     let world = World::with_quarantine(kind, 0).await;
     let held = world.hold(9).await;
@@ -69,7 +69,7 @@ async fn of_fifty_who_want_a_sleeping_address_one_gets_it(
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn of_fifty_elastic_ips_for_one_instance_one_gets_it(
-    #[values(Kind::Sqlite, Kind::Postgres)] kind: Kind,
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::Bouncer)] kind: Kind,
 ) {
     let world = World::new(kind).await;
     world.report("hv1", &[1]).await;
@@ -94,7 +94,7 @@ async fn of_fifty_elastic_ips_for_one_instance_one_gets_it(
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn of_fifty_instances_for_one_elastic_ip_one_gets_it(
-    #[values(Kind::Sqlite, Kind::Postgres)] kind: Kind,
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::Bouncer)] kind: Kind,
 ) {
     let world = World::new(kind).await;
     // Over two hosts, so that the hosts' own locks do not keep the callers apart.
@@ -118,7 +118,7 @@ async fn of_fifty_instances_for_one_elastic_ip_one_gets_it(
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_release_and_an_associate_at_once_never_point_a_released_address(
-    #[values(Kind::Sqlite, Kind::Postgres)] kind: Kind,
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::Bouncer)] kind: Kind,
 ) {
     let world = Arc::new(World::new(kind).await);
     world.report("hv1", &[1]).await;
@@ -151,7 +151,7 @@ async fn a_release_and_an_associate_at_once_never_point_a_released_address(
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn an_instance_that_is_removed_while_it_is_associated_is_never_pointed_at(
-    #[values(Kind::Sqlite, Kind::Postgres)] kind: Kind,
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::Bouncer)] kind: Kind,
 ) {
     let world = Arc::new(World::new(kind).await);
     let eip = world.hold(1).await;
@@ -176,7 +176,7 @@ async fn an_instance_that_is_removed_while_it_is_associated_is_never_pointed_at(
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn everything_at_once_ends_without_an_error_that_nobody_asked_for(
-    #[values(Kind::Sqlite, Kind::Postgres)] kind: Kind,
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::Bouncer)] kind: Kind,
 ) {
     let world = Arc::new(World::new(kind).await);
     world.report("hv1", &[1, 2, 3]).await;
@@ -243,7 +243,9 @@ async fn everything_at_once_ends_without_an_error_that_nobody_asked_for(
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_new_host_may_report_twice_at_once(#[values(Kind::Sqlite, Kind::Postgres)] kind: Kind) {
+async fn a_new_host_may_report_twice_at_once(
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::Bouncer)] kind: Kind,
+) {
     let world = Arc::new(World::new(kind).await);
     let calls = (0..16_u32).map(|n| {
         let world = world.clone();

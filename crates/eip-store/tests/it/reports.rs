@@ -19,7 +19,7 @@ fn problem(offset: u32, reason: &str) -> AttachmentProblem {
 #[rstest]
 #[tokio::test]
 async fn an_association_is_pending_until_its_host_has_reported_it(
-    #[values(Kind::Sqlite, Kind::Postgres)] kind: Kind,
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::Bouncer)] kind: Kind,
 ) {
     let world = World::new(kind).await;
     world.report("hv1", &[1, 2]).await;
@@ -44,7 +44,7 @@ async fn an_association_is_pending_until_its_host_has_reported_it(
 #[rstest]
 #[tokio::test]
 async fn a_problem_is_kept_with_the_time_since_when_and_goes_with_the_next_report(
-    #[values(Kind::Sqlite, Kind::Postgres)] kind: Kind,
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::Bouncer)] kind: Kind,
 ) {
     let world = World::new(kind).await;
     world.report("hv1", &[1, 2]).await;
@@ -76,7 +76,7 @@ async fn a_problem_is_kept_with_the_time_since_when_and_goes_with_the_next_repor
 #[rstest]
 #[tokio::test]
 async fn a_problem_goes_with_its_association_and_no_other_host_can_make_one(
-    #[values(Kind::Sqlite, Kind::Postgres)] kind: Kind,
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::Bouncer)] kind: Kind,
 ) {
     let world = World::new(kind).await;
     world.report("hv1", &[1, 2]).await;
@@ -92,7 +92,9 @@ async fn a_problem_goes_with_its_association_and_no_other_host_can_make_one(
 
 #[rstest]
 #[tokio::test]
-async fn a_host_keeps_what_it_said_last(#[values(Kind::Sqlite, Kind::Postgres)] kind: Kind) {
+async fn a_host_keeps_what_it_said_last(
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::Bouncer)] kind: Kind,
+) {
     let world = World::new(kind).await;
     let report = |data_plane| AppliedReport {
         cluster_id: world.repo.cluster_id(),
@@ -117,7 +119,7 @@ async fn a_host_keeps_what_it_said_last(#[values(Kind::Sqlite, Kind::Postgres)] 
 #[rstest]
 #[tokio::test]
 async fn a_host_that_nobody_knows_should_have_nothing_but_the_ranges(
-    #[values(Kind::Sqlite, Kind::Postgres)] kind: Kind,
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::Bouncer)] kind: Kind,
 ) {
     let world = World::new(kind).await;
     let desired = world.desired("nowhere").await;
@@ -130,7 +132,7 @@ async fn a_host_that_nobody_knows_should_have_nothing_but_the_ranges(
 #[rstest]
 #[tokio::test]
 async fn a_new_pool_is_told_to_every_host_and_one_that_is_there_stays(
-    #[values(Kind::Sqlite, Kind::Postgres)] kind: Kind,
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::Bouncer)] kind: Kind,
 ) {
     let world = World::new(kind).await;
     world.report("hv1", &[]).await;

@@ -28,7 +28,7 @@ impl Earlier {
         let folder = tempfile::tempdir().unwrap();
         let url = match kind {
             Kind::Sqlite => format!("sqlite:{}", folder.path().join("eip.db").display()),
-            Kind::Postgres => TestCluster::shared().fresh_database().await,
+            Kind::Postgres | Kind::Bouncer => TestCluster::shared().fresh_database().await,
         };
         migrate_to_1(&url).await;
         execute(&url, &told_to(kind, &format!("{ROWS}{}", many()))).await;
@@ -98,11 +98,11 @@ fn told_to(kind: Kind, rows: &str) -> String {
         let bytes = format!("{number:02x}").repeat(32);
         text.push_str(&match (uuid, what, kind) {
             (Some(uuid), _, Kind::Sqlite) => format!("X'{}'", uuid.simple()),
-            (Some(uuid), _, Kind::Postgres) => format!("'{uuid}'"),
+            (Some(uuid), _, Kind::Postgres | Kind::Bouncer) => format!("'{uuid}'"),
             (None, "t", Kind::Sqlite) => time.as_microsecond().to_string(),
-            (None, "t", Kind::Postgres) => format!("'{time}'"),
+            (None, "t", Kind::Postgres | Kind::Bouncer) => format!("'{time}'"),
             (None, "b", Kind::Sqlite) => format!("X'{bytes}'"),
-            (None, "b", Kind::Postgres) => format!("'\\x{bytes}'"),
+            (None, "b", Kind::Postgres | Kind::Bouncer) => format!("'\\x{bytes}'"),
             (None, other, _) => panic!("no mark is called {other}"),
         });
         text.push_str(rest);

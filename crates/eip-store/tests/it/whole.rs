@@ -95,7 +95,11 @@ impl Whole {
 async fn held(repo: &Arc<dyn Repository>) -> Vec<ElasticIpRecord> {
     let mut all: Vec<ElasticIpRecord> = Vec::new();
     loop {
-        let after = all.last().map(|one| one.address);
+        let last = all.last();
+        let after = last.map(|one| eip_store::ListPlace {
+            allocated_at: one.allocated_at,
+            address: one.address,
+        });
         let page = repo.list_elastic_ips(&ElasticIpFilter { after, ..list_all() }).await.unwrap();
         if page.is_empty() {
             return all;

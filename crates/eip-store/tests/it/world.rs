@@ -12,6 +12,7 @@ use eip_store::{
     AssociateCommand, DisassociateCommand, ElasticIpFilter, ElasticIpRecord, InventoryOutcome,
     NewAllocation, Refusal, ReleaseCommand, Released, Repository, Scope, StoreError, Wish, open,
 };
+use eip_testkit::pgbouncer::TestBouncer;
 use eip_testkit::postgres::TestCluster;
 use jiff::Timestamp;
 use tempfile::TempDir;
@@ -21,6 +22,8 @@ use uuid::Uuid;
 pub(crate) enum Kind {
     Sqlite,
     Postgres,
+    /// PostgreSQL by way of a pgbouncer that gives every transaction another connection.
+    Bouncer,
 }
 
 pub(crate) struct World {
@@ -120,6 +123,12 @@ pub(crate) fn list_all() -> ElasticIpFilter {
     }
 }
 
+/// The way through pgbouncer to the database with this URL.
+pub(crate) fn bouncer_url(bouncer: &TestBouncer, direct: &str) -> String {
+    let name = direct.trim_start_matches("postgres:///").split('?').next().unwrap();
+    format!("{}&pgbouncer=true", bouncer.url(name))
+}
+
 /// Holds an address.
 pub(crate) async fn take(
     repo: &Arc<dyn Repository>,
@@ -143,8 +152,31 @@ impl World {
 
     /// Projects `default` and `other`, and the default pool.
     pub(crate) async fn with_quarantine(kind: Kind, quarantine_seconds: u32) -> Self {
-        let world = Self::empty(kind).await;
-        let repo = &world.repo;
+        Self::empty(kind).await.furnished(quarantine_seconds).await
+    }
+
+    pub(crate) async fn empty(kind: Kind) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let url = match kind {
+            Kind::Sqlite => format!("sqlite:{}", folder.path().join("deep/eip.db").display()),
+            Kind::Postgres => TestCluster::shared().fresh_database().await,
+            Kind::Bouncer => {
+                bouncer_url(TestBouncer::shared(), &TestCluster::shared().fresh_database().await)
+            }
+        };
+        let repo = open(&url).await.unwrap();
+        Self { repo, url, folder }
+    }
+
+    /// The same as [`World::new`], in an empty database.
+    pub(crate) async fn on(url: String) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let repo = open(&url).await.unwrap();
+        Self { repo, url, folder }.furnished(u32::try_from(QUARANTINE).unwrap()).await
+    }
+
+    async fn furnished(self, quarantine_seconds: u32) -> Self {
+        let repo = &self.repo;
         repo.ensure_project(&project("default"), None, at(0)).await.unwrap();
         repo.ensure_project(&project("other"), None, at(0)).await.unwrap();
         let pool = PoolConfig {
@@ -153,17 +185,7 @@ impl World {
             quarantine_seconds,
         };
         repo.ensure_pool(&pool, at(0)).await.unwrap();
-        world
-    }
-
-    pub(crate) async fn empty(kind: Kind) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let url = match kind {
-            Kind::Sqlite => format!("sqlite:{}", folder.path().join("deep/eip.db").display()),
-            Kind::Postgres => TestCluster::shared().fresh_database().await,
-        };
-        let repo = open(&url).await.unwrap();
-        Self { repo, url, folder }
+        self
     }
 
     pub(crate) async fn hold(&self, offset: u32) -> ElasticIpRecord {

@@ -1,0 +1,101 @@
+//! The way to the database: one for the pool, the migrations and the listener alike.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use deadpool_postgres::Connect;
+use tokio::task::JoinHandle;
+use tokio_postgres::error::{DbError, Severity};
+use tokio_postgres::tls::NoTlsStream;
+use tokio_postgres::{AsyncMessage, Client, Config, Connection, NoTls, Socket};
+
+/// What drives a connection, and hears what the server says of its own accord.
+pub(super) type Driver = Connection<Socket, NoTlsStream>;
+
+/// How to connect, and what was heard on all the connections that were made.
+#[derive(Debug, Clone)]
+pub(super) struct Link {
+    config: Config,
+    doubts: Doubts,
+}
+
+impl Link {
+    pub(super) fn new(config: Config) -> Self {
+        Self { config, doubts: Doubts::default() }
+    }
+
+    pub(super) fn config(&self) -> &Config {
+        &self.config
+    }
+
+    pub(super) fn doubts(&self) -> &Doubts {
+        &self.doubts
+    }
+
+    pub(super) async fn connect(&self) -> Result<(Client, Driver), tokio_postgres::Error> {
+        self.config.connect(NoTls).await
+    }
+
+    /// Connects, and has the connection driven.
+    pub(super) async fn open(&self) -> Result<(Client, JoinHandle<()>), tokio_postgres::Error> {
+        let (client, driver) = self.connect().await?;
+        Ok((client, tokio::spawn(drive(driver, self.doubts.clone()))))
+    }
+}
+
+type Opening<'l> = Pin<
+    Box<dyn Future<Output = Result<(Client, JoinHandle<()>), tokio_postgres::Error>> + Send + 'l>,
+>;
+
+impl Connect for Link {
+    fn connect(&self, _config: &Config) -> Opening<'_> {
+        Box::pin(self.open())
+    }
+}
+
+async fn drive(mut driver: Driver, doubts: Doubts) {
+    while let Some(message) = poll_fn(|cx| driver.poll_message(cx)).await {
+        match message {
+            Ok(AsyncMessage::Notice(notice)) if is_doubt(&notice) => {
+                tracing::warn!(%notice, "PostgreSQL gave up waiting for a standby");
+                doubts.raise();
+            }
+            Ok(AsyncMessage::Notice(notice)) => tracing::debug!(%notice, "PostgreSQL says"),
+            Ok(_) => {}
+            Err(error) => {
+                tracing::debug!(%error, "A connection to PostgreSQL ended");
+                return;
+            }
+        }
+    }
+}
+
+/// How many times PostgreSQL said that it committed something which a standby may not have.
+///
+/// Counted over all connections: what one commit heard makes others that are under way at that
+/// moment doubtful, too. It happens when an operator cancels a wait, and the doubt is harmless.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Doubts(Arc<AtomicU64>);
+
+impl Doubts {
+    /// What was heard so far. A notice is counted before the answer that follows it is passed on.
+    pub(super) fn heard(&self) -> u64 {
+        self.0.load(Ordering::SeqCst)
+    }
+
+    fn raise(&self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// Whether it says that a commit is no longer waiting for its standby.
+///
+/// The text is in the language of the server, and the SQLSTATE is that of any warning when the wait
+/// was cancelled (01000) and 57P01 when the connection is being ended. What PostgreSQL 9.1 to 18
+/// have in common is the routine which says so.
+fn is_doubt(notice: &DbError) -> bool {
+    notice.parsed_severity() == Some(Severity::Warning)
+        && notice.routine() == Some("SyncRepWaitForLSN")
+}
