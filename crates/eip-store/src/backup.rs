@@ -42,12 +42,6 @@ pub enum BackupError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    #[error("the record at {path} is damaged")]
-    Damaged {
-        path: PathBuf,
-        #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
     /// The record may be, too.
     #[error("the copy is damaged: {what}")]
     Unsound { what: String },
@@ -96,8 +90,11 @@ fn copy(from: &Path, to: &Path) -> Result<Backup, BackupError> {
         return Err(no_record());
     }
     let source = connect_to_read(from).map_err(BackupError::Open)?;
-    let about = |doing| move |error| told(doing, from, error);
-    if schema(&source).map_err(about("read the record"))? == 0 {
+    let failed_at = |doing| {
+        let meaning = OpenError::sqlite(doing, from);
+        move |error| BackupError::Open(meaning(error))
+    };
+    if schema(&source).map_err(failed_at("read"))? == 0 {
         return Err(no_record());
     }
     let draft = Draft::beside(to)?;
@@ -107,7 +104,7 @@ fn copy(from: &Path, to: &Path) -> Result<Backup, BackupError> {
         if error.sqlite_error_code() == Some(ErrorCode::DiskFull) {
             BackupError::NoSpace { path: to.to_owned(), source: Box::new(error) }
         } else {
-            told("copy the record", from, error)
+            failed_at("copy")(error)
         }
     })?;
     drop(source);
@@ -193,16 +190,5 @@ fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> BackupE
         } else {
             BackupError::File { doing, path, source }
         }
-    }
-}
-
-/// Says what an error of the database that is copied means.
-fn told(doing: &'static str, path: &Path, error: rusqlite::Error) -> BackupError {
-    let source = Box::new(error);
-    let damaged = [ErrorCode::DatabaseCorrupt, ErrorCode::NotADatabase];
-    if source.sqlite_error_code().is_some_and(|code| damaged.contains(&code)) {
-        BackupError::Damaged { path: path.to_owned(), source }
-    } else {
-        BackupError::Database { doing, source }
     }
 }

@@ -1,6 +1,6 @@
 //! From a database URL to the record that is there.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::cases::Record;
@@ -33,6 +33,20 @@ pub enum OpenError {
         #[source]
         source: std::io::Error,
     },
+    #[error("cannot {doing} the SQLite database {path}")]
+    Sqlite {
+        doing: &'static str,
+        path: PathBuf,
+        #[source]
+        source: rusqlite::Error,
+    },
+    /// Left as it is.
+    #[error("{path} is damaged, or is no SQLite database")]
+    Damaged {
+        path: PathBuf,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// SQLite has one writer, and it is in the other process.
     #[error("another process is using {path}; stop it, or use PostgreSQL for several servers")]
     InUse { path: PathBuf },
@@ -62,6 +76,18 @@ impl OpenError {
         E: std::error::Error + Send + Sync + 'static,
     {
         move |source| Self::Database { doing, source: Box::new(source) }
+    }
+
+    /// Says what SQLite met in this file.
+    pub(crate) fn sqlite(doing: &'static str, path: &Path) -> impl FnOnce(rusqlite::Error) -> Self {
+        let path = path.to_owned();
+        let damage = [rusqlite::ErrorCode::DatabaseCorrupt, rusqlite::ErrorCode::NotADatabase];
+        move |source| match source.sqlite_error_code() {
+            Some(code) if damage.contains(&code) => {
+                Self::Damaged { path, source: Box::new(source) }
+            }
+            Some(_) | None => Self::Sqlite { doing, path, source },
+        }
     }
 
     pub(crate) fn upgrade(source: impl std::error::Error + Send + Sync + 'static) -> Self {

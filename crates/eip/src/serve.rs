@@ -129,8 +129,16 @@ pub(crate) fn cannot_open(error: &eip_store::OpenError) -> Failure {
             let hint = "stop the other process, or give this one a --data-dir of its own";
             Failure::here(Exit::Other, "record_in_use", doing, hint)
         }
-        eip_store::OpenError::File { .. } | eip_store::OpenError::Database { .. } => {
-            let hint = "see that the database or the folder is there and may be written";
+        eip_store::OpenError::File { .. } | eip_store::OpenError::Sqlite { .. } => {
+            let hint = "see that the folder is there, may be written, and has space";
+            Failure::here(Exit::Other, "record", doing, hint)
+        }
+        eip_store::OpenError::Damaged { .. } => {
+            let hint = "the file was left as it is; keep it, and put a backup in its place";
+            Failure::here(Exit::Other, "record_damaged", doing, hint)
+        }
+        eip_store::OpenError::Database { .. } => {
+            let hint = "see that the database answers, and lets this user in";
             Failure::here(Exit::Other, "record", doing, hint)
         }
         eip_store::OpenError::Upgrade { .. } => {

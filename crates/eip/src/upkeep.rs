@@ -50,7 +50,7 @@ fn cannot_copy(error: &BackupError) -> Failure {
         BackupError::NoSpace { .. } => {
             here(Exit::Other, "no_space", "make space, or name a file on another disk")
         }
-        BackupError::Damaged { .. } | BackupError::Unsound { .. } => {
+        BackupError::Unsound { .. } => {
             let hint = "keep every earlier backup; restore the newest one that is sound";
             here(Exit::Other, "record_damaged", hint)
         }

@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use super::{ImportError, TABLES, is_current};
+use crate::open::OpenError;
 use crate::sqlite::file::{connect_to_read, prepare, schema};
 
 /// How many bytes go at a time.
@@ -55,7 +56,8 @@ impl Source {
         }
         let lock = prepare(&path).map_err(ImportError::Source)?;
         let connection = connect_to_read(&path).map_err(ImportError::Source)?;
-        let found = schema(&connection).map_err(ImportError::database("read the record"))?;
+        let found = schema(&connection).map_err(OpenError::sqlite("read", &path));
+        let found = found.map_err(ImportError::Source)?;
         if found == 0 {
             return Err(ImportError::NoRecord { path });
         }

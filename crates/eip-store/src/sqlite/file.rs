@@ -1,6 +1,7 @@
 //! The file of the record: who may open it, and what must hold before it is written to.
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::io::Read as _;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -42,23 +43,28 @@ pub(crate) fn prepare(path: &Path) -> Result<File, OpenError> {
 }
 
 fn lock_path(path: &Path) -> PathBuf {
+    beside(path, ".lock")
+}
+
+/// Returns the path of a file that belongs to the one at `path`, by whatever name that is known.
+fn beside(path: &Path, suffix: &str) -> PathBuf {
     let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
     let mut name = real.into_os_string();
-    name.push(".lock");
+    name.push(suffix);
     name.into()
 }
 
 /// Opens the connection that writes, and brings the schema up to date.
 pub(super) fn connect(path: &Path) -> Result<Connection, OpenError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let failed = OpenError::database::<rusqlite::Error>;
-    let mut connection =
-        Connection::open_with_flags(path, flags).map_err(failed("open the SQLite database"))?;
-    let found = schema(&connection).map_err(failed("read the schema of the SQLite database"))?;
+    ends_with_a_page(path)?;
+    let failed = |doing| OpenError::sqlite(doing, path);
+    let mut connection = Connection::open_with_flags(path, flags).map_err(failed("open"))?;
+    let found = schema(&connection).map_err(failed("read"))?;
     if found > SCHEMA {
         return Err(OpenError::Newer { found, known: SCHEMA });
     }
-    set_up(&connection).map_err(failed("set up the SQLite database"))?;
+    set_up(&connection).map_err(failed("set up"))?;
     let migrations = MIGRATIONS.iter().map(|(name, sql)| Migration::unapplied(name, sql));
     let migrations = migrations.collect::<Result<Vec<_>, _>>();
     let migrations = migrations.map_err(OpenError::database("read the migrations"))?;
@@ -66,6 +72,33 @@ pub(super) fn connect(path: &Path) -> Result<Connection, OpenError> {
     // noted would be in its own way at every start.
     Runner::new(&migrations).set_grouped(true).run(&mut connection).map_err(OpenError::upgrade)?;
     Ok(connection)
+}
+
+/// Refuses a file that was cut off within a page: SQLite would take a part of its last page for all of
+/// it, and a single byte for a new file. What is in the log makes up for what the file lacks.
+fn ends_with_a_page(path: &Path) -> Result<(), OpenError> {
+    let logged = std::fs::metadata(beside(path, "-wal")).is_ok_and(|log| log.len() > 0);
+    let read = || -> std::io::Result<_> {
+        let mut file = File::open(path)?;
+        let mut header = [0; 18];
+        let length = file.metadata()?.len();
+        if length >= 512 {
+            file.read_exact(&mut header)?;
+        }
+        Ok((length, u16::from_be_bytes([header[16], header[17]])))
+    };
+    let (length, page) = read().map_err(|source| OpenError::File {
+        doing: "read",
+        path: path.to_owned(),
+        source,
+    })?;
+    // The largest size of a page does not fit its field.
+    let page = if page == 1 { 65_536 } else { u64::from(page).max(512) };
+    if logged || length.is_multiple_of(page) {
+        return Ok(());
+    }
+    let source = Box::new(std::io::Error::other("it ends within a page"));
+    Err(OpenError::Damaged { path: path.to_owned(), source })
 }
 
 /// Returns the newest migration that was applied; 0 for a new file.
@@ -101,10 +134,9 @@ fn set_up(connection: &Connection) -> rusqlite::Result<()> {
 /// Opens a connection that cannot write.
 pub(crate) fn connect_to_read(path: &Path) -> Result<Connection, OpenError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let failed = OpenError::database::<rusqlite::Error>;
-    let doing = "open the SQLite database for reading";
-    let connection = Connection::open_with_flags(path, flags).map_err(failed(doing))?;
-    connection.pragma_update(None, "busy_timeout", 5_000).map_err(failed(doing))?;
+    let failed = || OpenError::sqlite("open", path);
+    let connection = Connection::open_with_flags(path, flags).map_err(failed())?;
+    connection.pragma_update(None, "busy_timeout", 5_000).map_err(failed())?;
     connection.set_prepared_statement_cache_capacity(64);
     Ok(connection)
 }

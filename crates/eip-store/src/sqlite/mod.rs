@@ -48,8 +48,8 @@ impl Sqlite {
     fn open_now(path: PathBuf) -> Result<Self, OpenError> {
         let lock = file::prepare(&path)?;
         let connection = file::connect(&path)?;
-        let cluster_id = cluster_id(&connection)
-            .map_err(OpenError::database("read the id of the SQLite database"))?;
+        let cluster_id =
+            cluster_id(&connection).map_err(OpenError::sqlite("read the id of", &path))?;
         let readers = Readers::open(&path)?;
         let writer = Writer::start(connection, lock)
             .map_err(OpenError::database("start the thread that writes"))?;

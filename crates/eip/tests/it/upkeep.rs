@@ -59,7 +59,7 @@ fn a_backup_that_cannot_be_made_says_why_and_what_to_do() {
             format!("backup {folder}/a --database sqlite:{folder}/serve.log"),
             1,
             "record_damaged",
-            "restore",
+            "put a backup",
         ),
         (format!("backup {folder}/no/a"), 1, "other", "folder"),
         (format!("backup {full}/a"), 1, "no_space", "another disk"),

@@ -1,0 +1,124 @@
+//! Disks that are full, read-only or have lost something.
+
+use std::collections::BTreeSet;
+
+use eip_testkit::eventually;
+
+use crate::scene::{SOON, Scene};
+
+/// A disk of four megabytes on the machine.
+const DISK: &str = "/run/disk";
+const RECORD: &str = "sqlite:/run/disk/eip.db";
+
+fn with_disk() -> Scene {
+    let scene = Scene::new();
+    scene.host.sh(&format!("mkdir {DISK} && mount -t tmpfs -o size=4m tmpfs {DISK}"));
+    scene
+}
+
+/// Runs `eip serve` to its end, which is soon; returns the exit code and what it printed about it.
+fn try_serve(scene: &Scene, database: &str) -> (i32, String) {
+    let (code, _, err) = scene.try_eip(&format!("serve --no-agent --database {database}"));
+    (code, err)
+}
+
+fn held(scene: &Scene) -> BTreeSet<String> {
+    let list = scene.eip_json("list");
+    let ids = list["items"].as_array().unwrap().iter().map(|one| one["id"].as_str().unwrap());
+    ids.map(str::to_owned).collect()
+}
+
+#[test]
+fn a_full_disk_stops_changes_only_and_only_while_it_is_full() {
+    let scene = with_disk();
+    let options = ["--no-agent", "--database", RECORD];
+    let serving = scene.serve(&options);
+    let allocate = || {
+        let (status, body) =
+            scene.curl("-X POST http://localhost:8080/elastic-ips -H \"X-API-Key: $API_KEY\"");
+        (status, body["id"].as_str().map(str::to_owned))
+    };
+    let mut acknowledged: BTreeSet<String> = BTreeSet::new();
+    acknowledged.extend(allocate().1);
+    for _ in 0..2 {
+        // All that is left.
+        scene.host.try_sh(&format!("cat /dev/zero > {DISK}/filler"));
+        eventually("the disk to be full", SOON, || match allocate() {
+            (201, id) => {
+                acknowledged.extend(id);
+                None
+            }
+            (503, _) => Some(()),
+            other => panic!("{other:?}"),
+        });
+        let key = std::fs::read_to_string(scene.data_dir().join("admin.key")).unwrap();
+        let headers = scene.host.sh(&format!(
+            "curl -s -o /dev/null -D - -X POST http://localhost:8080/elastic-ips -H 'X-API-Key: {}'",
+            key.trim()
+        ));
+        assert!(headers.to_lowercase().contains("\nretry-after: "), "{headers}");
+        assert!(held(&scene).is_superset(&acknowledged), "reads go on");
+        let (code, _, err) = scene.try_eip("allocate");
+        assert_eq!(code, 8, "{err}");
+
+        scene.host.sh(&format!("rm {DISK}/filler"));
+        let after = allocate();
+        assert_eq!(after.0, 201, "it writes again: {}", scene.log());
+        acknowledged.extend(after.1);
+    }
+    let before = held(&scene);
+    assert!(before.is_superset(&acknowledged));
+    serving.kill();
+    let serving = scene.serve(&options);
+    assert_eq!(held(&scene), before);
+    serving.stop();
+
+    scene.host.try_sh(&format!("rm {DISK}/eip.db*; cat /dev/zero > {DISK}/filler"));
+    let (code, err) = try_serve(&scene, RECORD);
+    assert!(code == 1 && err.starts_with("error[record]") && err.contains("has space"), "{err}");
+}
+
+#[test]
+fn a_record_that_must_not_be_written_is_refused_with_a_word_about_it() {
+    let scene = with_disk();
+    let serving = scene.serve(&["--no-agent", "--database", RECORD]);
+    scene.eip("allocate --name web");
+    serving.stop();
+    scene.host.sh(&format!("mount -o remount,ro {DISK}"));
+    let (code, err) = try_serve(&scene, RECORD);
+    assert_eq!(code, 1, "{err}");
+    assert!(err.starts_with("error[record]: ") && err.contains("Read-only file system"), "{err}");
+    assert!(err.contains(DISK) && err.contains("may be written"), "{err}");
+    scene.host.sh(&format!("mount -o remount,rw {DISK}"));
+    let serving = scene.serve(&["--no-agent", "--database", RECORD]);
+    assert_eq!(scene.eip_json("show web")["name"], "web");
+    serving.stop();
+}
+
+#[test]
+fn a_damaged_record_is_refused_by_name_and_its_backup_takes_its_place() {
+    let scene = with_disk();
+    let serving = scene.serve(&["--no-agent", "--database", RECORD]);
+    scene.eip("allocate --name web");
+    scene.eip(&format!("backup {DISK}/copy.db --database {RECORD}"));
+    serving.stop();
+    let sum = || scene.host.sh(&format!("sha256sum < {DISK}/eip.db"));
+    for damage in [
+        format!("truncate -s 40000 {DISK}/eip.db"),
+        format!("truncate -s 8192 {DISK}/eip.db"),
+        format!("head -c 100000 /dev/urandom > {DISK}/eip.db"),
+    ] {
+        scene.host.sh(&damage);
+        let before = sum();
+        let (code, err) = try_serve(&scene, RECORD);
+        assert_eq!(code, 1, "{damage}: {err}");
+        assert!(err.starts_with("error[record_damaged]: "), "{damage}: {err}");
+        assert!(err.contains(&format!("{DISK}/eip.db")) && err.contains("backup"), "{err}");
+        assert!(!err.contains("panicked"), "{err}");
+        assert_eq!(sum(), before, "it was changed");
+    }
+    scene.host.sh(&format!("rm {DISK}/eip.db*; mv {DISK}/copy.db {DISK}/eip.db"));
+    let serving = scene.serve(&["--no-agent", "--database", RECORD]);
+    assert_eq!(scene.eip_json("show web")["name"], "web");
+    serving.stop();
+}
