@@ -22,6 +22,7 @@ mod races;
 mod raw;
 mod reports;
 mod standby;
+mod tls;
 mod upgrading;
 mod whole;
 mod world;
