@@ -22,10 +22,28 @@ pub enum OpenError {
     InvalidUrl(#[source] tokio_postgres::Error),
     #[error("{name}={value} in the address of the database is not understood; write {accepted}")]
     InvalidParameter { name: &'static str, value: String, accepted: &'static str },
-    #[error(
-        "sslmode={mode} was asked for, and this version has no TLS to PostgreSQL; use a unix socket or a tunnel, or sslmode=disable"
-    )]
-    TlsNotSupported { mode: String },
+    /// Parameters that do not go together; it says what would.
+    #[error("the address of the database: {what}")]
+    Contradiction { what: &'static str },
+    #[error("cannot use {parameter}={path}, named in the address of the database")]
+    TlsFile {
+        parameter: &'static str,
+        path: PathBuf,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    #[error("the PostgreSQL server has no TLS, and sslmode={mode} was asked for")]
+    ServerWithoutTls { mode: &'static str },
+    #[error("the certificate of the PostgreSQL server is not to be trusted")]
+    Untrusted {
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    #[error("the certificate of the PostgreSQL server is for another host")]
+    WrongHost {
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     #[error("cannot {doing} {path}")]
     File {
         doing: &'static str,

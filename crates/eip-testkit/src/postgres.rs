@@ -6,6 +6,7 @@
 //! the other end closes.
 
 use std::fs::Permissions;
+use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -72,7 +73,11 @@ static NUMBER: AtomicU32 = AtomicU32::new(1);
 
 /// A PostgreSQL cluster that belongs to this test process.
 #[derive(Debug)]
-pub struct TestCluster(Keeper);
+pub struct TestCluster {
+    keeper: Keeper,
+    /// Also a part of the name of its socket.
+    port: u16,
+}
 
 impl TestCluster {
     /// Returns the cluster of this process, made by whoever asks first. Nobody stops it.
@@ -89,7 +94,34 @@ impl TestCluster {
     /// When there is no PostgreSQL here or it does not start; the message says why.
     #[must_use]
     pub fn private(settings: &str) -> Self {
-        match Self::make(settings) {
+        Self::made(settings, 5432)
+    }
+
+    /// Makes one that listens on loopback, too; its databases are at [`TestCluster::port`] there.
+    ///
+    /// # Panics
+    /// When there is no PostgreSQL here or it does not start; the message says why.
+    #[must_use]
+    pub fn listening() -> Self {
+        let free = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr());
+        match free {
+            Ok(free) => {
+                let port = free.port();
+                let settings = format!("listen_addresses = '127.0.0.1'\nport = {port}");
+                Self::made(&settings, port)
+            }
+            Err(error) => panic!("no port for PostgreSQL: {error}"),
+        }
+    }
+
+    /// The port of a cluster that listens.
+    #[must_use]
+    pub const fn port(&self) -> u16 {
+        self.port
+    }
+
+    fn made(settings: &str, port: u16) -> Self {
+        match Self::make(settings, port) {
             Ok(cluster) => cluster,
             Err(error) => panic!("no PostgreSQL for tests: {error:#}"),
         }
@@ -118,7 +150,7 @@ impl TestCluster {
     /// Returns the folder with the socket, the log, and `data`.
     #[must_use]
     pub fn folder(&self) -> &Path {
-        self.0.folder()
+        self.keeper.folder()
     }
 
     /// Writes a file for the server, which only it may read.
@@ -139,7 +171,7 @@ impl TestCluster {
     }
 
     fn order(&self, what: &str) {
-        if let Err(error) = self.0.order(what) {
+        if let Err(error) = self.keeper.order(what) {
             panic!("PostgreSQL for tests: {error:#}");
         }
     }
@@ -159,7 +191,8 @@ impl TestCluster {
     /// Returns the URL of a database of this cluster.
     #[must_use]
     pub fn url(&self, database: &str) -> String {
-        format!("postgres:///{database}?host={}&user=postgres", self.folder().display())
+        let (folder, port) = (self.folder().display(), self.port);
+        format!("postgres:///{database}?host={folder}&port={port}&user=postgres")
     }
 
     async fn create(&self, name: &str) -> Result<()> {
@@ -171,9 +204,10 @@ impl TestCluster {
         Ok(())
     }
 
-    fn make(settings: &str) -> Result<Self> {
+    fn make(settings: &str, port: u16) -> Result<Self> {
         let bin = newest_binaries(Path::new("/usr/lib/postgresql"))?;
-        Ok(Self(Keeper::start(KEEPER, &[&bin.display().to_string(), settings])?))
+        let keeper = Keeper::start(KEEPER, &[&bin.display().to_string(), settings])?;
+        Ok(Self { keeper, port })
     }
 }
 

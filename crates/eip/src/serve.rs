@@ -122,8 +122,25 @@ pub(crate) fn cannot_open(error: &eip_store::OpenError) -> Failure {
         eip_store::OpenError::UnknownScheme { .. }
         | eip_store::OpenError::InvalidUrl(_)
         | eip_store::OpenError::InvalidParameter { .. }
-        | eip_store::OpenError::TlsNotSupported { .. } => {
+        | eip_store::OpenError::Contradiction { .. } => {
             Failure::usage(doing, "write it as sqlite:PATH or postgres://USER@HOST/NAME")
+        }
+        eip_store::OpenError::TlsFile { .. } => {
+            let hint = "it must be a PEM file which this user may read";
+            Failure::here(Exit::Other, "record", doing, hint)
+        }
+        eip_store::OpenError::ServerWithoutTls { .. } => {
+            let hint = "set ssl = on there, or write sslmode=prefer if nobody else is on the way";
+            Failure::here(Exit::Other, "record", doing, hint)
+        }
+        eip_store::OpenError::Untrusted { .. } => {
+            let hint = "sslrootcert must name the certificate of whoever signed the server's";
+            Failure::here(Exit::Other, "record", doing, hint)
+        }
+        eip_store::OpenError::WrongHost { .. } => {
+            let hint =
+                "write the host as the certificate has it, or sslmode=verify-ca to take any host";
+            Failure::here(Exit::Other, "record", doing, hint)
         }
         eip_store::OpenError::InUse { .. } => {
             let hint = "stop the other process, or give this one a --data-dir of its own";

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio_postgres::Config;
 use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
 
+use super::tls::Tls;
 use super::url::Ours;
 use crate::open::OpenError;
 
@@ -65,22 +66,24 @@ pub(super) struct Asked {
     pub(super) config: Config,
     /// Whether there is a pgbouncer in between which gives each transaction another connection.
     pub(super) bouncer: bool,
+    pub(super) tls: Tls,
 }
 
 /// Reads the URL, and adds what it leaves open.
 pub(super) fn read(url: &str) -> Result<Asked, OpenError> {
-    let Ours { url, bouncer } = Ours::taken_out(url)?;
-    // The driver knows no other modes, and would call the URL invalid.
-    for mode in ["verify-ca", "verify-full"] {
-        if url.contains(&format!("sslmode={mode}")) {
-            return Err(OpenError::TlsNotSupported { mode: mode.to_owned() });
+    let Ours { url, bouncer, tls } = Ours::taken_out(url)?;
+    let mut config: Config = url.parse().map_err(OpenError::InvalidUrl)?;
+    if config.get_hosts().is_empty() {
+        // What a certificate is for, where nothing else is named.
+        for address in config.get_hostaddrs().to_vec() {
+            config.host(address.to_string());
         }
     }
-    let mut config: Config = url.parse().map_err(OpenError::InvalidUrl)?;
-    match config.get_ssl_mode() {
-        SslMode::Disable | SslMode::Prefer => {}
-        SslMode::Require => return Err(OpenError::TlsNotSupported { mode: "require".to_owned() }),
-        other => return Err(OpenError::TlsNotSupported { mode: format!("{other:?}") }),
+    let tls = Tls::new(&tls)?;
+    config.ssl_mode(tls.mode.of_driver());
+    // Nobody is on the way there.
+    if config.get_hosts().iter().all(|host| matches!(host, Host::Unix(_))) {
+        config.ssl_mode(SslMode::Disable);
     }
     // pgbouncer refuses them.
     if !bouncer {
@@ -109,7 +112,7 @@ pub(super) fn read(url: &str) -> Result<Asked, OpenError> {
     if config.get_tcp_user_timeout().is_none() {
         config.tcp_user_timeout(PATIENCE * 2);
     }
-    Ok(Asked { config, bouncer })
+    Ok(Asked { config, bouncer, tls })
 }
 
 /// Says where the database is, without who we are there.
@@ -127,13 +130,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tls_that_is_asked_for_is_refused_instead_of_left_out() {
-        for mode in ["require", "verify-ca", "verify-full"] {
-            let url = format!("postgres://eip@db/eip?sslmode={mode}");
-            let error = read(&url).unwrap_err();
-            assert!(matches!(error, OpenError::TlsNotSupported { .. }), "{mode}: {error}");
+    fn tls_is_asked_for_as_libpq_would() {
+        let mode = |rest: &str| read(&format!("postgres://{rest}")).unwrap().config.get_ssl_mode();
+        assert_eq!(mode("eip@db/eip"), SslMode::Prefer);
+        assert_eq!(mode("eip@db/eip?sslmode=require"), SslMode::Require);
+        assert_eq!(mode("eip@db/eip?sslrootcert=system"), SslMode::Require);
+        // A unix socket has none, whatever is asked for.
+        assert_eq!(mode("/eip?host=/run/postgresql&sslmode=require"), SslMode::Disable);
+        for contradiction in [
+            "sslmode=verify-full",
+            "sslmode=verify-ca",
+            "sslrootcert=/etc/roots.pem",
+            "sslmode=require&sslrootcert=system",
+            "sslmode=verify-ca&sslrootcert=system",
+            "sslcert=/etc/eip.crt",
+        ] {
+            let error = read(&format!("postgres://db/eip?{contradiction}")).unwrap_err();
+            assert!(matches!(error, OpenError::Contradiction { .. }), "{contradiction}: {error}");
         }
-        assert!(read("postgres://eip@db/eip?sslmode=disable").is_ok());
+        let unreadable = "postgres://db/eip?sslmode=verify-full&sslrootcert=/nowhere/roots.pem";
+        let error = read(unreadable).unwrap_err().to_string();
+        assert!(error.contains("sslrootcert=/nowhere/roots.pem"), "{error}");
     }
 
     #[test]

@@ -12,6 +12,7 @@ use super::config::{self, Asked};
 use super::link::Link;
 use super::migrate::{Session, bring_up_to_date};
 use crate::import::{Column, ImportError, Imported, Kind, Piece, Source, TABLES};
+use crate::open::OpenError;
 
 /// How many pieces wait to be written.
 const WAITING: usize = 4;
@@ -28,9 +29,14 @@ pub(crate) struct Target {
 impl Target {
     /// Makes the tables, unless the database holds a record.
     pub(crate) async fn open(url: &str) -> Result<Self, ImportError> {
-        let Asked { config, .. } = config::read(url).map_err(ImportError::Target)?;
+        let Asked { config, bouncer, tls } = config::read(url).map_err(ImportError::Target)?;
+        if bouncer {
+            // The lock that keeps servers away is that of a connection.
+            let what = "an import needs a connection of its own: not pgbouncer=true, nor the host of a pgbouncer";
+            return Err(ImportError::Target(OpenError::Contradiction { what }));
+        }
         let place = config::place(&config);
-        let session = Session::start(&Link::new(config)).await.map_err(ImportError::Target)?;
+        let session = Session::start(&Link::new(config, tls)).await.map_err(ImportError::Target)?;
         let mut target = Self { place, session };
         match target.prepare().await {
             Ok(()) => Ok(target),

@@ -8,22 +8,27 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use deadpool_postgres::Connect;
 use tokio::task::JoinHandle;
 use tokio_postgres::error::{DbError, Severity};
-use tokio_postgres::tls::NoTlsStream;
-use tokio_postgres::{AsyncMessage, Client, Config, Connection, NoTls, Socket};
+use tokio_postgres::tls::MakeTlsConnect;
+use tokio_postgres::{AsyncMessage, Client, Config, Connection, Socket};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use super::tls::{self, Tls};
+use crate::open::OpenError;
 
 /// What drives a connection, and hears what the server says of its own accord.
-pub(super) type Driver = Connection<Socket, NoTlsStream>;
+pub(super) type Driver = Connection<Socket, <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream>;
 
 /// How to connect, and what was heard on all the connections that were made.
 #[derive(Debug, Clone)]
 pub(super) struct Link {
     config: Config,
+    tls: Tls,
     doubts: Doubts,
 }
 
 impl Link {
-    pub(super) fn new(config: Config) -> Self {
-        Self { config, doubts: Doubts::default() }
+    pub(super) fn new(config: Config, tls: Tls) -> Self {
+        Self { config, tls, doubts: Doubts::default() }
     }
 
     pub(super) fn config(&self) -> &Config {
@@ -35,7 +40,12 @@ impl Link {
     }
 
     pub(super) async fn connect(&self) -> Result<(Client, Driver), tokio_postgres::Error> {
-        self.config.connect(NoTls).await
+        self.config.connect(self.tls.connector.clone()).await
+    }
+
+    /// Opens the first connection, and says what stands in the way.
+    pub(super) async fn reach(&self) -> Result<(Client, JoinHandle<()>), OpenError> {
+        self.open().await.map_err(|error| tls::explained(self.tls.mode, error))
     }
 
     /// Connects, and has the connection driven.

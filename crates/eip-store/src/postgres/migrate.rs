@@ -25,7 +25,7 @@ const LOCK: i64 = 0x0065_6970;
 
 /// Brings the schema up to date and returns the id of the record.
 pub(super) async fn migrate(link: &Link) -> Result<ClusterId, OpenError> {
-    let (mut client, driving) = link.open().await.map_err(failed("connect to PostgreSQL"))?;
+    let (mut client, driving) = link.reach().await?;
     let migrated = locked(&mut client).await;
     drop(client);
     // Its error, if there is one, was told by what was asked of it.
@@ -42,7 +42,7 @@ pub(super) struct Session {
 
 impl Session {
     pub(super) async fn start(link: &Link) -> Result<Self, OpenError> {
-        let (client, driving) = link.open().await.map_err(failed("connect to PostgreSQL"))?;
+        let (client, driving) = link.reach().await?;
         // Another server may take its time with a long migration.
         let sql = format!(
             "SET lock_timeout = 0; SET statement_timeout = 0; SELECT pg_advisory_lock({LOCK})"

@@ -8,6 +8,7 @@ mod migrate;
 mod session;
 mod statements;
 mod swift;
+mod tls;
 mod url;
 mod wake;
 
@@ -58,11 +59,11 @@ impl Postgres {
     /// Connects, and brings the schema up to date. Several servers may do so at once.
     ///
     /// # Errors
-    /// [`OpenError`] when the URL is not valid or asks for TLS, the database does not answer, or a
+    /// [`OpenError`] when the URL is not valid, the database does not answer, or a
     /// newer program wrote it.
     pub(crate) async fn open(url: &str) -> Result<Self, OpenError> {
-        let Asked { config, bouncer } = config::read(url)?;
-        let link = Link::new(config);
+        let Asked { config, bouncer, tls } = config::read(url)?;
+        let link = Link::new(config, tls);
         let cluster_id = migrate::migrate(&link).await?;
         let pool = pool(link.clone())
             .map_err(OpenError::database("make the connections to PostgreSQL"))?;

@@ -228,6 +228,8 @@ async fn a_record_that_cannot_be_imported_is_refused_before_the_database_is_touc
     }
     let World { repo, url: from, folder: _folder } = world;
     drop(repo);
+    let error = refused(&from, &format!("{to}&pgbouncer=true")).await;
+    assert!(matches!(error, ImportError::Target(OpenError::Contradiction { .. })), "{error:?}");
     execute(&from, "DELETE FROM refinery_schema_history WHERE version = 2").await;
     let error = refused(&from, &to).await;
     assert!(matches!(error, ImportError::Older { found: 1, known: 2 }), "{error:?}");

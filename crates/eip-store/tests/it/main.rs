@@ -23,6 +23,8 @@ mod races;
 mod raw;
 mod reports;
 mod standby;
+mod tls;
+mod two_servers;
 mod upgrading;
 mod whole;
 mod world;
