@@ -37,7 +37,7 @@ pub struct Imported {
     pub last_event: u64,
 }
 
-/// The record cannot be imported. The database that it was to go to has no row of it.
+/// The record cannot be imported. The database that it was to go to is as it was.
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
     #[error("a record is imported from SQLite into PostgreSQL, and no other way")]
@@ -80,12 +80,12 @@ impl ImportError {
 /// Copies the SQLite record at `from` into the empty PostgreSQL database at `to`: every row of every
 /// table as it is, ids, times and numbers included.
 ///
-/// No server may have the record open, and none can start on either side meanwhile. The rows are one
-/// transaction, in which the rows of both sides are counted; the record at `from` is only read.
+/// No server may have the record open, and none can start on either side meanwhile. Tables and rows
+/// are one transaction, in which the rows of both sides are counted; the record at `from` is only
+/// read.
 ///
 /// # Errors
-/// [`ImportError`] says what stands in the way. A database at `to` that is not empty is left as it is;
-/// in an empty one there may be empty tables, and the import can be tried again.
+/// [`ImportError`] says what stands in the way. The database at `to` is then as it was.
 pub async fn import(from: &str, to: &str) -> Result<Imported, ImportError> {
     let path = match Place::of(from).map_err(ImportError::Source)? {
         Place::Sqlite(path) => path,

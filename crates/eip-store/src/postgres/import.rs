@@ -5,40 +5,37 @@ use std::pin::pin;
 
 use futures_util::SinkExt as _;
 use tokio::sync::mpsc;
-use tokio_postgres::Transaction;
+use tokio::task::JoinHandle;
 use tokio_postgres::types::Type;
+use tokio_postgres::{Client, GenericClient, Transaction};
 
 use super::config::{self, Asked};
 use super::link::Link;
-use super::migrate::{Session, bring_up_to_date};
+use super::migrate::migrated;
 use crate::import::{Column, ImportError, Imported, Kind, Piece, Source, TABLES};
-use crate::open::OpenError;
 
 /// How many pieces wait to be written.
 const WAITING: usize = 4;
 
 type Failed = tokio_postgres::Error;
 
-/// A database that is empty, and on which no server starts meanwhile.
+/// A database that had no row of a record when it was looked at.
 #[derive(Debug)]
 pub(crate) struct Target {
     place: String,
-    session: Session,
+    client: Client,
+    driving: JoinHandle<()>,
 }
 
 impl Target {
-    /// Makes the tables, unless the database holds a record.
     pub(crate) async fn open(url: &str) -> Result<Self, ImportError> {
-        let Asked { config, bouncer, tls } = config::read(url).map_err(ImportError::Target)?;
-        if bouncer {
-            // The lock that keeps servers away is that of a connection.
-            let what = "an import needs a connection of its own: not pgbouncer=true, nor the host of a pgbouncer";
-            return Err(ImportError::Target(OpenError::Contradiction { what }));
-        }
+        let Asked { config, tls, .. } = config::read(url).map_err(ImportError::Target)?;
         let place = config::place(&config);
-        let session = Session::start(&Link::new(config, tls)).await.map_err(ImportError::Target)?;
-        let mut target = Self { place, session };
-        match target.prepare().await {
+        let (client, driving) =
+            Link::new(config, tls).reach().await.map_err(ImportError::Target)?;
+        let target = Self { place, client, driving };
+        // Before anything is made of it: what a server is using is not even locked for a moment.
+        match is_empty(&target.client, &target.place).await {
             Ok(()) => Ok(target),
             Err(error) => {
                 target.close().await;
@@ -48,42 +45,24 @@ impl Target {
     }
 
     pub(crate) async fn close(self) {
-        self.session.end().await;
+        drop(self.client);
+        // Its error, if there is one, was told by what was asked of it.
+        drop(self.driving.await);
     }
 
-    async fn prepare(&mut self) -> Result<(), ImportError> {
-        // Nobody but us holds anything here, and a large file takes its time between two statements.
-        let set = "SET idle_in_transaction_session_timeout = 0; SET enable_seqscan = on";
-        let failed = ImportError::database::<Failed>("set up the connection to PostgreSQL");
-        self.session.client.batch_execute(set).await.map_err(failed)?;
-        self.is_empty().await?;
-        bring_up_to_date(&mut self.session.client).await.map_err(ImportError::Target)
-    }
-
-    /// A database without tables is, and one whose tables have no row. An id alone is no record.
-    async fn is_empty(&self) -> Result<(), ImportError> {
-        let failed = || ImportError::database::<Failed>("look into the database to import into");
-        let client = &self.session.client;
-        for table in TABLES.into_iter().filter(|table| *table != "cluster") {
-            let there = client.query_one("SELECT to_regclass($1) IS NOT NULL", &[&table]).await;
-            if !there.and_then(|row| row.try_get::<_, bool>(0)).map_err(failed())? {
-                continue;
-            }
-            let sql = format!("SELECT EXISTS (SELECT FROM {table})");
-            let rows = client.query_one(&sql, &[]).await;
-            if rows.and_then(|row| row.try_get::<_, bool>(0)).map_err(failed())? {
-                return Err(ImportError::NotEmpty { place: self.place.clone(), table });
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes in the whole record, in one transaction.
+    /// Makes the tables and takes in the whole record, in one transaction.
+    ///
+    /// The lock, the settings and the statements are the transaction's, too: pgbouncer may give the
+    /// connection to somebody else after it.
     pub(crate) async fn fill(&mut self, source: Source) -> Result<Imported, ImportError> {
         let failed = || ImportError::database::<Failed>("import the record");
-        let transaction = self.session.client.transaction().await.map_err(failed())?;
+        let place = self.place.clone();
+        let transaction = migrated(&mut self.client).await.map_err(ImportError::Target)?;
+        let set = "SET LOCAL enable_seqscan = on";
+        transaction.batch_execute(set).await.map_err(failed())?;
+        is_empty(&transaction, &place).await?;
         // The id of a record that nobody has used.
-        transaction.execute("DELETE FROM cluster", &[]).await.map_err(failed())?;
+        transaction.batch_execute("DELETE FROM cluster").await.map_err(failed())?;
         let columns = columns(&transaction, &source).await?;
         let last_event = source.last_event()?;
         let (pieces, mut waiting) = mpsc::channel(WAITING);
@@ -105,13 +84,31 @@ impl Target {
         }
         let next = "SELECT setval(pg_get_serial_sequence('event', 'seq'),
                                   greatest($1::bigint, 1), $1::bigint > 0)";
-        transaction.execute(next, &[&last_event]).await.map_err(failed())?;
+        transaction.query_typed(next, &[(&last_event, Type::INT8)]).await.map_err(failed())?;
         transaction.commit().await.map_err(failed())?;
         // Until here nobody could open the file and change it.
         drop(source);
         let last_event = u64::try_from(last_event).unwrap_or_default();
-        Ok(Imported { place: self.place.clone(), rows, last_event })
+        Ok(Imported { place, rows, last_event })
     }
+}
+
+/// A database without tables is, and one whose tables have no row. An id alone is no record.
+async fn is_empty(client: &impl GenericClient, place: &str) -> Result<(), ImportError> {
+    let failed = || ImportError::database::<Failed>("look into the database to import into");
+    for table in TABLES.into_iter().filter(|table| *table != "cluster") {
+        let there = "SELECT to_regclass($1) IS NOT NULL";
+        let there = client.query_typed_one(there, &[(&table, Type::TEXT)]).await;
+        if !there.and_then(|row| row.try_get::<_, bool>(0)).map_err(failed())? {
+            continue;
+        }
+        let sql = format!("SELECT EXISTS (SELECT FROM {table})");
+        let rows = client.query_typed_one(&sql, &[]).await;
+        if rows.and_then(|row| row.try_get::<_, bool>(0)).map_err(failed())? {
+            return Err(ImportError::NotEmpty { place: place.to_owned(), table });
+        }
+    }
+    Ok(())
 }
 
 /// Returns what both databases know of the columns of each table.
@@ -119,14 +116,18 @@ async fn columns(
     transaction: &Transaction<'_>,
     source: &Source,
 ) -> Result<Vec<Vec<Column>>, ImportError> {
+    let failed = || ImportError::database::<Failed>("read the columns to fill");
     let mut all = Vec::new();
     for table in TABLES {
-        let statement = transaction.prepare(&format!("SELECT * FROM {table}")).await;
-        let statement = statement.map_err(ImportError::database("read the columns to fill"))?;
+        let sql = "SELECT attname::text, atttypid FROM pg_attribute
+                    WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped";
+        let rows = transaction.query_typed(sql, &[(&table, Type::TEXT)]).await.map_err(failed())?;
         let mut columns = Vec::new();
-        for column in statement.columns() {
-            let kind = kind(column.type_()).ok_or(ImportError::Columns { table })?;
-            columns.push(Column { name: column.name().to_owned(), kind });
+        for row in rows {
+            let name = row.try_get(0).map_err(failed())?;
+            let oid = row.try_get(1).map_err(failed())?;
+            let kind = kind(oid).ok_or(ImportError::Columns { table })?;
+            columns.push(Column { name, kind });
         }
         columns.sort_by(|one, other| one.name.cmp(&other.name));
         if !columns.iter().map(|column| &column.name).eq(&source.columns(table)?) {
@@ -137,7 +138,7 @@ async fn columns(
     Ok(all)
 }
 
-fn kind(kind: &Type) -> Option<Kind> {
+fn kind(oid: u32) -> Option<Kind> {
     let kinds = [
         (Type::BOOL, Kind::Bool),
         (Type::INT8, Kind::Int),
@@ -147,7 +148,7 @@ fn kind(kind: &Type) -> Option<Kind> {
         (Type::TIMESTAMPTZ, Kind::Time),
         (Type::JSONB, Kind::Json),
     ];
-    kinds.into_iter().find_map(|(is, means)| (is == *kind).then_some(means))
+    kinds.into_iter().find_map(|(is, means)| (is.oid() == oid).then_some(means))
 }
 
 /// Writes the pieces of one table and counts its rows on both sides.
@@ -171,7 +172,7 @@ async fn fill_table(
         }
     };
     sink.finish().await.map_err(failed())?;
-    let counted = transaction.query_one(&format!("SELECT count(*) FROM {table}"), &[]).await;
+    let counted = transaction.query_typed_one(&format!("SELECT count(*) FROM {table}"), &[]).await;
     let counted: i64 = counted.and_then(|row| row.try_get(0)).map_err(failed())?;
     let written = u64::try_from(counted).unwrap_or_default();
     if read != written {

@@ -7,7 +7,6 @@
 use eip_model::ClusterId;
 use jiff::Timestamp;
 use refinery::Migration;
-use tokio::task::JoinHandle;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, IsolationLevel, Transaction};
 use uuid::Uuid;
@@ -33,37 +32,6 @@ pub(super) async fn migrate(link: &Link) -> Result<ClusterId, OpenError> {
     migrated
 }
 
-/// A connection during which no server starts: the lock ends with it whatever happens.
-#[derive(Debug)]
-pub(super) struct Session {
-    pub(super) client: Client,
-    driving: JoinHandle<()>,
-}
-
-impl Session {
-    pub(super) async fn start(link: &Link) -> Result<Self, OpenError> {
-        let (client, driving) = link.reach().await?;
-        // Another server may take its time with a long migration.
-        let sql = format!(
-            "SET lock_timeout = 0; SET statement_timeout = 0; SELECT pg_advisory_lock({LOCK})"
-        );
-        let waiting = "wait for other servers to bring the database up to date";
-        client.batch_execute(&sql).await.map_err(failed(waiting))?;
-        Ok(Self { client, driving })
-    }
-
-    pub(super) async fn end(self) {
-        drop(self.client);
-        // Its error, if there is one, was told by what was asked of it.
-        drop(self.driving.await);
-    }
-}
-
-/// Brings the schema up to date on a connection that has the lock.
-pub(super) async fn bring_up_to_date(client: &mut Client) -> Result<(), OpenError> {
-    migrated(client).await?.commit().await.map_err(OpenError::upgrade)
-}
-
 fn failed(doing: &'static str) -> impl FnOnce(tokio_postgres::Error) -> OpenError {
     OpenError::database(doing)
 }
@@ -75,8 +43,8 @@ async fn locked(client: &mut Client) -> Result<ClusterId, OpenError> {
     Ok(id)
 }
 
-/// Begins a transaction in which the schema is up to date.
-async fn migrated(client: &mut Client) -> Result<Transaction<'_>, OpenError> {
+/// Begins a transaction in which the schema is up to date, and during which no server starts.
+pub(super) async fn migrated(client: &mut Client) -> Result<Transaction<'_>, OpenError> {
     let waiting = "wait for other servers to bring the database up to date";
     // What the others did while we waited is to be seen.
     let tx = client.build_transaction().isolation_level(IsolationLevel::ReadCommitted);
