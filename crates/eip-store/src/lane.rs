@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::oneshot;
 
 use crate::error::StoreError;
+use crate::home::Home;
 use crate::transaction::{Batch, Database, Outcome, Setback};
 
 /// How many commands one transaction settles at most.
@@ -25,7 +26,10 @@ const TURNS: usize = 4 * BATCH;
 
 /// The queue of the commands of one kind.
 #[derive(Debug)]
-pub(crate) struct Lane<B: Batch>(Arc<Mutex<Queue<B>>>);
+pub(crate) struct Lane<B: Batch> {
+    home: Home,
+    queue: Arc<Mutex<Queue<B>>>,
+}
 
 #[derive(Debug)]
 struct Queue<B: Batch> {
@@ -40,19 +44,19 @@ struct Waiter<B: Batch> {
     reply: oneshot::Sender<Result<B::Answer, StoreError>>,
 }
 
-impl<B: Batch> Default for Lane<B> {
-    fn default() -> Self {
-        Self(Arc::new(Mutex::new(Queue { waiting: VecDeque::new(), running: 0 })))
-    }
-}
-
 impl<B: Batch> Clone for Lane<B> {
     fn clone(&self) -> Self {
-        Self(Arc::clone(&self.0))
+        Self { home: self.home.clone(), queue: Arc::clone(&self.queue) }
     }
 }
 
 impl<B: Batch> Lane<B> {
+    /// A lane on which batches are settled by this thread.
+    pub(crate) fn on(home: &Home) -> Self {
+        let queue = Queue { waiting: VecDeque::new(), running: 0 };
+        Self { home: home.clone(), queue: Arc::new(Mutex::new(queue)) }
+    }
+
     /// Has the command settled, with others if there are any. It is settled even when the caller
     /// does not wait for the answer.
     pub(crate) async fn settle<D: Database>(
@@ -72,7 +76,7 @@ impl<B: Batch> Lane<B> {
             start
         };
         if start {
-            tokio::spawn(self.clone().run(Arc::clone(database)));
+            self.home.spawn(self.clone().run(Arc::clone(database)));
         }
         answer.await.unwrap_or_else(|_| {
             let source = Box::new(std::io::Error::other("it was given up on the way"));
@@ -81,7 +85,7 @@ impl<B: Batch> Lane<B> {
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue<B>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Settles batches until nothing waits.

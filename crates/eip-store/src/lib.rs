@@ -10,6 +10,7 @@ mod cases;
 mod eligible;
 mod error;
 mod given;
+mod home;
 mod import;
 mod lane;
 mod news;

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::cases::Record;
+use crate::home::Home;
 use crate::postgres::Postgres;
 use crate::repository::Repository;
 use crate::sqlite::Sqlite;
@@ -121,9 +122,14 @@ impl OpenError {
 /// # Errors
 /// [`OpenError`] says what stands in the way.
 pub async fn open(url: &str) -> Result<Arc<dyn Repository>, OpenError> {
-    match Place::of(url)? {
-        Place::Sqlite(path) => Ok(Arc::new(Record::of(Sqlite::open(path).await?))),
-        Place::Postgres(url) => Ok(Arc::new(Record::of(Postgres::open(url).await?))),
+    let place = Place::of(url)?;
+    let home = Home::start()?;
+    match place {
+        Place::Sqlite(path) => Ok(Arc::new(Record::of(Sqlite::open(path).await?, &home))),
+        Place::Postgres(url) => {
+            let database = Postgres::open(url, &home).await?;
+            Ok(Arc::new(Record::of(database, &home)))
+        }
     }
 }
 

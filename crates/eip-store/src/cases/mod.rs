@@ -29,6 +29,7 @@ use jiff::Timestamp;
 use tokio::sync::broadcast;
 
 use crate::error::StoreError;
+use crate::home::Home;
 use crate::lane::Lane;
 use crate::news::News;
 use crate::records::{
@@ -52,15 +53,15 @@ pub(crate) struct Record<D> {
 }
 
 impl<D: Database> Record<D> {
-    pub(crate) fn of(database: D) -> Self {
+    pub(crate) fn of(database: D, home: &Home) -> Self {
         Self {
             database: Arc::new(database),
-            allocating: Lane::default(),
-            releasing: Lane::default(),
-            associating: Lane::default(),
-            disassociating: Lane::default(),
-            applying: Lane::default(),
-            finding: Lane::default(),
+            allocating: Lane::on(home),
+            releasing: Lane::on(home),
+            associating: Lane::on(home),
+            disassociating: Lane::on(home),
+            applying: Lane::on(home),
+            finding: Lane::on(home),
         }
     }
 }

@@ -12,6 +12,7 @@ use tokio_postgres::{Client, GenericClient, Transaction};
 use super::config::{self, Asked};
 use super::link::Link;
 use super::migrate::migrated;
+use crate::home::Home;
 use crate::import::{Column, ImportError, Imported, Kind, Piece, Source, TABLES};
 
 /// How many pieces wait to be written.
@@ -25,15 +26,18 @@ pub(crate) struct Target {
     place: String,
     client: Client,
     driving: JoinHandle<()>,
+    /// Drives the connection.
+    _home: Home,
 }
 
 impl Target {
     pub(crate) async fn open(url: &str) -> Result<Self, ImportError> {
         let Asked { config, tls, .. } = config::read(url).map_err(ImportError::Target)?;
         let place = config::place(&config);
-        let (client, driving) =
-            Link::new(config, tls).reach().await.map_err(ImportError::Target)?;
-        let target = Self { place, client, driving };
+        let home = Home::start().map_err(ImportError::Target)?;
+        let link = Link::new(config, tls, home.clone());
+        let (client, driving) = link.reach().await.map_err(ImportError::Target)?;
+        let target = Self { place, client, driving, _home: home };
         // Before anything is made of it: what a server is using is not even locked for a moment.
         match is_empty(&target.client, &target.place).await {
             Ok(()) => Ok(target),

@@ -13,6 +13,7 @@ use tokio_postgres::{AsyncMessage, Client, Config, Connection, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::tls::{self, Tls};
+use crate::home::Home;
 use crate::open::OpenError;
 
 /// What drives a connection, and hears what the server says of its own accord.
@@ -24,11 +25,12 @@ pub(super) struct Link {
     config: Config,
     tls: Tls,
     doubts: Doubts,
+    home: Home,
 }
 
 impl Link {
-    pub(super) fn new(config: Config, tls: Tls) -> Self {
-        Self { config, tls, doubts: Doubts::default() }
+    pub(super) fn new(config: Config, tls: Tls, home: Home) -> Self {
+        Self { config, tls, doubts: Doubts::default(), home }
     }
 
     pub(super) fn config(&self) -> &Config {
@@ -50,8 +52,11 @@ impl Link {
 
     /// Connects, and has the connection driven.
     pub(super) async fn open(&self) -> Result<(Client, JoinHandle<()>), tokio_postgres::Error> {
-        let (client, driver) = self.connect().await?;
-        Ok((client, tokio::spawn(drive(driver, self.doubts.clone()))))
+        let open = async {
+            let (client, driver) = self.connect().await?;
+            Ok((client, tokio::spawn(drive(driver, self.doubts.clone()))))
+        };
+        self.home.within(open).await
     }
 }
 

@@ -22,6 +22,7 @@ use tokio::sync::broadcast;
 use tokio_postgres::types::Type;
 
 use crate::error::StoreError;
+use crate::home::Home;
 use crate::news::News;
 use crate::open::OpenError;
 use crate::transaction::{Batch, Database, Failure, Outcome, Setback, UseCase};
@@ -61,9 +62,9 @@ impl Postgres {
     /// # Errors
     /// [`OpenError`] when the URL is not valid, the database does not answer, or a
     /// newer program wrote it.
-    pub(crate) async fn open(url: &str) -> Result<Self, OpenError> {
+    pub(crate) async fn open(url: &str, home: &Home) -> Result<Self, OpenError> {
         let Asked { config, bouncer, tls } = config::read(url)?;
-        let link = Link::new(config, tls);
+        let link = Link::new(config, tls, home.clone());
         let cluster_id = migrate::migrate(&link).await?;
         let pool = pool(link.clone())
             .map_err(OpenError::database("make the connections to PostgreSQL"))?;
@@ -74,7 +75,7 @@ impl Postgres {
             let heard = listener.heard();
             (listener, Manner::Bouncer { heard })
         } else {
-            (Listener::start(link), Manner::Direct)
+            (Listener::start(link, home).await, Manner::Direct)
         };
         Ok(Self { place, cluster_id, pool, doubts, manner, listener })
     }

@@ -11,6 +11,7 @@ use tokio::task::AbortHandle;
 use tokio_postgres::{AsyncMessage, Client};
 
 use super::link::{Driver, Link};
+use crate::home::Home;
 use crate::news::{self, News, Telling};
 
 /// The channel on which servers of one database tell each other of commits.
@@ -49,9 +50,10 @@ pub(super) struct Listener {
 }
 
 impl Listener {
-    pub(super) fn start(link: Link) -> Self {
+    pub(super) async fn start(link: Link, home: &Home) -> Self {
         let heard = news::channel();
-        let listening = tokio::spawn(listen(link, heard.clone())).abort_handle();
+        let listen = listen(link, heard.clone());
+        let listening = home.within(async { tokio::spawn(listen).abort_handle() }).await;
         Self { heard, listening: Some(listening) }
     }
 
