@@ -96,7 +96,8 @@ impl Machine {
     }
 
     /// Returns where this machine's file of that absolute path is for whoever is not on it.
-    pub(crate) fn file(&self, path: &str) -> PathBuf {
+    #[must_use]
+    pub fn file(&self, path: &str) -> PathBuf {
         format!("/proc/{}/root{path}", self.init).into()
     }
 

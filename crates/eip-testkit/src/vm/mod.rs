@@ -239,11 +239,14 @@ fn page(address: Ipv4Addr) -> String {
     format!("curl -sf -m 1 http://{address}/")
 }
 
-const DEFAULT_NETWORK: &str = "<network>
+/// Without the three seconds for which dnsmasq pings an address before it gives it away.
+const DEFAULT_NETWORK: &str =
+    "<network xmlns:dnsmasq='http://libvirt.org/schemas/network/dnsmasq/1.0'>
   <name>default</name>
   <forward mode='nat'/>
   <bridge name='virbr0' stp='off' delay='0'/>
   <ip address='192.168.122.1' netmask='255.255.255.0'>
     <dhcp><range start='192.168.122.2' end='192.168.122.254'/></dhcp>
   </ip>
+  <dnsmasq:options><dnsmasq:option value='no-ping'/></dnsmasq:options>
 </network>";
