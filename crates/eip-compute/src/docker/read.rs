@@ -125,7 +125,7 @@ pub(super) fn networks(networks: Vec<Network>) -> Vec<LocalNetwork> {
         };
         let pools = network.ipam.and_then(|ipam| ipam.config).unwrap_or_default();
         let subnets = pools.into_iter().filter_map(|pool| pool.subnet?.parse().ok());
-        found.extend(subnets.map(|subnet| LocalNetwork { interface: interface.clone(), subnet }));
+        found.extend(subnets.map(|subnet| LocalNetwork::new(&interface, subnet)));
     }
     found.sort();
     found

@@ -75,7 +75,7 @@ fn listing(records: &[SandboxRecord]) -> Listing {
     instances.sort_by_key(|one| one.id);
     let networks = match instances.is_empty() {
         true => Vec::new(),
-        false => vec![LocalNetwork { interface: BRIDGE.to_owned(), subnet: SUBNET }],
+        false => vec![LocalNetwork::new(BRIDGE, SUBNET)],
     };
     Listing { instances, networks }
 }

@@ -59,7 +59,10 @@ impl<'m> Scene<'m> {
         let subnet = "10.7.0.0/24".parse().expect("a subnet");
         let state = DesiredState {
             ranges: vec!["100.64.0.0/10".parse().expect("a range")],
-            networks: vec![LocalNetwork { interface: "virbr7".into(), subnet }],
+            networks: vec![LocalNetwork {
+                routed: network.contains("route"),
+                ..LocalNetwork::new("virbr7", subnet)
+            }],
             targets: BTreeMap::from([(eip(1), GUEST)]),
         };
         let plane = Arc::new(Mutex::new(host.run(|| DataPlane::open().expect("a data plane"))));
@@ -127,6 +130,27 @@ fn libvirts_nat_networks_let_through_what_is_sent_to_elastic_ips_and_nothing_mor
     let foreign: Vec<_> =
         after.into_iter().filter(|rule| !rule.contains("--comment eip")).collect();
     assert_eq!(foreign, before, "libvirt's own rules stay as they are");
+}
+
+#[test]
+fn a_routed_network_has_elastic_ips_and_stays_routed() {
+    let machine = Machine::start();
+    let (scene, _libvirt) = Scene::on("<forward mode='route'/>", &machine);
+    scene.ensure();
+    assert_eq!(ask(&scene.client, eip(1)), "guest saw 192.0.2.2");
+    assert_eq!(ask(&scene.guest, CLIENT), "client saw 100.64.0.1");
+    assert_eq!(ask(&scene.plain, CLIENT), "client saw 10.7.0.12", "nobody hides the others");
+    assert_eq!(ask(&scene.client, PLAIN), "plain saw 192.0.2.2");
+    assert_eq!(ask(&scene.plain, eip(1)), "guest saw 10.7.0.1");
+}
+
+#[test]
+fn a_network_that_libvirt_leaves_open_has_elastic_ips_too() {
+    let machine = Machine::start();
+    let (scene, _libvirt) = Scene::on("<forward mode='open'/>", &machine);
+    assert_eq!(scene.ensure(), Accept::NotNeeded);
+    assert_eq!(ask(&scene.client, eip(1)), "guest saw 192.0.2.2");
+    assert_eq!(ask(&scene.guest, CLIENT), "client saw 100.64.0.1");
 }
 
 #[test]
