@@ -1,9 +1,13 @@
 //! What a guest is, in libvirt's words.
 
-use crate::vm::kernel;
+use crate::vm::fetched;
 
 /// What a guest writes on its console before each address that it gets.
 pub(crate) const HAS_ADDRESS: &str = "this guest has the address ";
+
+/// How libvirt talks to an agent.
+const CHANNEL: &str =
+    "<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>";
 
 /// A virtual machine: it takes an address by DHCP and serves a page with its name on port 80.
 #[derive(Debug, Clone)]
@@ -11,6 +15,7 @@ pub struct Guest {
     name: String,
     interfaces: String,
     metadata: String,
+    agent: bool,
 }
 
 impl Guest {
@@ -23,7 +28,12 @@ impl Guest {
     /// A guest without an interface.
     #[must_use]
     pub fn bare(name: &str) -> Self {
-        Self { name: name.to_owned(), interfaces: String::new(), metadata: String::new() }
+        Self {
+            name: name.to_owned(),
+            interfaces: String::new(),
+            metadata: String::new(),
+            agent: false,
+        }
     }
 
     /// Adds an interface on a network.
@@ -43,15 +53,33 @@ impl Guest {
         self
     }
 
+    /// Has the QEMU guest agent run in it.
+    #[must_use]
+    pub fn with_agent(mut self) -> Self {
+        self.agent = true;
+        self
+    }
+
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
+    /// What it boots into: the name of a file.
+    pub(crate) fn initramfs(&self) -> &'static str {
+        if self.agent { "initramfs-agent" } else { "initramfs" }
+    }
+
+    pub(crate) fn has_agent(&self) -> bool {
+        self.agent
+    }
+
     /// Returns the XML, where `folder` is that of the machine for guests.
-    pub(crate) fn xml(&self, folder: &str, initramfs: &str) -> String {
-        let Self { name, interfaces, metadata } = self;
-        let kernel = kernel::image();
+    pub(crate) fn xml(&self, folder: &str) -> String {
+        let Self { name, interfaces, metadata, agent } = self;
+        let channel = if *agent { CHANNEL } else { "" };
+        let initramfs = self.initramfs();
+        let kernel = fetched::kernel();
         format!(
             "<domain type='qemu'>
   <name>{name}</name>
@@ -69,6 +97,7 @@ impl Guest {
   <devices>
     <emulator>/usr/bin/qemu-system-x86_64</emulator>
     {interfaces}
+    {channel}
     <serial type='file'><source path='{folder}/{console}'/></serial>
     <memballoon model='none'/>
   </devices>

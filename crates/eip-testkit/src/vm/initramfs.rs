@@ -1,14 +1,16 @@
-//! What a guest boots into: busybox, the modules of its network card, and a script.
+//! What a guest boots into: busybox, the modules of its devices, and a script.
 //!
 //! The archive is in the form that the kernel reads (`newc`, in its buffer-format document).
 
+use std::collections::BTreeSet;
 use std::path::Path;
+use std::process::Command;
 
+use crate::vm::fetched;
 use crate::vm::guest::HAS_ADDRESS;
-use crate::vm::kernel;
 
 /// In the order in which each finds what it needs.
-const MODULES: [&str; 8] = [
+const MODULES: [&str; 9] = [
     "drivers/virtio/virtio_ring.ko",
     "drivers/virtio/virtio.ko",
     "drivers/virtio/virtio_pci_legacy_dev.ko",
@@ -17,6 +19,7 @@ const MODULES: [&str; 8] = [
     "net/core/failover.ko",
     "drivers/net/net_failover.ko",
     "drivers/net/virtio_net.ko",
+    "drivers/char/virtio_console.ko",
 ];
 
 const FOLDER: u32 = 0o040_755;
@@ -35,6 +38,9 @@ hostname $name
 echo $name > /www/index.html
 ip link set lo up
 httpd -h /www
+if [ -e /bin/qemu-ga ]; then
+    qemu-ga -d -t /run -f /run/qemu-ga.pid -p /dev/vport*p1
+fi
 while ip link set eth0 up; do
     udhcpc -f -i eth0 -s /bin/take-address -p /run/udhcpc -x hostname:$name -t 1000 -T 1
 done
@@ -62,26 +68,56 @@ printf '\\r\\n'
 exec sh -c \"$(httpd -d \"$QUERY_STRING\")\" 2>&1
 ";
 
-/// Writes the archive.
+/// Writes the archive, with the QEMU guest agent or without.
 ///
 /// # Panics
-/// When busybox or a module cannot be read, or the archive not be written.
-pub(crate) fn write(to: &Path) {
+/// When something that belongs in it cannot be read, or the archive not be written.
+pub(crate) fn write(to: &Path, with_agent: bool) {
     let mut archive = Archive::default();
     for folder in ["bin", "dev", "proc", "sys", "run", "modules", "www", "www/cgi-bin"] {
         archive.add(folder, FOLDER, &[]);
     }
-    let busybox = std::fs::read("/bin/busybox").expect("busybox-static is installed");
-    archive.add("bin/busybox", PROGRAM, &busybox);
+    archive.add("bin/busybox", PROGRAM, &read("/bin/busybox".as_ref()));
     archive.add("bin/sh", LINK, b"busybox");
     archive.add("init", PROGRAM, INIT.as_bytes());
     let take_address = TAKE_ADDRESS.replace("@HAS_ADDRESS@", HAS_ADDRESS);
     archive.add("bin/take-address", PROGRAM, take_address.as_bytes());
     archive.add("www/cgi-bin/sh", PROGRAM, SHELL.as_bytes());
     for (number, path) in MODULES.iter().enumerate() {
-        archive.add(&format!("modules/{number}.ko"), PROGRAM, &kernel::module(path));
+        archive.add(&format!("modules/{number}.ko"), PROGRAM, &read(&fetched::module(path)));
+    }
+    if with_agent {
+        add_agent(&mut archive);
     }
     std::fs::write(to, archive.end()).expect("a file of a test");
+}
+
+/// Adds the agent, and the libraries that it needs, which are those of this machine.
+fn add_agent(archive: &mut Archive) {
+    let agent = fetched::agent();
+    archive.add("bin/qemu-ga", PROGRAM, &read(&agent));
+    let listed = Command::new("ldd").arg(&agent).output().expect("ldd is a part of libc");
+    let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+    let mut folders = BTreeSet::new();
+    for library in listed.split_whitespace().filter(|word| word.starts_with('/')) {
+        let mut above: Vec<_> = Path::new(library).ancestors().skip(1).collect();
+        above.reverse();
+        for folder in above.into_iter().skip(1) {
+            if folders.insert(folder.to_owned()) {
+                archive.add(name_of(folder), FOLDER, &[]);
+            }
+        }
+        archive.add(name_of(library.as_ref()), PROGRAM, &read(library.as_ref()));
+    }
+}
+
+/// Names in an archive begin below the root.
+fn name_of(path: &Path) -> &str {
+    path.to_str().expect("a path of letters").trim_start_matches('/')
+}
+
+fn read(path: &Path) -> Vec<u8> {
+    std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
 #[derive(Default)]

@@ -5,9 +5,9 @@
 //! bridges end with the machine. Guests have a Linux of Debian's, busybox, and a folder of pages;
 //! see [`Guest`] for what they do.
 
+mod fetched;
 mod guest;
 mod initramfs;
-mod kernel;
 
 use std::fs::File;
 use std::net::Ipv4Addr;
@@ -47,7 +47,6 @@ stdio_handler = "file"
 
 /// The machine's folder for what belongs to guests; it ends with the machine.
 const FOLDER: &str = "/run/eip-guests";
-const INITRAMFS: &str = "initramfs";
 
 /// A libvirt daemon on a machine.
 #[derive(Debug)]
@@ -147,10 +146,11 @@ impl<'m> Libvirt<'m> {
 
     /// Makes a guest known, without starting it. Returns its UUID.
     pub fn define(&self, guest: &Guest) -> String {
-        if !self.file(INITRAMFS).exists() {
-            initramfs::write(&self.file(INITRAMFS));
+        let initramfs = self.file(guest.initramfs());
+        if !initramfs.exists() {
+            initramfs::write(&initramfs, guest.has_agent());
         }
-        let file = self.describe("domain", &guest.xml(FOLDER, INITRAMFS));
+        let file = self.describe("domain", &guest.xml(FOLDER));
         self.virsh(&format!("define {file}"));
         self.virsh(&format!("domuuid '{}'", guest.name()))
     }

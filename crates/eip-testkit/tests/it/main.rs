@@ -13,10 +13,14 @@ fn guests_boot_and_are_gone_with_their_machine() {
     let machine = Machine::start();
     let mut libvirt = Libvirt::start(&machine);
     libvirt.default_network();
-    libvirt.boot(&[Guest::new("passer-1"), Guest::new("passer-2")]);
+    libvirt.boot(&[Guest::new("passer-1"), Guest::new("passer-2").with_agent()]);
     assert_eq!(libvirt.sh("passer-1", "hostname"), "passer-1\n");
     let two = libvirt.address("passer-2").expect("an address");
     assert_eq!(libvirt.sh("passer-1", &format!("wget -q -O - http://{two}/")), "passer-2\n");
+    eventually("the guest agent to say the address", Duration::from_secs(20), || {
+        let said = libvirt.try_virsh("domifaddr passer-2 --source agent").stdout;
+        String::from_utf8_lossy(&said).contains(&two.to_string()).then_some(())
+    });
     libvirt.kill();
     assert_eq!(
         libvirt.sh("passer-1", "echo '+ &%20'"),
