@@ -1,0 +1,188 @@
+//! The whole story with virtual machines, under a libvirt of the test's own on the host machine.
+
+use std::time::{Duration, Instant};
+
+use eip_testkit::eventually;
+use eip_testkit::vm::{Guest, Libvirt};
+
+use crate::engine::Engine;
+use crate::scene::{SOON, Scene, WHO};
+
+/// As soon as the host hears of it, on a machine that is busy with other tests.
+const AT_ONCE: Duration = Duration::from_secs(1);
+
+/// Boots guests on libvirt's default network.
+fn machines<'s>(scene: &'s Scene, guests: &[Guest]) -> Libvirt<'s> {
+    let libvirt = Libvirt::start(&scene.host);
+    libvirt.default_network();
+    libvirt.boot(guests);
+    libvirt
+}
+
+fn known(scene: &Scene, names: &[&str]) {
+    for name in names {
+        scene.known(&format!("libvirt:{name}"));
+    }
+}
+
+/// The address that the world sees a guest with.
+fn seen_as(libvirt: &Libvirt<'_>, name: &str) -> String {
+    libvirt.sh(name, &format!("wget -q -O - {WHO}")).trim().to_owned()
+}
+
+fn rules(scene: &Scene) -> Vec<String> {
+    let saved = scene.host.sh("iptables-save");
+    saved.lines().filter(|line| line.starts_with('-')).map(str::to_owned).collect()
+}
+
+#[test]
+fn an_address_is_pointed_at_a_machine_reached_moved_under_load_and_given_back() {
+    let scene = Scene::new();
+    let libvirt = machines(&scene, &[Guest::new("web-1"), Guest::new("web-2")]);
+    let foreign = rules(&scene);
+    let _serving = scene.serve(&["--compute", "libvirt=qemu:///system"]);
+    known(&scene, &["web-1", "web-2"]);
+
+    let web_1 = scene.eip_json("instance show web-1");
+    assert_eq!(web_1["id"], libvirt.virsh("domuuid web-1"));
+    let private = libvirt.address("web-1").unwrap().to_string();
+    assert_eq!(web_1["private_ip"], private);
+    assert_eq!(web_1["vpc_id"], "default");
+
+    let made = scene.eip_json("allocate");
+    let (id, address) = (made["id"].as_str().unwrap(), made["public_ip"].as_str().unwrap());
+    assert_eq!(scene.page(address), None);
+    let (status, after) = scene.curl(&format!(
+        r#"-X POST http://localhost:8080/elastic-ips/{id}/associate -H "X-API-Key: $API_KEY" \
+           -d '{{"instance_id": {}}}'"#,
+        web_1["id"]
+    ));
+    assert_eq!((status, &after["data_plane"]["state"]), (200, &"active".into()), "{after}");
+    assert_eq!(scene.page(address).as_deref(), Some("web-1\n"), "at once: it is active");
+    assert_eq!(seen_as(&libvirt, "web-1"), address, "ahead of libvirt's masquerade");
+    assert_eq!(seen_as(&libvirt, "web-2"), "192.0.2.1");
+
+    let ((called, returned), requests) = scene.while_asked(address, || {
+        eventually("a few requests before", SOON, || scene.page(address));
+        let called = Instant::now();
+        let moved = scene.eip_json(&format!("move {address} libvirt:web-2"));
+        assert_eq!(moved["data_plane"]["state"], "active");
+        (called, Instant::now())
+    });
+    for request in &requests {
+        let page = request.page.as_deref();
+        if request.ended < called {
+            assert_eq!(page, Some("web-1\n"));
+        } else if request.began > returned {
+            assert_eq!(page, Some("web-2\n"), "never the old one, once the API has said active");
+        }
+    }
+    let lost = requests.iter().filter(|request| request.page.is_none()).count();
+    assert!(lost <= 1, "one request can be under way when its machine is replaced: {requests:?}");
+    assert_eq!(seen_as(&libvirt, "web-2"), address);
+    assert_eq!(seen_as(&libvirt, "web-1"), "192.0.2.1");
+    libvirt.virsh("destroy web-1");
+    assert_eq!(scene.page(address).as_deref(), Some("web-2\n"));
+
+    scene.eip(&format!("disassociate {address}"));
+    assert_eq!(scene.page(address), None);
+    assert_eq!(seen_as(&libvirt, "web-2"), "192.0.2.1");
+    scene.eip(&format!("release {address}"));
+    let now = rules(&scene);
+    let theirs: Vec<_> = now.iter().filter(|rule| !rule.contains("--comment eip")).collect();
+    assert_eq!(theirs, foreign.iter().collect::<Vec<_>>(), "libvirt's own rules stay");
+}
+
+#[test]
+fn an_address_moves_from_a_container_to_a_machine_and_back() {
+    let scene = Scene::new();
+    let libvirt = machines(&scene, &[Guest::new("machine")]);
+    let engine = Engine::start(&scene);
+    let compute = format!("{},libvirt=qemu:///system", engine.compute());
+    let _serving = scene.serve(&["--compute", &compute]);
+    engine.web("container", "");
+    known(&scene, &["machine"]);
+    let address = scene.eip_json("up docker:container")["public_ip"].as_str().unwrap().to_owned();
+    let (here, there) = (&address, scene.eip_json("up libvirt:machine")["public_ip"].clone());
+    let there = there.as_str().unwrap();
+    assert_eq!(scene.page(here).as_deref(), Some("container\n"));
+    assert_eq!(scene.page(there).as_deref(), Some("machine\n"));
+    let from_container = |url: &str| engine.docker(&format!("exec container wget -q -O - {url}"));
+    let from_machine = |url: &str| libvirt.sh("machine", &format!("wget -q -O - {url}"));
+    assert_eq!(from_container(&format!("http://{there}/")), "machine");
+    assert_eq!(from_machine(&format!("http://{here}/")), "container\n");
+    scene.eip(&format!("disassociate {there}"));
+
+    scene.eip(&format!("move {address} libvirt:machine"));
+    assert_eq!(scene.page(&address).as_deref(), Some("machine\n"));
+    assert_eq!(seen_as(&libvirt, "machine"), address);
+    assert_eq!(from_container(WHO), "192.0.2.1");
+    assert_eq!(from_container(&format!("http://{address}/")), "machine");
+
+    scene.eip(&format!("move {address} docker:container"));
+    assert_eq!(scene.page(&address).as_deref(), Some("container\n"));
+    assert_eq!(from_container(WHO), address);
+    assert_eq!(seen_as(&libvirt, "machine"), "192.0.2.1");
+}
+
+#[test]
+fn a_machine_is_followed_through_its_life_and_its_libvirts() {
+    let scene = Scene::new();
+    let mut libvirt = machines(&scene, &[Guest::new("web")]);
+    let _serving = scene.serve(&["--compute", "libvirt=qemu:///system"]);
+    known(&scene, &["web"]);
+    let address = scene.eip_json("up libvirt:web")["public_ip"].as_str().unwrap().to_owned();
+    let told = || scene.eip_json(&format!("show {address}"));
+    let state = |wanted: &str| {
+        let reason = told()["data_plane"].clone();
+        (reason["state"] == wanted).then(|| reason["reason"].as_str().unwrap_or("").to_owned())
+    };
+    assert_eq!(scene.page(&address).as_deref(), Some("web\n"));
+
+    let ((), requests) = scene.while_asked(&address, || {
+        libvirt.kill();
+        let why = eventually("the lost libvirt to be told", SOON, || state("unknown"));
+        assert!(why.contains("libvirt does not answer"), "{why}");
+        libvirt.resume();
+        eventually("it to be back", SOON, || state("active"));
+    });
+    let lost: Vec<_> = requests.iter().filter(|request| request.page.is_none()).collect();
+    assert!(lost.is_empty(), "traffic flows without a libvirt: {lost:?}");
+
+    libvirt.virsh("suspend web");
+    eventually("it to be told as paused", AT_ONCE, || state("failing"));
+    libvirt.virsh("resume web");
+    eventually("it to be reached again", SOON, || scene.page(&address));
+
+    libvirt.virsh("destroy web");
+    let mapped = format!("nft get element ip eip dn '{{ {address} }}'");
+    eventually("the address to be unmapped", AT_ONCE, || {
+        (!scene.host.try_sh(&mapped).status.success()).then_some(())
+    });
+    assert_eq!(
+        eventually("why to be told", AT_ONCE, || state("failing")),
+        "libvirt:web is stopped"
+    );
+    assert_eq!(told()["status"], "associated");
+
+    let mac = libvirt.virsh("domiflist web");
+    let mac = mac.split_whitespace().last().unwrap();
+    let lease = |last: u8| {
+        libvirt.virsh(&format!(
+            "net-update default add ip-dhcp-host --live \
+             \"<host mac='{mac}' ip='192.168.122.{last}'/>\""
+        ));
+    };
+    lease(77);
+    libvirt.virsh("start web");
+    libvirt.wait_for("web");
+    eventually("the new lease to be followed", SOON, || scene.page(&address));
+    assert_eq!(scene.eip_json("instance show web")["private_ip"], "192.168.122.77");
+    assert_eq!(seen_as(&libvirt, "web"), address);
+
+    libvirt.virsh("undefine web");
+    assert!(scene.page(&address).is_some(), "it runs on until it is stopped");
+    libvirt.virsh("destroy web");
+    eventually("the association to end", SOON, || (told()["status"] == "allocated").then_some(()));
+    assert_eq!(scene.page(&address), None);
+}
