@@ -23,9 +23,16 @@ pub use guest::Guest;
 const BOOTED: Duration = Duration::from_secs(90);
 const SOON: Duration = Duration::from_secs(30);
 
-/// Folders that libvirt and its helpers write to. Each is hidden by an empty one.
-const HIDE: &str = "for folder in /etc/libvirt /var/lib /var/cache /var/log; do
+/// Hides the folders that libvirt and its helpers write to, each by an empty one; and gives the machine
+/// the user and the group without which the daemon does not start, which it has no use for here.
+const SETTLE_IN: &str = "
+for folder in /etc/libvirt /var/lib /var/cache /var/log; do
     mount -t tmpfs tmpfs $folder || exit 1
+done
+for list in passwd group; do
+    getent $list libvirt-qemu >/dev/null && continue
+    { cat /etc/$list; echo libvirt-qemu:x:64055:64055::/nonexistent:/bin/false; } >/run/$list &&
+        mount --bind /run/$list /etc/$list || exit 1
 done";
 
 /// No groups, no polkit: whoever reaches the socket may do everything.
@@ -63,7 +70,7 @@ impl<'m> Libvirt<'m> {
     #[must_use]
     pub fn start(machine: &'m Machine) -> Self {
         machine.sh(&format!("mkdir {FOLDER}"));
-        machine.sh(HIDE);
+        machine.sh(SETTLE_IN);
         for (name, text) in [("libvirtd.conf", LIBVIRTD_CONF), ("qemu.conf", QEMU_CONF)] {
             let file = machine.file(&format!("/etc/libvirt/{name}"));
             std::fs::write(file, text).expect("a file of a test");
@@ -141,7 +148,21 @@ impl<'m> Libvirt<'m> {
 
     /// Makes the network that a fresh libvirt has: NAT, DHCP, `virbr0`, 192.168.122.0/24.
     pub fn default_network(&self) {
-        self.network(DEFAULT_NETWORK);
+        self.dhcp_network("default", "<forward mode='nat'/>", "virbr0", "192.168.122");
+    }
+
+    /// Makes a network with DHCP, where `prefix` is the first three numbers of its addresses.
+    pub fn dhcp_network(&self, name: &str, forward: &str, bridge: &str, prefix: &str) {
+        // Without the three seconds for which dnsmasq pings an address before it gives it away.
+        self.network(&format!(
+            "<network xmlns:dnsmasq='http://libvirt.org/schemas/network/dnsmasq/1.0'>
+               <name>{name}</name>{forward}<bridge name='{bridge}' stp='off' delay='0'/>
+               <ip address='{prefix}.1' netmask='255.255.255.0'>
+                 <dhcp><range start='{prefix}.2' end='{prefix}.254'/></dhcp>
+               </ip>
+               <dnsmasq:options><dnsmasq:option value='no-ping'/></dnsmasq:options>
+             </network>"
+        ));
     }
 
     /// Makes a guest known, without starting it. Returns its UUID.
@@ -238,15 +259,3 @@ impl<'m> Libvirt<'m> {
 fn page(address: Ipv4Addr) -> String {
     format!("curl -sf -m 1 http://{address}/")
 }
-
-/// Without the three seconds for which dnsmasq pings an address before it gives it away.
-const DEFAULT_NETWORK: &str =
-    "<network xmlns:dnsmasq='http://libvirt.org/schemas/network/dnsmasq/1.0'>
-  <name>default</name>
-  <forward mode='nat'/>
-  <bridge name='virbr0' stp='off' delay='0'/>
-  <ip address='192.168.122.1' netmask='255.255.255.0'>
-    <dhcp><range start='192.168.122.2' end='192.168.122.254'/></dhcp>
-  </ip>
-  <dnsmasq:options><dnsmasq:option value='no-ping'/></dnsmasq:options>
-</network>";

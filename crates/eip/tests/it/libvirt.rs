@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use eip_testkit::eventually;
+use eip_testkit::machine::Daemon;
 use eip_testkit::vm::{Guest, Libvirt};
 
 use crate::engine::Engine;
@@ -185,4 +186,59 @@ fn a_machine_is_followed_through_its_life_and_its_libvirts() {
     libvirt.virsh("destroy web");
     eventually("the association to end", SOON, || (told()["status"] == "allocated").then_some(()));
     assert_eq!(scene.page(&address), None);
+}
+
+#[test]
+fn a_machine_on_any_network_of_libvirts_is_reached_or_says_why_not() {
+    let scene = Scene::new();
+    let libvirt = Libvirt::start(&scene.host);
+    libvirt.dhcp_network("routed", "<forward mode='route'/>", "virbr1", "10.7.1");
+    libvirt.dhcp_network("isolated", "", "virbr2", "10.7.2");
+    let _dhcp = own_bridge(&scene);
+    libvirt.network(
+        "<network><name>own</name><forward mode='bridge'/><bridge name='br-own'/></network>",
+    );
+    let guest = |name: &str| Guest::bare(name).on(name);
+    libvirt.boot(&[guest("routed"), guest("isolated"), guest("own").with_agent()]);
+    let _serving = scene.serve(&["--compute", "libvirt=qemu:///system"]);
+    known(&scene, &["routed", "isolated", "own"]);
+
+    for name in ["routed", "own"] {
+        let address = libvirt.address(name).unwrap().to_string();
+        eventually("its address to be known", SOON, || {
+            (scene.eip_json(&format!("instance show {name}"))["private_ip"] == address)
+                .then_some(())
+        });
+        let made = scene.eip_json(&format!("up libvirt:{name}"));
+        let address = made["public_ip"].as_str().unwrap();
+        assert_eq!(scene.page(address), Some(format!("{name}\n")));
+        assert_eq!(seen_as(&libvirt, name), address);
+        scene.eip(&format!("disassociate {address}"));
+    }
+    let private = libvirt.address("routed").unwrap().to_string();
+    scene.world.sh("ip route add 10.7.1.0/24 via 192.0.2.1");
+    assert_eq!(
+        seen_as(&libvirt, "routed"),
+        private,
+        "without an elastic IP it is routed as before"
+    );
+
+    let (code, _, said) = scene.try_eip("up libvirt:isolated");
+    assert_eq!(code, 5, "{said}");
+    let why = scene.eip_json("instance show isolated")["reason"].clone();
+    assert!(why.as_str().unwrap_or_default().contains("isolated"), "{why}");
+    let rules = rules(&scene);
+    assert!(!rules.iter().any(|rule| rule.contains("-o virbr2") && rule.contains("eip")));
+}
+
+/// A bridge that is not libvirt's, on which the host is the router and gives addresses away.
+fn own_bridge(scene: &Scene) -> Daemon {
+    scene.host.sh("ip link add br-own type bridge && ip address add 10.7.3.1/24 dev br-own &&
+         ip link set br-own up");
+    let mut dnsmasq = scene.host.command("dnsmasq");
+    dnsmasq.args(["--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--user=root"]);
+    dnsmasq.args(["--interface=br-own", "--bind-interfaces", "--no-ping"]);
+    dnsmasq.args(["--dhcp-range=10.7.3.2,10.7.3.99", "--dhcp-leasefile=/run/own.leases"]);
+    dnsmasq.args(["--pid-file=/run/own.pid", "--log-facility=/run/own.log"]);
+    scene.host.daemon(dnsmasq)
 }
