@@ -12,13 +12,14 @@ use crate::wait::eventually;
 
 const SOON: Duration = Duration::from_secs(10);
 
-/// What the first process of a machine does before it waits for the end.
+/// What the first process of a machine does before it waits for the end. It stays a shell, because
+/// that reaps what daemons leave behind, as an `init` has to: libvirt waits for it.
 const BOOT: &str = "
     mount -t sysfs sysfs /sys &&
     mount -t tmpfs tmpfs /run &&
     { ! [ -d /etc/docker ] || mount -t tmpfs tmpfs /etc/docker; } &&
     mkdir -p /sys/fs/cgroup && mount -t cgroup2 cgroup2 /sys/fs/cgroup &&
-    ip link set lo up && echo ready && exec sleep infinity";
+    ip link set lo up && echo ready && { sleep infinity & wait; }";
 
 /// A machine of a test.
 #[derive(Debug)]
