@@ -64,6 +64,7 @@ pub(super) fn container(summary: ContainerSummary) -> Option<(String, Container)
         state,
         private_ip: chosen.map(|(_, address)| *address),
         vpc_id: chosen.map(|(network, _)| network.clone()),
+        address_source: None,
         unusable,
     };
     Some((id, Container { report, created: summary.created.unwrap_or(0) }))

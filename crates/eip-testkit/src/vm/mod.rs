@@ -23,8 +23,6 @@ pub use guest::Guest;
 const BOOTED: Duration = Duration::from_secs(90);
 const SOON: Duration = Duration::from_secs(30);
 
-/// Hides the folders that libvirt and its helpers write to, each by an empty one; and gives the machine
-/// the user and the group without which the daemon does not start, which it has no use for here.
 const SETTLE_IN: &str = "
 for folder in /etc/libvirt /var/lib /var/cache /var/log; do
     mount -t tmpfs tmpfs $folder || exit 1
@@ -55,6 +53,17 @@ stdio_handler = "file"
 /// The machine's folder for what belongs to guests; it ends with the machine.
 const FOLDER: &str = "/run/eip-guests";
 
+/// Makes a machine ready for a libvirt.
+///
+/// Hides the folders that it and its helpers write to, each by an empty one, and adds the user and the
+/// group without which it does not start, though it has no use for them here.
+///
+/// # Panics
+/// When the kernel refuses.
+pub fn settle_in(machine: &Machine) {
+    machine.sh(SETTLE_IN);
+}
+
 /// A libvirt daemon on a machine.
 #[derive(Debug)]
 pub struct Libvirt<'m> {
@@ -70,7 +79,7 @@ impl<'m> Libvirt<'m> {
     #[must_use]
     pub fn start(machine: &'m Machine) -> Self {
         machine.sh(&format!("mkdir {FOLDER}"));
-        machine.sh(SETTLE_IN);
+        settle_in(machine);
         for (name, text) in [("libvirtd.conf", LIBVIRTD_CONF), ("qemu.conf", QEMU_CONF)] {
             let file = machine.file(&format!("/etc/libvirt/{name}"));
             std::fs::write(file, text).expect("a file of a test");
