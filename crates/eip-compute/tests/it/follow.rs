@@ -30,7 +30,11 @@ impl Followed {
 
     /// Follows from inside a network namespace, whose neighbours are then looked at.
     pub fn start_in(uri: &str, namespace: Option<&Path>) -> Self {
-        let uri = LibvirtUri::parse(uri, &UserPlaces::default()).unwrap();
+        Self::start_for(uri, &UserPlaces::default(), namespace)
+    }
+
+    pub fn start_for(uri: &str, user: &UserPlaces, namespace: Option<&Path>) -> Self {
+        let uri = LibvirtUri::parse(uri, user).unwrap();
         let backend = LibvirtBackend::new(uri);
         let (tell, seen) = watch::channel(Sight::Unseen);
         let stop = CancellationToken::new();
