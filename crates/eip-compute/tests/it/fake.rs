@@ -8,26 +8,26 @@ use std::sync::{Arc, Mutex};
 use tempfile::TempDir;
 
 /// The number of a procedure.
-pub mod procedure {
-    pub const OPEN: u32 = 1;
-    pub const DOMAIN_XML: u32 = 14;
-    pub const NETWORK_XML: u32 = 43;
-    pub const AUTHS: u32 = 66;
-    pub const POLKIT: u32 = 70;
-    pub const STATE: u32 = 212;
-    pub const DOMAINS: u32 = 273;
-    pub const NETWORKS: u32 = 283;
-    pub const LIFE: u32 = 318;
-    pub const LEASES: u32 = 341;
-    pub const AGENT_CAME_OR_WENT: u32 = 348;
-    pub const ADDRESSES: u32 = 353;
+pub(crate) mod procedure {
+    pub(crate) const OPEN: u32 = 1;
+    pub(crate) const DOMAIN_XML: u32 = 14;
+    pub(crate) const NETWORK_XML: u32 = 43;
+    pub(crate) const AUTHS: u32 = 66;
+    pub(crate) const POLKIT: u32 = 70;
+    pub(crate) const STATE: u32 = 212;
+    pub(crate) const DOMAINS: u32 = 273;
+    pub(crate) const NETWORKS: u32 = 283;
+    pub(crate) const LIFE: u32 = 318;
+    pub(crate) const LEASES: u32 = 341;
+    pub(crate) const AGENT_CAME_OR_WENT: u32 = 348;
+    pub(crate) const ADDRESSES: u32 = 353;
 }
 
 const REMOTE: u32 = 0x2000_8086;
 const KEEPALIVE: u32 = 0x6b65_6570;
 
 /// What it says to a question.
-pub enum Answer {
+pub(crate) enum Answer {
     Body(Vec<u8>),
     Refused(i32, &'static str),
     Never,
@@ -39,36 +39,39 @@ pub enum Answer {
 
 /// What the daemon knows. A test changes it while it is followed.
 #[derive(Default)]
-pub struct World {
-    pub domains: Vec<Domain>,
+pub(crate) struct World {
+    pub(crate) domains: Vec<Domain>,
     /// Networks with their XML.
-    pub networks: Vec<(&'static str, String)>,
+    pub(crate) networks: Vec<(&'static str, String)>,
     /// Hardware addresses with what they have by DHCP.
-    pub leases: Vec<(&'static str, &'static str)>,
+    pub(crate) leases: Vec<(&'static str, &'static str)>,
     /// Hardware addresses with what the agent of each domain says; nothing when it hangs.
-    pub agents: Vec<(u8, Option<(&'static str, &'static str)>)>,
+    pub(crate) agents: Vec<(u8, Option<(&'static str, &'static str)>)>,
     /// How often an agent was asked.
-    pub agent_questions: usize,
+    pub(crate) agent_questions: usize,
 }
 
 #[derive(Clone)]
-pub struct Domain {
-    pub number: u8,
-    pub state: i32,
-    pub xml: String,
+pub(crate) struct Domain {
+    pub(crate) number: u8,
+    pub(crate) state: i32,
+    pub(crate) xml: String,
 }
+
+/// Where answers and news are written, one at a time.
+type Writer = Arc<Mutex<UnixStream>>;
 
 type Handler = dyn Fn(u32, &[u8], &mut World) -> Option<Answer> + Send + Sync;
 
-pub struct Fake {
-    pub folder: TempDir,
-    pub world: Arc<Mutex<World>>,
-    callers: Arc<Mutex<Vec<UnixStream>>>,
+pub(crate) struct Fake {
+    pub(crate) folder: TempDir,
+    pub(crate) world: Arc<Mutex<World>>,
+    callers: Arc<Mutex<Vec<Writer>>>,
 }
 
 impl Fake {
     /// An honest daemon, but where `handler` says otherwise.
-    pub fn start(
+    pub(crate) fn start(
         world: World,
         handler: impl Fn(u32, &[u8], &mut World) -> Option<Answer> + Send + Sync + 'static,
     ) -> Self {
@@ -80,7 +83,7 @@ impl Fake {
     }
 
     /// Listens on one more socket.
-    pub fn listen(
+    pub(crate) fn listen(
         &self,
         socket: &Path,
         handler: impl Fn(u32, &[u8], &mut World) -> Option<Answer> + Send + Sync + 'static,
@@ -90,36 +93,37 @@ impl Fake {
         let handler: Arc<Handler> = Arc::new(handler);
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                callers.lock().unwrap().push(stream.try_clone().unwrap());
+                let writer = Arc::new(Mutex::new(stream.try_clone().unwrap()));
+                callers.lock().unwrap().push(Arc::clone(&writer));
                 let (world, handler) = (Arc::clone(&world), Arc::clone(&handler));
-                std::thread::spawn(move || serve(stream, &world, &*handler));
+                std::thread::spawn(move || serve(stream, &writer, &world, &handler));
             }
         });
     }
 
-    pub fn socket(&self) -> PathBuf {
+    pub(crate) fn socket(&self) -> PathBuf {
         self.folder.path().join("sock")
     }
 
-    pub fn uri(&self) -> String {
+    pub(crate) fn uri(&self) -> String {
         format!("qemu+unix:///system?socket={}", self.socket().display())
     }
 
     /// Tells all callers something by itself.
-    pub fn tell(&self, procedure: u32, body: &[u8]) {
+    pub(crate) fn tell(&self, procedure: u32, body: &[u8]) {
         let frame = frame(REMOTE, procedure, 2, 1, 0, body);
         self.send(&frame);
     }
 
-    pub fn send(&self, bytes: &[u8]) {
-        for caller in self.callers.lock().unwrap().iter_mut() {
+    pub(crate) fn send(&self, bytes: &[u8]) {
+        for caller in self.callers.lock().unwrap().iter() {
             // One that has gone is not told.
-            caller.write_all(bytes).ok();
+            caller.lock().unwrap().write_all(bytes).ok();
         }
     }
 
     /// Changes the state of a domain, and tells so.
-    pub fn lives(&self, number: u8, state: i32, event: i32) {
+    pub(crate) fn lives(&self, number: u8, state: i32, event: i32) {
         self.world
             .lock()
             .unwrap()
@@ -133,50 +137,63 @@ impl Fake {
 }
 
 /// The body of an event of a domain's life.
-pub fn life(number: u8, event: i32) -> Vec<u8> {
+pub(crate) fn life(number: u8, event: i32) -> Vec<u8> {
     let body = [uint(0), reference(number), uint(event.cast_unsigned()), uint(0)];
     body.concat()
 }
 
-pub fn agent_came_or_went(number: u8, connected: bool) -> Vec<u8> {
+pub(crate) fn agent_came_or_went(number: u8, connected: bool) -> Vec<u8> {
     let state = if connected { 1 } else { 2 };
     [uint(0), reference(number), uint(state), uint(1)].concat()
 }
 
-fn serve(mut stream: UnixStream, world: &Mutex<World>, handler: &Handler) {
+fn serve(
+    mut stream: UnixStream,
+    writer: &Writer,
+    world: &Arc<Mutex<World>>,
+    handler: &Arc<Handler>,
+) {
     let mut word = [0; 4];
     while stream.read_exact(&mut word).is_ok() {
         let mut rest = vec![0; usize::try_from(u32::from_be_bytes(word)).unwrap() - 4];
-        stream.read_exact(&mut rest).unwrap();
+        if stream.read_exact(&mut rest).is_err() {
+            return;
+        }
         let at =
             |place: usize| u32::from_be_bytes(rest[place * 4..place * 4 + 4].try_into().unwrap());
         let (program, number, serial) = (at(0), at(2), at(4));
-        let reply = if program == KEEPALIVE {
+        if program == KEEPALIVE {
             // A ping is answered, an answer is not.
-            (number == 1).then(|| frame(KEEPALIVE, 2, 2, 0, 0, &[]))
-        } else {
+            if number == 1 {
+                let pong = frame(KEEPALIVE, 2, 2, 0, 0, &[]);
+                writer.lock().unwrap().write_all(&pong).ok();
+            }
+            continue;
+        }
+        // Questions are answered beside each other, and beside pings, as libvirtd does it.
+        let (world, handler, writer) = (Arc::clone(world), Arc::clone(handler), Arc::clone(writer));
+        std::thread::spawn(move || {
             let mut world = world.lock().unwrap();
             let answer = handler(number, &rest[24..], &mut world);
             let answer = answer.unwrap_or_else(|| honest(number, &rest[24..], &mut world));
             drop(world);
-            match answer {
-                Answer::Body(body) => Some(frame(REMOTE, number, 1, serial, 0, &body)),
+            let mut stream = writer.lock().unwrap();
+            let whole = |status: u32, body: &[u8]| frame(REMOTE, number, 1, serial, status, body);
+            let (bytes, goes) = match answer {
+                Answer::Body(body) => (whole(0, &body), false),
                 Answer::Refused(code, why) => {
                     let body = [uint(code.cast_unsigned()), uint(0), uint(1), text(why)];
-                    Some(frame(REMOTE, number, 1, serial, 1, &body.concat()))
+                    (whole(1, &body.concat()), false)
                 }
-                Answer::Never => None,
-                Answer::Raw(bytes) => Some(bytes),
-                Answer::RawAndGone(bytes) => {
-                    stream.write_all(&bytes).ok();
-                    stream.shutdown(std::net::Shutdown::Both).ok();
-                    return;
-                }
+                Answer::Never => return,
+                Answer::Raw(bytes) => (bytes, false),
+                Answer::RawAndGone(bytes) => (bytes, true),
+            };
+            stream.write_all(&bytes).ok();
+            if goes {
+                stream.shutdown(std::net::Shutdown::Both).ok();
             }
-        };
-        if reply.is_some_and(|reply| stream.write_all(&reply).is_err()) {
-            return;
-        }
+        });
     }
 }
 
@@ -233,11 +250,11 @@ fn honest(number: u32, body: &[u8], world: &mut World) -> Answer {
 }
 
 /// How messages name the domain of a number from 0 to 9.
-pub fn reference(number: u8) -> Vec<u8> {
+pub(crate) fn reference(number: u8) -> Vec<u8> {
     [text(&format!("vm-{number}")), vec![number; 16], uint(u32::from(number))].concat()
 }
 
-pub fn frame(
+pub(crate) fn frame(
     program: u32,
     number: u32,
     kind: u32,
@@ -250,11 +267,11 @@ pub fn frame(
     [words.map(u32::to_be_bytes).concat(), body.to_vec()].concat()
 }
 
-pub fn uint(value: u32) -> Vec<u8> {
+pub(crate) fn uint(value: u32) -> Vec<u8> {
     value.to_be_bytes().to_vec()
 }
 
-pub fn text(text: &str) -> Vec<u8> {
+pub(crate) fn text(text: &str) -> Vec<u8> {
     let mut bytes = uint(u32::try_from(text.len()).unwrap());
     bytes.extend_from_slice(text.as_bytes());
     bytes.resize(bytes.len().next_multiple_of(4), 0);

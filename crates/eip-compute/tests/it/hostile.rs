@@ -190,7 +190,19 @@ fn a_death_is_believed_while_the_daemon_hangs() {
     let held = fake.world.lock().unwrap();
     fake.tell(procedure::LIFE, &life(1, STOPPED));
     followed.until_state("vm-1", InstanceState::Stopped);
+    let why = followed.until_unreachable(PATIENCE);
+    assert!(why.contains("no question for 5 s"), "{why}");
+    fake.tell(procedure::LIFE, &life(2, STOPPED));
+    eventually("the second death to be known", AT_ONCE, || match followed.now() {
+        Sight::Unreachable { known: Some(known), .. } => named(&known, "vm-2")
+            .is_some_and(|one| one.state == InstanceState::Stopped)
+            .then_some(()),
+        Sight::Unseen | Sight::Listed(_) | Sight::Unreachable { .. } => None,
+    });
     drop(held);
+    // It is looked at again, and they run: what was told was a lie.
+    followed.until_state("vm-1", InstanceState::Running);
+    followed.until_state("vm-2", InstanceState::Running);
 }
 
 #[test]
