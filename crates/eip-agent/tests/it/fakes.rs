@@ -215,7 +215,13 @@ impl Scene {
     }
 
     pub(crate) fn falls_silent(&self) {
-        self.sight.send_replace(Sight::Unreachable { reason: "timed out".to_owned() });
+        self.sight.send_replace(Sight::Unreachable { reason: "timed out".to_owned(), known: None });
+    }
+
+    /// The backend answers no question any more, but tells what happens.
+    pub(crate) fn tells_only(&self, instances: Vec<InstanceReport>) {
+        let known = Some(Listing { instances, networks: Vec::new() });
+        self.sight.send_replace(Sight::Unreachable { reason: "timed out".to_owned(), known });
     }
 
     pub(crate) async fn post(&self, path: &str, body: &str) -> Value {

@@ -71,7 +71,7 @@ impl ComputeBackend for LibvirtBackend {
             let following = Engine::follow(&self.uri, &mut memory, seen.clone(), &sight, &stop);
             let Some(reason) = following.await else { return };
             let news = sight.send_if_modified(|seen| {
-                let now = Sight::Unreachable { reason: reason.clone() };
+                let now = Sight::Unreachable { reason: reason.clone(), known: None };
                 let changed = *seen != now;
                 *seen = now;
                 changed

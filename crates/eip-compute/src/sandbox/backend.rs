@@ -52,7 +52,7 @@ impl ComputeBackend for SandboxBackend {
             let seen = read_all(&self.dir);
             let told = match &seen {
                 Ok(records) => Sight::Listed(listing(records)),
-                Err(error) => Sight::Unreachable { reason: chain(error) },
+                Err(error) => Sight::Unreachable { reason: chain(error), known: None },
             };
             sight.send_if_modified(|before| {
                 let changed = *before != told;

@@ -14,23 +14,27 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// What the issue promises for every change.
-pub const AT_ONCE: Duration = Duration::from_secs(1);
-pub const SOON: Duration = Duration::from_secs(20);
+pub(crate) const AT_ONCE: Duration = Duration::from_secs(1);
+pub(crate) const SOON: Duration = Duration::from_secs(20);
 
-pub struct Followed {
+pub(crate) struct Followed {
     seen: watch::Receiver<Sight>,
     stop: CancellationToken,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Followed {
-    pub fn start(uri: &str) -> Self {
+    pub(crate) fn start(uri: &str) -> Self {
         Self::start_in(uri, None)
     }
 
     /// Follows from inside a network namespace, whose neighbours are then looked at.
-    pub fn start_in(uri: &str, namespace: Option<&Path>) -> Self {
-        let uri = LibvirtUri::parse(uri, &UserPlaces::default()).unwrap();
+    pub(crate) fn start_in(uri: &str, namespace: Option<&Path>) -> Self {
+        Self::start_for(uri, &UserPlaces::default(), namespace)
+    }
+
+    pub(crate) fn start_for(uri: &str, user: &UserPlaces, namespace: Option<&Path>) -> Self {
+        let uri = LibvirtUri::parse(uri, user).unwrap();
         let backend = LibvirtBackend::new(uri);
         let (tell, seen) = watch::channel(Sight::Unseen);
         let stop = CancellationToken::new();
@@ -46,12 +50,12 @@ impl Followed {
     }
 
     /// What it says now.
-    pub fn now(&self) -> Sight {
+    pub(crate) fn now(&self) -> Sight {
         self.seen.borrow().clone()
     }
 
     /// Whether it says anything new within a time.
-    pub fn changes_within(&self, time: Duration) -> bool {
+    pub(crate) fn changes_within(&self, time: Duration) -> bool {
         let mut seen = self.seen.clone();
         seen.mark_unchanged();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
@@ -62,7 +66,7 @@ impl Followed {
 
     /// Waits until a listing is as it should be.
     #[track_caller]
-    pub fn until<T>(
+    pub(crate) fn until<T>(
         &self,
         what: &str,
         limit: Duration,
@@ -79,7 +83,7 @@ impl Followed {
 
     /// Waits until the instance of that name is as it should be.
     #[track_caller]
-    pub fn until_one(
+    pub(crate) fn until_one(
         &self,
         name: &str,
         limit: Duration,
@@ -89,21 +93,21 @@ impl Followed {
     }
 
     #[track_caller]
-    pub fn until_state(&self, name: &str, state: InstanceState) {
+    pub(crate) fn until_state(&self, name: &str, state: InstanceState) {
         self.until_one(name, AT_ONCE, |one| one.state == state);
     }
 
     /// Waits until it says that nobody answers, and returns why.
     #[track_caller]
-    pub fn until_unreachable(&self, limit: Duration) -> String {
+    pub(crate) fn until_unreachable(&self, limit: Duration) -> String {
         eventually("it to be told as unreachable", limit, || match self.now() {
-            Sight::Unreachable { reason } => Some(reason),
+            Sight::Unreachable { reason, .. } => Some(reason),
             Sight::Unseen | Sight::Listed(_) => None,
         })
     }
 }
 
-pub fn named<'a>(listing: &'a Listing, name: &str) -> Option<&'a InstanceReport> {
+pub(crate) fn named<'a>(listing: &'a Listing, name: &str) -> Option<&'a InstanceReport> {
     listing.instances.iter().find(|one| one.name == name)
 }
 

@@ -22,20 +22,20 @@ remember_owner = 0
 stdio_handler = "file"
 "#;
 
-pub struct Libvirtd {
-    pub machine: Machine,
-    pub folder: TempDir,
+pub(crate) struct Libvirtd {
+    pub(crate) machine: Machine,
+    pub(crate) folder: TempDir,
     daemon: Option<Daemon>,
     options: Vec<String>,
 }
 
 impl Libvirtd {
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self::start_with("", &[])
     }
 
     /// Starts it with more lines in its settings, and more options.
-    pub fn start_with(settings: &str, options: &[&str]) -> Self {
+    pub(crate) fn start_with(settings: &str, options: &[&str]) -> Self {
         let machine = Machine::start();
         let folder = tempfile::tempdir().unwrap();
         eip_testkit::vm::settle_in(&machine);
@@ -51,7 +51,7 @@ impl Libvirtd {
         libvirtd
     }
 
-    pub fn start_again(&mut self) {
+    pub(crate) fn start_again(&mut self) {
         let log = self.folder.path().join("libvirtd.log");
         let log = File::options().create(true).append(true).open(log).unwrap();
         let mut command = self.machine.command("libvirtd");
@@ -61,31 +61,31 @@ impl Libvirtd {
         eventually("libvirtd to answer", SOON, || UnixStream::connect(self.socket()).ok());
     }
 
-    pub fn daemon(&self) -> &Daemon {
+    pub(crate) fn daemon(&self) -> &Daemon {
         self.daemon.as_ref().expect("it was started")
     }
 
     /// Ends it as a power cut would.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.daemon.take().expect("it was started").kill();
     }
 
-    pub fn socket(&self) -> PathBuf {
+    pub(crate) fn socket(&self) -> PathBuf {
         self.folder.path().join("sockets/libvirt-sock")
     }
 
     /// The URI of a driver, through this libvirtd: `qemu:///system` by its socket.
-    pub fn uri(&self, driver: &str) -> String {
+    pub(crate) fn uri(&self, driver: &str) -> String {
         let (scheme, path) = driver.split_once("://").expect("a URI");
         format!("{scheme}+unix://{path}?socket={}", self.socket().display())
     }
 
-    pub fn try_virsh(&self, driver: &str, words: &str) -> Output {
+    pub(crate) fn try_virsh(&self, driver: &str, words: &str) -> Output {
         self.machine.try_sh(&format!("virsh -q -c '{}' {words}", self.uri(driver)))
     }
 
     #[track_caller]
-    pub fn virsh(&self, driver: &str, words: &str) -> String {
+    pub(crate) fn virsh(&self, driver: &str, words: &str) -> String {
         let output = self.try_virsh(driver, words);
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "virsh {words}: {said}{}", self.log());
@@ -93,18 +93,18 @@ impl Libvirtd {
     }
 
     /// Writes a file that virsh can read, and returns its path.
-    pub fn file(&self, name: &str, text: &str) -> String {
+    pub(crate) fn file(&self, name: &str, text: &str) -> String {
         let path = self.folder.path().join(name);
         fs::write(&path, text).unwrap();
         path.display().to_string()
     }
 
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.folder.path().join("libvirtd.log")).unwrap_or_default()
     }
 
     /// The network namespace of the machine, as a path that a thread of the test can enter.
-    pub fn namespace(&self) -> PathBuf {
+    pub(crate) fn namespace(&self) -> PathBuf {
         let wanted = self.machine.sh("readlink /proc/self/ns/net");
         let wanted = Path::new(wanted.trim());
         let processes = fs::read_dir("/proc").unwrap().flatten().map(|one| one.path());

@@ -41,6 +41,8 @@ const LEASES_IN_A_ROW: Duration = Duration::from_millis(100);
 const SETTLE: Duration = Duration::from_secs(2);
 /// At every pulse one in so many domains is looked at although nothing was told of it.
 const LOOK_ANYWAY: usize = 100;
+/// A daemon that has left questions unanswered for so long is told as one that does not answer.
+const ANSWER: Duration = Duration::from_secs(5);
 /// So many looks are under way at once.
 const LOOKS: usize = 2;
 
@@ -88,6 +90,10 @@ pub(super) struct Engine<'a> {
     /// That nobody tells about networks was said.
     networks_missed: bool,
     running: FuturesUnordered<BoxFuture<'static, Done>>,
+    /// How many questions are open, agents aside, and since when none was answered.
+    open: usize,
+    open_since: Instant,
+    unresponsive: bool,
     /// Who is to be looked at, and who is being looked at.
     queue: BTreeMap<Uuid, DomainRef>,
     looking: BTreeSet<Uuid>,
@@ -148,6 +154,9 @@ impl<'a> Engine<'a> {
             network_news: None,
             networks_missed: false,
             running: FuturesUnordered::new(),
+            open: 0,
+            open_since: Instant::now(),
+            unresponsive: false,
             queue: BTreeMap::new(),
             looking: BTreeSet::new(),
             listing: false,
@@ -187,6 +196,7 @@ impl<'a> Engine<'a> {
         loop {
             self.start_what_is_due();
             self.advance();
+            self.notice_silence()?;
             if self.dirty && self.stage == Stage::Settled {
                 self.tell();
             }
@@ -223,7 +233,8 @@ impl<'a> Engine<'a> {
         };
         let leases = self.leases_due.filter(|_| !self.leases_busy && self.stage == Stage::Settled);
         let agents = self.agents.next_due(self.agents_busy);
-        [settled, leases, agents].into_iter().flatten().min()
+        let silence = (self.open > 0 && !self.unresponsive).then(|| self.open_since + ANSWER);
+        [settled, leases, agents, silence].into_iter().flatten().min()
     }
 
     // --- what is told
@@ -317,7 +328,32 @@ impl<'a> Engine<'a> {
     fn list(&mut self) {
         self.listing = true;
         let asker = self.asker.clone();
-        self.running.push(Box::pin(async move { Done::Listed(asker.domains().await) }));
+        self.ask(async move { Done::Listed(asker.domains().await) });
+    }
+
+    /// Asks something that a daemon answers by itself.
+    fn ask(&mut self, question: impl Future<Output = Done> + Send + 'static) {
+        if self.open == 0 {
+            self.open_since = Instant::now();
+        }
+        self.open += 1;
+        self.running.push(Box::pin(question));
+    }
+
+    /// Tells that the daemon does not answer, when it has not for too long.
+    ///
+    /// Whatever holds it up, it is there, or its pings would have ended the connection; so it still
+    /// tells its news, which are worth more than a new connection that would hang like this one.
+    fn notice_silence(&mut self) -> Result<(), CallError> {
+        if self.open == 0 || self.unresponsive || self.open_since.elapsed() < ANSWER {
+            return Ok(());
+        }
+        if self.stage != Stage::Settled {
+            return Err(CallError::Silent { doing: "list what it has", after: ANSWER });
+        }
+        self.unresponsive = true;
+        self.dirty = true;
+        Ok(())
     }
 
     fn start_what_is_due(&mut self) {
@@ -327,10 +363,10 @@ impl<'a> Engine<'a> {
             let Some(named) = self.queue.remove(&uuid) else { break };
             self.looking.insert(uuid);
             let (asker, ask_leases) = (self.asker.clone(), self.no_lease_lists);
-            self.running.push(Box::pin(async move {
+            self.ask(async move {
                 let looked = asker.look(&named, ask_leases).await;
                 Done::Looked(named, looked)
-            }));
+            });
         }
         while let Some(uuid) = self.agents.next(self.agents_busy, Instant::now()) {
             let Some(domain) = self.memory.domains.get(&uuid) else {
@@ -364,7 +400,7 @@ impl<'a> Engine<'a> {
             false => self.memory.networks.clone(),
         };
         let asker = self.network_asker();
-        self.running.push(Box::pin(async move { Done::Networks(asker.networks(&known).await) }));
+        self.ask(async move { Done::Networks(asker.networks(&known).await) });
     }
 
     /// Asks for the leases of those networks in which they can matter.
@@ -387,7 +423,7 @@ impl<'a> Engine<'a> {
         self.leases_busy = true;
         self.leases_asked = Some(Instant::now());
         let asker = self.network_asker();
-        self.running.push(Box::pin(async move { Done::Leases(asker.leases(&networks).await) }));
+        self.ask(async move { Done::Leases(asker.leases(&networks).await) });
     }
 }
 

@@ -21,8 +21,16 @@ use crate::libvirt::uri::Way;
 use crate::libvirt::xml::Network;
 use crate::sight::{Listing, Sight};
 
+/// What is told of a daemon whose connection stands.
+const UNRESPONSIVE: &str = "it is there, but has answered no question for 5 s";
+
 impl Engine<'_> {
     pub(super) fn take_in(&mut self, done: Done) -> Result<(), CallError> {
+        if !matches!(done, Done::Agent(..)) {
+            self.open -= 1;
+            self.open_since = Instant::now();
+            self.dirty |= std::mem::take(&mut self.unresponsive);
+        }
         match done {
             Done::Listed(listed) => {
                 self.listing = false;
@@ -180,13 +188,13 @@ impl Engine<'_> {
                         let (socket, driver) = (socket.clone(), self.uri.driver.clone());
                         debug!(%error, "Networks are asked for elsewhere");
                         self.networks_busy = true;
-                        self.running.push(Box::pin(async move {
+                        self.ask(async move {
                             let dialled = dial::dial_networks(&socket, &driver).await;
                             if let Ok(dialled) = &dialled {
                                 dialled.link.subscribe_to_networks().await.ok();
                             }
                             Done::NetworkDaemon(dialled)
-                        }));
+                        });
                     }
                     _ => self.miss_networks(&error.to_string()),
                 }
@@ -326,10 +334,14 @@ impl Engine<'_> {
             true => around.local_networks(domains()),
             false => Vec::new(),
         };
-        let listing = Sight::Listed(Listing { instances, networks });
+        let listing = Listing { instances, networks };
+        let told = match self.unresponsive {
+            false => Sight::Listed(listing),
+            true => Sight::Unreachable { reason: UNRESPONSIVE.to_owned(), known: Some(listing) },
+        };
         self.sight.send_if_modified(|seen| {
-            let changed = *seen != listing;
-            *seen = listing;
+            let changed = *seen != told;
+            *seen = told;
             changed
         });
     }

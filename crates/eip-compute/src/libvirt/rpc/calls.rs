@@ -8,7 +8,8 @@ use super::messages::{
 };
 use super::xdr::{Writer, XdrError};
 
-/// How long one question may take.
+/// How long a question may take before we are let in. After that, who asks looks at the clock: a
+/// daemon in which one domain holds everything up still tells its news.
 const ANSWER: Duration = Duration::from_secs(5);
 
 /// The numbers of the procedures (`remote_procedure`).
@@ -55,13 +56,14 @@ pub(in crate::libvirt) const DOMAIN_NEWS: [(i32, u32); 6] = [
 impl Link {
     pub(in crate::libvirt) async fn auths(&self) -> Result<Vec<Auth>, CallError> {
         let doing = "ask how it wants to know who calls";
-        self.ask(doing, procedure::AUTH_LIST, Writer::default(), messages::auths).await
+        self.ask_in_time(doing, procedure::AUTH_LIST, Writer::default(), messages::auths).await
     }
 
     /// Has polkit decide, which knows us by the socket.
     pub(in crate::libvirt) async fn auth_polkit(&self) -> Result<(), CallError> {
         let doing = "be let in by polkit";
-        self.ask(doing, procedure::AUTH_POLKIT, Writer::default(), messages::number).await?;
+        self.ask_in_time(doing, procedure::AUTH_POLKIT, Writer::default(), messages::number)
+            .await?;
         Ok(())
     }
 
@@ -69,14 +71,15 @@ impl Link {
     pub(in crate::libvirt) async fn open_driver(&self, uri: &str) -> Result<(), CallError> {
         let body = Writer::default().some_text(uri.as_bytes()).uint(0);
         let doing = "open the driver";
-        self.ask(doing, procedure::CONNECT_OPEN, body, messages::nothing).await
+        self.ask_in_time(doing, procedure::CONNECT_OPEN, body, messages::nothing).await
     }
 
     /// Asks to be sent pings. A daemon that cannot is no worse off.
     pub(in crate::libvirt) async fn want_pings(&self) -> Result<(), CallError> {
         let body = Writer::default().int(FEATURE_KEEPALIVE);
         let doing = "ask for pings";
-        self.ask(doing, procedure::CONNECT_SUPPORTS_FEATURE, body, messages::number).await?;
+        self.ask_in_time(doing, procedure::CONNECT_SUPPORTS_FEATURE, body, messages::number)
+            .await?;
         Ok(())
     }
 
@@ -108,21 +111,19 @@ impl Link {
     ///
     /// An agent answers when it likes. libvirt has a limit of its own for those that are gone; one
     /// that accepts and then hangs holds the question open, and a place among the few that a daemon
-    /// gives to each caller. So there is no deadline: to give up here would not free that place.
+    /// gives to each caller. To give up here would not free that place.
     pub(in crate::libvirt) async fn addresses(
         &self,
         domain: &DomainRef,
         book: AddressBook,
     ) -> Result<Vec<Addressed>, CallError> {
-        let (source, deadline) = match book {
-            AddressBook::Leases => (0, Some(ANSWER)),
-            AddressBook::Agent => (1, None),
+        let source = match book {
+            AddressBook::Leases => 0,
+            AddressBook::Agent => 1,
         };
         let body = domain.write(Writer::default()).uint(source).uint(0);
         let doing = "ask for the addresses of a domain";
-        let number = procedure::DOMAIN_INTERFACE_ADDRESSES;
-        let answer = self.call(doing, number, body.done(), deadline).await?;
-        addressed(&answer).map_err(|source| CallError::Garbage { doing, source })
+        self.ask(doing, procedure::DOMAIN_INTERFACE_ADDRESSES, body, addressed).await
     }
 
     /// Lists the networks that are up.
@@ -150,7 +151,7 @@ impl Link {
         let body = network.write(Writer::default()).no_text().int(1).uint(0);
         let doing = "ask for the leases of a network";
         let number = procedure::NETWORK_GET_DHCP_LEASES;
-        self.call(doing, number, body.done(), Some(ANSWER)).await.map(RawLeases)
+        self.call(doing, number, body.done(), None).await.map(RawLeases)
     }
 
     /// Subscribes to one kind of news about domains; a daemon that does not know it refuses.
@@ -158,14 +159,16 @@ impl Link {
         // About all domains, not one.
         let body = Writer::default().int(kind).no_text();
         let doing = "follow its domains";
-        self.ask(doing, procedure::DOMAIN_EVENT_REGISTER_ANY, body, messages::number).await?;
+        self.ask_in_time(doing, procedure::DOMAIN_EVENT_REGISTER_ANY, body, messages::number)
+            .await?;
         Ok(())
     }
 
     pub(in crate::libvirt) async fn subscribe_to_networks(&self) -> Result<(), CallError> {
         let body = Writer::default().int(0).no_text();
         let doing = "follow its networks";
-        self.ask(doing, procedure::NETWORK_EVENT_REGISTER_ANY, body, messages::number).await?;
+        self.ask_in_time(doing, procedure::NETWORK_EVENT_REGISTER_ANY, body, messages::number)
+            .await?;
         Ok(())
     }
 
@@ -177,7 +180,7 @@ impl Link {
         Ok(())
     }
 
-    async fn ask<T>(
+    async fn ask_in_time<T>(
         &self,
         doing: &'static str,
         procedure: u32,
@@ -185,6 +188,17 @@ impl Link {
         read: impl Fn(&[u8]) -> Result<T, XdrError>,
     ) -> Result<T, CallError> {
         let answer = self.call(doing, procedure, body.done(), Some(ANSWER)).await?;
+        read(&answer).map_err(|source| CallError::Garbage { doing, source })
+    }
+
+    async fn ask<T>(
+        &self,
+        doing: &'static str,
+        procedure: u32,
+        body: Writer,
+        read: impl Fn(&[u8]) -> Result<T, XdrError>,
+    ) -> Result<T, CallError> {
+        let answer = self.call(doing, procedure, body.done(), None).await?;
         read(&answer).map_err(|source| CallError::Garbage { doing, source })
     }
 }

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 
 use super::frame::{self, LONGEST};
 use super::messages::{self, DomainState, Life, News, event};
+use super::xdr::XdrError;
 
 fn bytes(hex: &str) -> Vec<u8> {
     let digits: Vec<u8> = hex.bytes().filter(u8::is_ascii_hexdigit).collect();
@@ -54,11 +55,11 @@ const REFUSED: &str = "
 
 /// Feeds a body to every reader: none may panic, and what it makes is bounded by what it got.
 fn read_as_everything(body: &[u8]) {
-    drop(messages::auths(body));
-    drop(messages::nothing(body));
-    drop(messages::number(body));
-    drop(messages::state(body));
-    drop(messages::complaint(body));
+    ignore(messages::auths(body));
+    ignore(messages::nothing(body));
+    ignore(messages::number(body));
+    ignore(messages::state(body));
+    ignore(messages::complaint(body));
     let fits = |count: usize| assert!(count <= body.len());
     fits(messages::domains(body).map_or(0, |all| all.len()));
     fits(messages::networks(body).map_or(0, |all| all.len()));
@@ -67,9 +68,12 @@ fn read_as_everything(body: &[u8]) {
     // A byte that is no UTF-8 becomes a character of three.
     assert!(messages::xml(body).map_or(0, |text| text.len()) <= body.len() * 3);
     for procedure in 310..=390 {
-        drop(messages::news(procedure, body));
+        ignore(messages::news(procedure, body));
     }
 }
+
+/// Whatever it is, it is no panic.
+fn ignore<T>(_read: Result<T, XdrError>) {}
 
 #[test]
 fn what_libvirtd_sends_is_understood() {
