@@ -295,7 +295,7 @@ pub(crate) struct List {
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Associate {
     pub(crate) elastic_ip: String,
-    /// Its id, its name, or docker:NAME, sandbox:NAME.
+    /// Its id, its name, or docker:NAME, libvirt:NAME, sandbox:NAME.
     pub(crate) instance: String,
     /// Take it from the instance that has it.
     #[arg(long)]
