@@ -107,8 +107,11 @@ fn what_is_no_daemon_is_said() {
     assert!(file.contains("cannot reach"), "{file}");
     let listener = UnixListener::bind(at("http")).unwrap();
     std::thread::spawn(move || {
+        // Closed too soon, it would be known as gone before it is known as another's.
+        let mut open = Vec::new();
         for mut stream in listener.incoming().flatten() {
             stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").ok();
+            open.push(stream);
         }
     });
     let http = Followed::start(&uri("http")).until_unreachable(SOON);
