@@ -3,14 +3,14 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use eip_dataplane::firewall::{DockerAccept, ensure_docker_accept};
+use eip_dataplane::firewall::{Accept, FirewallError, ensure_docker_accept, ensure_libvirt_accept};
 use eip_dataplane::{ApplyError, DataPlane, DesiredState};
 use eip_model::{Ipv4Range, LocalNetwork, chain};
 use tracing::{debug, warn};
 
 use crate::kernel::{Kernel, KernelError};
 
-/// How often the rules in Docker's own firewall are looked at: each look costs processes.
+/// How often our rules in the firewalls of Docker and libvirt are looked at: each look costs processes.
 const FIREWALL_INTERVAL: Duration = Duration::from_secs(2);
 /// How often our routes are compared with what the kernel has: it tells nobody when one goes.
 const ROUTE_INTERVAL: Duration = Duration::from_secs(3);
@@ -22,11 +22,12 @@ struct Netfilter {
     compared: Instant,
 }
 
-/// What Docker's firewall is asked to let through: what is sent to the ranges, and what the networks
-/// send that are not Docker's.
+/// What the firewalls of others are asked to let through: what is sent to the ranges, into these
+/// networks, and what those of them send that are nobody else's.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Passage {
     ranges: Vec<Ipv4Range>,
+    networks: Vec<LocalNetwork>,
     own: Vec<LocalNetwork>,
 }
 
@@ -37,7 +38,7 @@ struct Passage {
 pub fn open_kernel() -> Result<Box<dyn Kernel>, String> {
     let plane = DataPlane::open().map_err(|error| chain(&error))?;
     let passage = Arc::new(Mutex::new(Passage::default()));
-    watch_firewall(&passage).map_err(|error| format!("cannot start a thread: {error}"))?;
+    watch_firewalls(&passage).map_err(|error| format!("cannot start a thread: {error}"))?;
     Ok(Box::new(Netfilter { plane, passage, compared: Instant::now() }))
 }
 
@@ -80,39 +81,48 @@ impl Netfilter {
     }
 }
 
-/// Looks after Docker's firewall until the data plane is dropped. On a thread of its own: `iptables`
+/// Looks after others' firewalls until the data plane is dropped. On a thread of its own: `iptables`
 /// may have to wait for others, and moves must not wait with it.
-fn watch_firewall(passage: &Arc<Mutex<Passage>>) -> std::io::Result<()> {
+fn watch_firewalls(passage: &Arc<Mutex<Passage>>) -> std::io::Result<()> {
     let passage = Arc::downgrade(passage);
     let watch = move || {
         loop {
             std::thread::sleep(FIREWALL_INTERVAL);
             let Some(passage) = passage.upgrade() else { return };
             let now = passage.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            if !now.ranges.is_empty() && let_through(&now) {
-                warn!("Mended the accepts in Docker's firewall");
+            if now.ranges.is_empty() {
+                continue;
+            }
+            for mended in let_through(&now) {
+                warn!(firewall = mended, "Mended the accepts in another's firewall");
             }
         }
     };
     std::thread::Builder::new().name("eip-firewall".to_owned()).spawn(watch).map(drop)
 }
 
-/// Returns whether something was missing. A firewall that cannot be looked after is said, and is no
-/// reason to undo what is in force.
-fn let_through(passage: &Passage) -> bool {
-    match ensure_docker_accept(&passage.ranges, &passage.own) {
-        Ok(DockerAccept::Inserted(_)) => true,
-        Ok(DockerAccept::NotNeeded | DockerAccept::AlreadyThere) => false,
+/// Returns in whose firewalls something was missing. One that cannot be looked after is said, and is
+/// no reason to undo what is in force.
+fn let_through(passage: &Passage) -> Vec<&'static str> {
+    let docker = ensure_docker_accept(&passage.ranges, &passage.own);
+    let libvirt = ensure_libvirt_accept(&passage.ranges, &passage.networks);
+    let mended = |(whose, outcome): (&'static str, Result<Accept, FirewallError>)| match outcome {
+        Ok(Accept::Inserted(_)) => Some(whose),
+        Ok(Accept::NotNeeded | Accept::AlreadyThere) => None,
         Err(error) => {
-            warn!(error = %chain(&error), "Could not look after Docker's firewall; will retry");
-            false
+            let error = chain(&error);
+            warn!(firewall = whose, error, "Could not look after a firewall; will retry");
+            None
         }
-    }
+    };
+    [("Docker's", docker), ("libvirt's", libvirt)].into_iter().filter_map(mended).collect()
 }
 
 fn passage(wanted: &DesiredState) -> Passage {
-    let own = wanted.networks.iter().filter(|one| one.interface == eip_compute::sandbox::BRIDGE);
-    Passage { ranges: wanted.ranges.clone(), own: own.cloned().collect() }
+    let (ranges, networks) = (wanted.ranges.clone(), wanted.networks.clone());
+    let own = |network: &&LocalNetwork| network.interface == eip_compute::sandbox::BRIDGE;
+    let own = networks.iter().filter(own).cloned().collect();
+    Passage { ranges, networks, own }
 }
 
 fn refused(error: &ApplyError) -> KernelError {

@@ -31,7 +31,10 @@ impl World {
     /// Takes in what the backends have told since.
     pub(crate) fn look(&mut self) {
         for (backend, sight) in &mut self.sights {
-            if let Sight::Listed(listing) = &*sight.borrow_and_update() {
+            let sight = sight.borrow_and_update();
+            if let Sight::Listed(listing) | Sight::Unreachable { known: Some(listing), .. } =
+                &*sight
+            {
                 self.listings.insert(*backend, listing.clone());
             }
         }
@@ -81,7 +84,7 @@ impl World {
                 Sight::Listed(listing) => {
                     BackendListing::Listed { instances: listing.instances.clone() }
                 }
-                Sight::Unreachable { reason } => {
+                Sight::Unreachable { reason, known: _ } => {
                     BackendListing::Unreachable { reason: reason.clone() }
                 }
             };

@@ -4,6 +4,7 @@
 //! and again after every change; it never changes an instance's network, which is the data plane's.
 
 pub mod docker;
+pub mod libvirt;
 pub mod sandbox;
 mod sight;
 

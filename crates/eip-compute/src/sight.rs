@@ -20,9 +20,11 @@ pub enum Sight {
     /// Nobody has answered yet.
     Unseen,
     Listed(Listing),
-    /// It does not answer, and why. What was listed before is what is known.
+    /// It does not answer, and why. What was listed before is what is known, unless it tells more
+    /// by itself.
     Unreachable {
         reason: String,
+        known: Option<Listing>,
     },
 }
 

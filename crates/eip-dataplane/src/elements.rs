@@ -163,15 +163,15 @@ pub(crate) fn pool_intervals(
     own: impl Iterator<Item = Ipv4Addr>,
 ) -> Intervals {
     let all = merge(ranges.iter().map(|r| (r.first().to_bits(), r.last().to_bits())).collect());
-    let mut holes = private_intervals(networks);
+    let mut holes = private_intervals(networks.iter());
     holes.extend(own.map(|address| (address.to_bits(), address.to_bits())));
     subtract(&all, &merge(holes))
 }
 
-pub(crate) fn private_intervals(networks: &[LocalNetwork]) -> Intervals {
+pub(crate) fn private_intervals<'a>(networks: impl Iterator<Item = &'a LocalNetwork>) -> Intervals {
     let ends =
         |net: &LocalNetwork| (net.subnet.network().to_bits(), net.subnet.broadcast().to_bits());
-    merge(networks.iter().map(ends).collect())
+    merge(networks.map(ends).collect())
 }
 
 /// Returns an interval set's elements: each start, and each first address behind an end.
@@ -228,8 +228,7 @@ mod tests {
     #[test]
     fn the_hosts_own_addresses_and_the_instances_subnets_are_not_guarded() {
         let ranges = ["100.64.0.0/30".parse().unwrap(), "100.64.0.4/30".parse().unwrap()];
-        let networks =
-            [LocalNetwork { interface: "br0".into(), subnet: "100.64.0.6/31".parse().unwrap() }];
+        let networks = [LocalNetwork::new("br0", "100.64.0.6/31".parse().unwrap())];
         let own = [ip("100.64.0.2"), ip("192.0.2.1")];
         let found = pool_intervals(&ranges, &networks, own.into_iter());
         let at = |last: u32| ip("100.64.0.0").to_bits() + last;

@@ -15,7 +15,7 @@
 //!
 //! # Limits
 //! - What instances send to the outside with a private source that nobody has masqueraded goes out
-//!   as the host. A network that is routed on purpose must not be among those given to `apply`.
+//!   as the host, unless their network is said to be routed.
 //! - An instance may still send with the *private* address of a neighbour on its bridge: whose frames
 //!   carry which address is for the bridge to say, and there is no table of ours on it.
 //! - Packets to an address of the pool that arrive on an interface and would leave by the same one
@@ -33,6 +33,7 @@ mod host;
 mod nft;
 mod plane;
 mod routes;
+mod sets;
 mod socket;
 mod sysctl;
 mod table;

@@ -12,16 +12,13 @@ use tracing::{debug, warn};
 use crate::applied::{Applied, Warning};
 use crate::arp::Announcer;
 use crate::conntrack::Sweeper;
-use crate::elements::{
-    ATTACHMENT_SETS, Intervals, interface_elements, interval_elements, pool_intervals,
-    private_intervals, shared_target,
-};
+use crate::elements::{ATTACHMENT_SETS, shared_target};
 use crate::error::{ApplyError, OpenError};
 use crate::host::{Host, Lookout};
 use crate::nft::{Batch, Nft, Refused};
 use crate::routes::{Held, Routes};
+use crate::sets::Sets;
 use crate::sysctl;
-use crate::table::{INSIDE, POOL, PRIVNETS};
 
 /// The least that the maps of the table are made for.
 const LEAST_CAPACITY: usize = 1024;
@@ -40,9 +37,7 @@ pub struct DesiredState {
 /// What the kernel has, as we left it: the shadow that changes are worked out against.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct InForce {
-    inside: BTreeSet<String>,
-    pool: Intervals,
-    private: Intervals,
+    sets: Sets,
     targets: BTreeMap<Ipv4Addr, Ipv4Addr>,
     /// The same the other way round.
     holders: BTreeMap<Ipv4Addr, Ipv4Addr>,
@@ -198,52 +193,48 @@ impl DataPlane {
         applied: &mut Applied,
     ) -> Result<Vec<Change>, ApplyError> {
         let own = host.addresses().filter(|address| !desired.targets.contains_key(address));
-        let inside = desired.networks.iter().map(|network| network.interface.clone()).collect();
-        let pool = pool_intervals(&desired.ranges, &desired.networks, own);
-        let private = private_intervals(&desired.networks);
+        let sets = Sets::new(&desired.ranges, &desired.networks, own);
         let steps = steps(self.in_force.as_ref(), desired)?;
         count(&steps, applied);
         if let Some(now) = self.in_force.take() {
-            let settled = (&now.inside, &now.pool, &now.private) == (&inside, &pool, &private);
+            let settled = now.sets == sets;
             if settled && steps.is_empty() {
                 self.in_force = Some(now);
                 return Ok(steps);
             }
             if now.targets.len() + applied.attached <= now.capacity {
-                let next = InForce { inside, pool, private, ..InForce::of_nothing(now.capacity) };
-                match self.nft.commit_elements(element_changes(&now, &next, &steps)) {
+                match self.nft.commit_elements(element_changes(&now.sets, &sets, &steps)) {
                     Ok(()) => {
-                        self.in_force = Some(now.into_next(next, &steps));
+                        self.in_force = Some(now.into_next(sets, &steps));
                         self.tell_sweeper(settled, &steps);
                         return Ok(steps);
                     }
                     Err(Refused { tried, source }) => {
                         // Someone changed the table in a way we did not hear of: make it anew.
                         warn!(%tried, error = %source, "Element change refused; replacing the table");
-                        return self.replace_table(desired, next, steps, applied);
+                        return self.replace_table(desired, sets, steps, applied);
                     }
                 }
             }
         }
-        let next = InForce { inside, pool, private, ..InForce::of_nothing(0) };
-        self.replace_table(desired, next, steps, applied)
+        self.replace_table(desired, sets, steps, applied)
     }
 
     fn replace_table(
         &mut self,
         desired: &DesiredState,
-        sets: InForce,
+        sets: Sets,
         steps: Vec<Change>,
         applied: &mut Applied,
     ) -> Result<Vec<Change>, ApplyError> {
         let capacity = (2 * desired.targets.len()).next_power_of_two().max(LEAST_CAPACITY);
         let holders = desired.targets.iter().map(|(public, private)| (*private, *public)).collect();
-        let next = InForce { targets: desired.targets.clone(), holders, capacity, ..sets };
+        let next = InForce { sets, targets: desired.targets.clone(), holders, capacity };
         let mut batch = Batch::new();
         batch.replace_table(u32::try_from(capacity).unwrap_or(u32::MAX));
-        batch.add(INSIDE, interface_elements(next.inside.iter().map(String::as_str)).into_iter());
-        batch.add(POOL, interval_elements(&next.pool).into_iter());
-        batch.add(PRIVNETS, interval_elements(&next.private).into_iter());
+        for (set, elements) in next.sets.elements() {
+            batch.add(set, elements.into_iter());
+        }
         for (set, element) in ATTACHMENT_SETS {
             batch.add(
                 set,
@@ -254,7 +245,7 @@ impl DataPlane {
         self.nft.commit_table(batch).map_err(refused)?;
         debug!(attachments = next.targets.len(), capacity, "Replaced the table");
         applied.replaced = true;
-        self.sweeper.replaced(next.pool.clone(), next.targets.clone());
+        self.sweeper.replaced(next.sets.pool.clone(), next.targets.clone());
         self.in_force = Some(next);
         Ok(steps)
     }
@@ -263,7 +254,7 @@ impl DataPlane {
         if let Some(now) = &self.in_force
             && !settled
         {
-            self.sweeper.pool(now.pool.clone());
+            self.sweeper.pool(now.sets.pool.clone());
         }
         if !steps.is_empty() {
             self.sweeper.changed(steps.to_vec());
@@ -328,20 +319,9 @@ impl DataPlane {
 }
 
 impl InForce {
-    fn of_nothing(capacity: usize) -> Self {
-        Self {
-            inside: BTreeSet::new(),
-            pool: Vec::new(),
-            private: Vec::new(),
-            targets: BTreeMap::new(),
-            holders: BTreeMap::new(),
-            capacity,
-        }
-    }
-
-    /// Takes the small sets of `next`, and the attachments that `steps` lead to.
-    fn into_next(self, next: Self, steps: &[Change]) -> Self {
-        let (mut targets, mut holders) = (self.targets, self.holders);
+    /// Takes the small sets that are next, and the attachments that `steps` lead to.
+    fn into_next(self, sets: Sets, steps: &[Change]) -> Self {
+        let Self { mut targets, mut holders, capacity, .. } = self;
         for step in steps {
             match *step {
                 Change::Detach { public_ip, private_ip } => {
@@ -354,7 +334,7 @@ impl InForce {
                 }
             }
         }
-        Self { targets, holders, ..next }
+        Self { sets, targets, holders, capacity }
     }
 }
 
@@ -414,17 +394,14 @@ fn differing(before: &Targets, after: &Targets) -> (Targets, Targets) {
 }
 
 /// The transaction from one state to the next: what goes, goes first.
-fn element_changes(now: &InForce, next: &InForce, steps: &[Change]) -> Batch {
+fn element_changes(now: &Sets, next: &Sets, steps: &[Change]) -> Batch {
     let mut batch = Batch::new();
-    if now.inside != next.inside {
-        batch.clear(INSIDE);
-        batch.add(INSIDE, interface_elements(next.inside.iter().map(String::as_str)).into_iter());
-    }
-    for (set, old, new) in [(POOL, &now.pool, &next.pool), (PRIVNETS, &now.private, &next.private)]
-    {
-        if old != new {
-            batch.clear(set);
-            batch.add(set, interval_elements(new).into_iter());
+    if now != next {
+        for ((set, old), (_, new)) in now.elements().into_iter().zip(next.elements()) {
+            if old != new {
+                batch.clear(set);
+                batch.add(set, new.into_iter());
+            }
         }
     }
     let detached = || {

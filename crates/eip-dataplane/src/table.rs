@@ -7,6 +7,7 @@
 //! | `inside` | interfaces that lead to instances; every other interface is outside |
 //! | `pool` | the ranges, less the host's own addresses and the instances' subnets |
 //! | `privnets` | the subnets of the instances |
+//! | `hidden` | those of them that are not routed beyond the host |
 //! | `dn`, `sn` | elastic IP to private address, and back |
 //! | `zd`, `zs` | elastic IP, and private address, to the conntrack zone of the attachment |
 //! | `pairs` | elastic IP . private address, for each attachment |
@@ -40,6 +41,7 @@ pub(crate) const TABLE: &str = "eip";
 pub(crate) const INSIDE: &str = "inside";
 pub(crate) const POOL: &str = "pool";
 pub(crate) const PRIVNETS: &str = "privnets";
+pub(crate) const HIDDEN: &str = "hidden";
 pub(crate) const DN: &str = "dn";
 pub(crate) const SN: &str = "sn";
 pub(crate) const ZD: &str = "zd";
@@ -66,10 +68,11 @@ pub(crate) enum AddressField {
     Destination = 0x0c,
 }
 
-pub(crate) const SETS: [(&str, SetKind); 8] = [
+pub(crate) const SETS: [(&str, SetKind); 9] = [
     (INSIDE, SetKind::Interfaces),
     (POOL, SetKind::Intervals),
     (PRIVNETS, SetKind::Intervals),
+    (HIDDEN, SetKind::Intervals),
     (DN, SetKind::AddressToAddress),
     (SN, SetKind::AddressToAddress),
     (ZD, SetKind::AddressToZone(AddressField::Destination)),
@@ -236,7 +239,7 @@ pub(crate) const CHAINS: [Chain; 10] = [
             ],
         ],
     },
-    // A private address never leaves the host.
+    // A private address never leaves the host, unless its network is routed.
     Chain {
         name: "post_late",
         kind: "nat",
@@ -248,7 +251,7 @@ pub(crate) const CHAINS: [Chain; 10] = [
             OifName,
             NotIn(INSIDE),
             SourceAddress,
-            In(PRIVNETS),
+            In(HIDDEN),
             Masquerade,
         ]],
     },

@@ -110,6 +110,9 @@ pub struct InstanceReport {
     pub project: Option<ProjectName>,
     pub state: InstanceState,
     pub private_ip: Option<Ipv4Addr>,
+    /// How `private_ip` is known, where the backend does not give addresses itself.
+    #[serde(default)]
+    pub address_source: Option<AddressSource>,
     /// The network of the instance, by the name that its backend gives it.
     pub vpc_id: Option<String>,
     /// Why no elastic IP can be pointed at it even while it runs.
@@ -128,6 +131,62 @@ impl InstanceReport {
     }
 }
 
+/// How the private address of a virtual machine is known.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum AddressSource {
+    /// Its guest agent says so.
+    Agent,
+    /// The DHCP server of its network gave it.
+    Lease,
+    /// Its host has seen it there: a guess.
+    Neighbour,
+    /// Its metadata says so.
+    Metadata,
+}
+
+impl AddressSource {
+    pub const ALL: [Self; 4] = [Self::Agent, Self::Lease, Self::Neighbour, Self::Metadata];
+
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Agent => "agent",
+            Self::Lease => "lease",
+            Self::Neighbour => "neighbour",
+            Self::Metadata => "metadata",
+        }
+    }
+
+    /// Whether nobody who ought to know has said it.
+    #[must_use]
+    pub const fn is_a_guess(self) -> bool {
+        match self {
+            Self::Neighbour => true,
+            Self::Agent | Self::Lease | Self::Metadata => false,
+        }
+    }
+}
+
+impl fmt::Display for AddressSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for AddressSource {
+    type Err = UnknownWord;
+
+    fn from_str(text: &str) -> Result<Self, UnknownWord> {
+        Self::ALL.into_iter().find(|one| one.as_str() == text).ok_or_else(|| UnknownWord {
+            text: text.to_owned(),
+            known: "agent, lease, neighbour, metadata",
+        })
+    }
+}
+
 /// Why an instance cannot take an elastic IP, whatever its state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -138,11 +197,36 @@ pub enum Unusable {
     SharedNetwork,
     /// It has no network, or no IPv4 address on any.
     NoAddress,
-    /// Its label names a project that no project can be called.
+    /// Its label or metadata names a project that no project can be called.
     BadProject,
+    /// It has no network interface.
+    NoInterface,
+    /// Its network is inside its emulator.
+    UserNetwork,
+    /// Its network leads past this host.
+    NotRouted,
+    /// Its network leads nowhere.
+    Isolated,
+    /// It is known by its hardware address alone, and another running instance has the same.
+    AmbiguousMac,
+    /// What its definition says of it cannot be understood.
+    BadMetadata,
 }
 
 impl Unusable {
+    pub const ALL: [Self; 10] = [
+        Self::HostNetwork,
+        Self::SharedNetwork,
+        Self::NoAddress,
+        Self::BadProject,
+        Self::NoInterface,
+        Self::UserNetwork,
+        Self::NotRouted,
+        Self::Isolated,
+        Self::AmbiguousMac,
+        Self::BadMetadata,
+    ];
+
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -150,6 +234,12 @@ impl Unusable {
             Self::SharedNetwork => "shared_network",
             Self::NoAddress => "no_address",
             Self::BadProject => "bad_project",
+            Self::NoInterface => "no_interface",
+            Self::UserNetwork => "user_network",
+            Self::NotRouted => "not_routed",
+            Self::Isolated => "isolated",
+            Self::AmbiguousMac => "ambiguous_mac",
+            Self::BadMetadata => "bad_metadata",
         }
     }
 
@@ -161,6 +251,20 @@ impl Unusable {
             Self::SharedNetwork => "it shares the network of another instance",
             Self::NoAddress => "it has no IPv4 address",
             Self::BadProject => "its project label is not a valid project name",
+            Self::NoInterface => "it has no network interface",
+            Self::UserNetwork => {
+                "its network is inside its emulator (user mode, passt), where nothing can come in"
+            }
+            Self::NotRouted => {
+                "its network leads past this host (macvtap, a device of its own, or a bridge \
+                 whose router is another machine)"
+            }
+            Self::Isolated => "its network is isolated: nothing that it answers would leave it",
+            Self::AmbiguousMac => {
+                "another running instance has the same MAC address, and nothing else says which \
+                 address is its own"
+            }
+            Self::BadMetadata => "its metadata of urn:eip:instance cannot be understood",
         }
     }
 }
@@ -169,13 +273,11 @@ impl FromStr for Unusable {
     type Err = UnknownWord;
 
     fn from_str(text: &str) -> Result<Self, UnknownWord> {
-        [Self::HostNetwork, Self::SharedNetwork, Self::NoAddress, Self::BadProject]
-            .into_iter()
-            .find(|one| one.as_str() == text)
-            .ok_or_else(|| UnknownWord {
-                text: text.to_owned(),
-                known: "host_network, shared_network, no_address, bad_project",
-            })
+        Self::ALL.into_iter().find(|one| one.as_str() == text).ok_or_else(|| UnknownWord {
+            text: text.to_owned(),
+            known: "host_network, shared_network, no_address, bad_project, no_interface, \
+                    user_network, not_routed, ambiguous_mac, bad_metadata",
+        })
     }
 }
 
@@ -193,6 +295,10 @@ pub struct Instance {
     pub host: HostName,
     #[schema(value_type = Option<String>, format = "ipv4")]
     pub private_ip: Option<Ipv4Addr>,
+    /// How the private address of a virtual machine is known; null where its backend gave it.
+    pub address_source: Option<AddressSource>,
+    /// Whether the private address is a guess: seen by the host, and said by nobody.
+    pub address_is_guess: bool,
     pub vpc_id: Option<String>,
     /// Whether an elastic IP could be associated with it now.
     pub eligible: bool,

@@ -35,7 +35,9 @@ pub use event::{Event, EventKind};
 pub use free_map::FreeMap;
 pub use host::{BackendStatus, Host, HostList};
 pub use ids::{ClusterId, ElasticIpId, ElasticIpRef, Generation, InstanceId, InstanceRef};
-pub use instance::{Backend, Instance, InstanceList, InstanceReport, InstanceState, Unusable};
+pub use instance::{
+    AddressSource, Backend, Instance, InstanceList, InstanceReport, InstanceState, Unusable,
+};
 pub use key::{KeyId, Role};
 pub use names::{HostName, InvalidName, Label, PoolName, ProjectName, Tags, TagsError};
 pub use network::LocalNetwork;

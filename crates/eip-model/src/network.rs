@@ -9,4 +9,16 @@ pub struct LocalNetwork {
     /// The interface of the host that leads to the instances: a bridge, as a rule.
     pub interface: String,
     pub subnet: Ipv4Net,
+    /// Whether others know the way to its private addresses, so that they may leave the host as
+    /// they are.
+    #[serde(default)]
+    pub routed: bool,
+}
+
+impl LocalNetwork {
+    /// A network whose private addresses nobody outside knows.
+    #[must_use]
+    pub fn new(interface: &str, subnet: Ipv4Net) -> Self {
+        Self { interface: interface.to_owned(), subnet, routed: false }
+    }
 }

@@ -126,6 +126,7 @@ mod tests {
             state: InstanceState::Running,
             private_ip: private_ip.map(Ipv4Addr::from),
             vpc_id: None,
+            address_source: None,
             unusable: None,
         }
     }

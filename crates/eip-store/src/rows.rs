@@ -5,9 +5,9 @@ use std::net::Ipv4Addr;
 use std::str::FromStr;
 
 use eip_model::{
-    AssociationView, Attachment, AttachmentProblem, BackendStatus, DataPlaneHealth, ElasticIpId,
-    Event, Generation, HostName, Instance, InstanceId, Ipv4Range, KeyId, LettingGo, PoolConfig,
-    Role, Tags,
+    AddressSource, AssociationView, Attachment, AttachmentProblem, BackendStatus, DataPlaneHealth,
+    ElasticIpId, Event, Generation, HostName, Instance, InstanceId, Ipv4Range, KeyId, LettingGo,
+    PoolConfig, Role, Tags,
 };
 use jiff::Timestamp;
 use uuid::Uuid;
@@ -215,7 +215,7 @@ pub(crate) fn host(row: &impl Cells) -> Result<HostRecord, StoreError> {
 /// What [`instance`] reads; a `WHERE` goes behind it.
 pub(crate) const INSTANCE: &str = "
     SELECT i.id, i.host, i.backend, i.name, i.project, i.state, i.private_ip, i.vpc_id,
-           i.unusable, i.updated_at, a.address AS public_ip
+           i.unusable, i.updated_at, i.address_source, a.address AS public_ip
       FROM instance i
       LEFT JOIN association a ON a.instance_id = i.id";
 
@@ -224,6 +224,7 @@ pub(crate) fn instance(row: &impl Cells) -> Result<Instance, StoreError> {
         let standing = standing(row)?;
         let public_ip = row.maybe_address("public_ip")?;
         let reason = reason_against(&standing, public_ip);
+        let address_source: Option<AddressSource> = row.maybe("address_source")?;
         Ok(Instance {
             id: InstanceId::new(row.id("id")?),
             name: row.words("name")?,
@@ -232,6 +233,8 @@ pub(crate) fn instance(row: &impl Cells) -> Result<Instance, StoreError> {
             state: standing.state,
             host: row.parsed("host")?,
             private_ip: standing.private_ip,
+            address_source,
+            address_is_guess: address_source.is_some_and(AddressSource::is_a_guess),
             vpc_id: row.text("vpc_id")?,
             eligible: reason.is_none(),
             reason,

@@ -5,6 +5,7 @@ pub mod machine;
 pub mod netns;
 pub mod pgbouncer;
 pub mod postgres;
+pub mod vm;
 mod wait;
 
 pub use wait::{eventually, eventually_async};

@@ -5,6 +5,7 @@
 //! see to it. Nothing is left behind, however a test ends.
 
 use std::io::{BufRead as _, BufReader};
+use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
@@ -12,13 +13,14 @@ use crate::wait::eventually;
 
 const SOON: Duration = Duration::from_secs(10);
 
-/// What the first process of a machine does before it waits for the end.
+/// What the first process of a machine does before it waits for the end. It stays a shell, because
+/// that reaps what daemons leave behind, as an `init` has to: libvirt waits for it.
 const BOOT: &str = "
     mount -t sysfs sysfs /sys &&
     mount -t tmpfs tmpfs /run &&
     { ! [ -d /etc/docker ] || mount -t tmpfs tmpfs /etc/docker; } &&
     mkdir -p /sys/fs/cgroup && mount -t cgroup2 cgroup2 /sys/fs/cgroup &&
-    ip link set lo up && echo ready && exec sleep infinity";
+    ip link set lo up && echo ready && { sleep infinity & wait; }";
 
 /// A machine of a test.
 #[derive(Debug)]
@@ -86,6 +88,17 @@ impl Machine {
         let runner = command.spawn().expect("nsenter is installed");
         let pid = eventually("the daemon to be there", SOON, || child_of(runner.id()));
         Daemon { runner, pid }
+    }
+
+    /// Returns the file that stands for the network of this machine.
+    pub(crate) fn network(&self) -> String {
+        format!("/proc/{}/ns/net", self.init)
+    }
+
+    /// Returns where this machine's file of that absolute path is for whoever is not on it.
+    #[must_use]
+    pub fn file(&self, path: &str) -> PathBuf {
+        format!("/proc/{}/root{path}", self.init).into()
     }
 
     /// Lays a cable between two machines: `eth0` there and here, with these addresses.

@@ -3,6 +3,7 @@
 //! A [`Namespace`] is a thread that left for a network namespace of its own. Nothing names the
 //! namespace in `/run/netns`, so it is gone when its threads are, however the test ends.
 
+use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -13,12 +14,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
 
 /// How long a responder waits before it looks whether it is still wanted.
 const PATIENCE_MS: i64 = 50;
+
+use crate::machine::Machine;
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -38,13 +41,28 @@ impl Namespace {
     /// When the caller is not root.
     #[must_use]
     pub fn new(name: &str) -> Self {
+        let namespace = Self::reached_by(name, || unshare(CloneFlags::CLONE_NEWNET));
+        namespace.ip(&["link set lo up"]);
+        namespace
+    }
+
+    /// The network of a machine, for rooms that are a library and are tested beside its daemons.
+    ///
+    /// # Panics
+    /// When the machine is gone.
+    #[must_use]
+    pub fn of(name: &str, machine: &Machine) -> Self {
+        let network = File::open(machine.network()).expect("the network of a machine");
+        Self::reached_by(name, move || setns(network, CloneFlags::CLONE_NEWNET))
+    }
+
+    fn reached_by(name: &str, leave: impl FnOnce() -> nix::Result<()> + Send + 'static) -> Self {
         let (jobs, inbox) = channel::<Job>();
         let (ready, born) = channel();
         std::thread::Builder::new()
             .name(name.to_owned())
             .spawn(move || {
-                let left = unshare(CloneFlags::CLONE_NEWNET);
-                ready.send(left.map(|()| nix::unistd::gettid())).expect("the test waits");
+                ready.send(leave().map(|()| nix::unistd::gettid())).expect("the test waits");
                 inbox.into_iter().for_each(|job| job());
             })
             .expect("a thread");
@@ -53,10 +71,7 @@ impl Namespace {
             .expect("the thread says whether it left")
             .expect("a network namespace (the tests of the data plane must run as root)");
         let path = format!("/proc/{}/task/{thread}/ns/net", std::process::id()).into();
-        let namespace =
-            Self { name: name.to_owned(), jobs, path, over: Arc::new(AtomicBool::new(false)) };
-        namespace.ip(&["link set lo up"]);
-        namespace
+        Self { name: name.to_owned(), jobs, path, over: Arc::new(AtomicBool::new(false)) }
     }
 
     #[must_use]

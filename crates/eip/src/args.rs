@@ -134,7 +134,8 @@ pub(crate) struct Host {
     /// Where keys, the record and the agent's file lie [default: /var/lib/eip for root].
     #[arg(long, env = "EIP_DATA_DIR", value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
-    /// docker, sandbox, docker=unix:///path; separated by commas [default: whatever answers].
+    /// docker, libvirt, sandbox, docker=unix:///path, libvirt=URI; separated by commas
+    /// [default: whatever answers].
     #[arg(long, env = "EIP_COMPUTE", value_name = "BACKENDS", value_delimiter = ',')]
     pub(crate) compute: Vec<String>,
     /// What this host is called [default: its hostname].
@@ -294,7 +295,7 @@ pub(crate) struct List {
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Associate {
     pub(crate) elastic_ip: String,
-    /// Its id, its name, or docker:NAME, sandbox:NAME.
+    /// Its id, its name, or docker:NAME, libvirt:NAME, sandbox:NAME.
     pub(crate) instance: String,
     /// Take it from the instance that has it.
     #[arg(long)]

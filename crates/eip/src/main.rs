@@ -1,6 +1,7 @@
 //! `eip`: the service, a host's agent and the command line, in one program.
 
 mod args;
+mod backends;
 mod client;
 mod exit;
 mod log;

@@ -9,8 +9,6 @@ use std::sync::Arc;
 
 use eip_agent::{AgentConfig, Kernel, ServerLink};
 use eip_compute::ComputeBackend;
-use eip_compute::docker::{DEFAULT_SOCKET, DockerBackend};
-use eip_compute::sandbox::SandboxBackend;
 use eip_model::{HostName, Ipv4Range, PoolConfig, chain};
 use eip_server::{ApiKey, ApiState, Service, ServiceConfig};
 use tokio::net::TcpListener;
@@ -19,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::args;
+use crate::backends::backends;
 use crate::client::output::print_line;
 use crate::exit::{Exit, Failure};
 use crate::settings::{Settings, read_key};
@@ -167,52 +166,6 @@ pub(crate) fn cannot_open(error: &eip_store::OpenError) -> Failure {
             Failure::here(Exit::Other, "record", doing, "nothing was changed")
         }
     }
-}
-
-/// Returns the backends that were named, or without any name those that seem to be here.
-fn backends(
-    asked: &args::Host,
-    settings: &Settings,
-    data_dir: &Path,
-) -> Result<Vec<Arc<dyn ComputeBackend>>, Failure> {
-    let named = Some(asked.compute.clone()).filter(|named| !named.is_empty());
-    let names = named.or_else(|| settings.compute.clone()).unwrap_or_default();
-    if names.is_empty() {
-        let mut found: Vec<Arc<dyn ComputeBackend>> = Vec::new();
-        // Its socket may come later than this service.
-        if [DEFAULT_SOCKET, "/usr/bin/dockerd", "/usr/sbin/dockerd"]
-            .iter()
-            .any(|at| Path::new(at).exists())
-        {
-            found.push(Arc::new(DockerBackend::new(DEFAULT_SOCKET)));
-        }
-        found.push(Arc::new(SandboxBackend::of(data_dir)));
-        return Ok(found);
-    }
-    let mut backends: Vec<Arc<dyn ComputeBackend>> = Vec::new();
-    for name in &names {
-        let (kind, place) = match name.split_once('=') {
-            Some((kind, place)) => (kind, Some(place)),
-            None => (name.as_str(), None),
-        };
-        match (kind, place) {
-            ("docker", place) => {
-                let socket = place.unwrap_or(DEFAULT_SOCKET);
-                let path = socket.strip_prefix("unix://").unwrap_or(socket);
-                backends.push(Arc::new(DockerBackend::new(path)));
-            }
-            ("sandbox", None) => backends.push(Arc::new(SandboxBackend::of(data_dir))),
-            ("libvirt", _) => {
-                let detail = "this version cannot follow libvirt yet";
-                return Err(Failure::usage(detail, "use docker or sandbox"));
-            }
-            _ => {
-                let detail = format!("\"{name}\" is no compute backend");
-                return Err(Failure::usage(detail, "use docker, sandbox or docker=unix:///path"));
-            }
-        }
-    }
-    Ok(backends)
 }
 
 fn introduce(config: &AgentConfig) -> Vec<(&'static str, String)> {

@@ -215,7 +215,13 @@ impl Scene {
     }
 
     pub(crate) fn falls_silent(&self) {
-        self.sight.send_replace(Sight::Unreachable { reason: "timed out".to_owned() });
+        self.sight.send_replace(Sight::Unreachable { reason: "timed out".to_owned(), known: None });
+    }
+
+    /// The backend answers no question any more, but tells what happens.
+    pub(crate) fn tells_only(&self, instances: Vec<InstanceReport>) {
+        let known = Some(Listing { instances, networks: Vec::new() });
+        self.sight.send_replace(Sight::Unreachable { reason: "timed out".to_owned(), known });
     }
 
     pub(crate) async fn post(&self, path: &str, body: &str) -> Value {
@@ -279,6 +285,7 @@ pub(crate) fn container(last: u8) -> InstanceReport {
         state: InstanceState::Running,
         private_ip: Some(Ipv4Addr::new(172, 17, 0, last)),
         vpc_id: Some("bridge".to_owned()),
+        address_source: None,
         unusable: None,
     }
 }

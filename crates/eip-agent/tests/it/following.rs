@@ -80,3 +80,18 @@ async fn a_backend_that_falls_silent_leaves_its_rules_and_is_told() {
     scene.runs(vec![container(2)]);
     scene.told("100.64.0.1", "active").await;
 }
+
+#[tokio::test]
+async fn an_instance_that_dies_is_unmapped_though_its_backend_answers_no_question() {
+    let mut scene = Scene::new().await;
+    scene.start_agent();
+    scene.runs(vec![container(2), container(3)]);
+    scene.associate(1, 2).await;
+    scene.associate(3, 3).await;
+    let mut dead = container(2);
+    dead.state = InstanceState::Stopped;
+    dead.private_ip = None;
+    scene.tells_only(vec![dead, container(3)]);
+    scene.in_force(&[(3, 3)]).await;
+    scene.told("100.64.0.3", "unknown").await;
+}

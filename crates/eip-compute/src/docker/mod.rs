@@ -62,7 +62,7 @@ impl ComputeBackend for DockerBackend {
             let Some(lost) = stop.run_until_cancelled(self.follow(&sight)).await else { return };
             let reason = lost.to_string();
             let news = sight.send_if_modified(|seen| {
-                let now = Sight::Unreachable { reason: reason.clone() };
+                let now = Sight::Unreachable { reason: reason.clone(), known: None };
                 let changed = *seen != now;
                 *seen = now;
                 changed

@@ -64,6 +64,7 @@ pub(super) fn container(summary: ContainerSummary) -> Option<(String, Container)
         state,
         private_ip: chosen.map(|(_, address)| *address),
         vpc_id: chosen.map(|(network, _)| network.clone()),
+        address_source: None,
         unusable,
     };
     Some((id, Container { report, created: summary.created.unwrap_or(0) }))
@@ -125,7 +126,7 @@ pub(super) fn networks(networks: Vec<Network>) -> Vec<LocalNetwork> {
         };
         let pools = network.ipam.and_then(|ipam| ipam.config).unwrap_or_default();
         let subnets = pools.into_iter().filter_map(|pool| pool.subnet?.parse().ok());
-        found.extend(subnets.map(|subnet| LocalNetwork { interface: interface.clone(), subnet }));
+        found.extend(subnets.map(|subnet| LocalNetwork::new(&interface, subnet)));
     }
     found.sort();
     found

@@ -52,7 +52,7 @@ impl ComputeBackend for SandboxBackend {
             let seen = read_all(&self.dir);
             let told = match &seen {
                 Ok(records) => Sight::Listed(listing(records)),
-                Err(error) => Sight::Unreachable { reason: chain(error) },
+                Err(error) => Sight::Unreachable { reason: chain(error), known: None },
             };
             sight.send_if_modified(|before| {
                 let changed = *before != told;
@@ -75,7 +75,7 @@ fn listing(records: &[SandboxRecord]) -> Listing {
     instances.sort_by_key(|one| one.id);
     let networks = match instances.is_empty() {
         true => Vec::new(),
-        false => vec![LocalNetwork { interface: BRIDGE.to_owned(), subnet: SUBNET }],
+        false => vec![LocalNetwork::new(BRIDGE, SUBNET)],
     };
     Listing { instances, networks }
 }

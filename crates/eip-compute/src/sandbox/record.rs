@@ -125,6 +125,7 @@ impl SandboxRecord {
             state: if runs { InstanceState::Running } else { InstanceState::Stopped },
             private_ip: runs.then_some(self.private_ip),
             vpc_id: Some(super::BRIDGE.to_owned()),
+            address_source: None,
             unusable: None,
         }
     }

@@ -1,6 +1,6 @@
 //! Docker's firewall, as Docker sets it up where it is the one to turn forwarding on.
 
-use eip_dataplane::firewall::{DockerAccept, ensure_docker_accept};
+use eip_dataplane::firewall::{Accept, ensure_docker_accept};
 use eip_model::LocalNetwork;
 
 use crate::world::{CLIENT, NEVER, SOON, TCP, WEB_1, WEB_3, World, ask, desired, eip};
@@ -12,7 +12,7 @@ const AS_DOCKER: &str = "iptables -N DOCKER-USER; iptables -A DOCKER-USER -j RET
      iptables -A FORWARD -o br0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT; \
      iptables -A FORWARD -i br0 ! -o br0 -j ACCEPT";
 
-fn ensure(world: &World, foreign: &[&str]) -> DockerAccept {
+fn ensure(world: &World, foreign: &[&str]) -> Accept {
     let state = desired(&[]);
     let foreign: Vec<LocalNetwork> =
         state.networks.into_iter().filter(|n| foreign.contains(&n.interface.as_str())).collect();
@@ -25,7 +25,7 @@ fn ensure(world: &World, foreign: &[&str]) -> DockerAccept {
 #[test]
 fn without_docker_there_is_nothing_to_do() {
     let world = World::with(&[(eip(1), WEB_1)]);
-    assert_eq!(ensure(&world, &["br1"]), DockerAccept::NotNeeded);
+    assert_eq!(ensure(&world, &["br1"]), Accept::NotNeeded);
     assert_eq!(
         world.host.sh("iptables -S"),
         "-P INPUT ACCEPT\n-P FORWARD ACCEPT\n-P OUTPUT ACCEPT\n"
@@ -38,7 +38,7 @@ fn docker_lets_through_what_is_sent_to_elastic_ips_and_nothing_more() {
     world.host.sh(AS_DOCKER);
     let get = |address| world.client.run(move || fetch(SocketAddrV4::new(address, TCP), NEVER));
     assert!(get(eip(1)).is_err());
-    assert_eq!(ensure(&world, &["br1"]), DockerAccept::Inserted(3));
+    assert_eq!(ensure(&world, &["br1"]), Accept::Inserted(3));
     assert_eq!(ask(&world.client, eip(1)), "web-1 saw 192.0.2.2");
     assert_eq!(ask(&world.client, eip(3)), "web-3 saw 192.0.2.2");
     assert_eq!(ask(&world.web_1, CLIENT), "client saw 100.64.0.1");
@@ -52,14 +52,14 @@ fn docker_lets_through_what_is_sent_to_elastic_ips_and_nothing_more() {
 fn the_rules_are_put_in_once_and_found_again_when_someone_removed_them() {
     let world = World::with(&[(eip(1), WEB_1)]);
     world.host.sh(AS_DOCKER);
-    assert_eq!(ensure(&world, &[]), DockerAccept::Inserted(1));
+    assert_eq!(ensure(&world, &[]), Accept::Inserted(1));
     let rules = world.host.sh("iptables -S DOCKER-USER");
-    assert_eq!(ensure(&world, &[]), DockerAccept::AlreadyThere);
+    assert_eq!(ensure(&world, &[]), Accept::AlreadyThere);
     assert_eq!(world.host.sh("iptables -S DOCKER-USER"), rules);
     let head = rules.lines().nth(1).expect("a rule");
     assert!(head.contains("--ctorigdst 100.64.0.0/10") && head.contains("--comment eip"), "{head}");
     world.host.sh("iptables -F DOCKER-USER");
-    assert_eq!(ensure(&world, &[]), DockerAccept::Inserted(1));
+    assert_eq!(ensure(&world, &[]), Accept::Inserted(1));
     let again = world.client.run(|| fetch(SocketAddrV4::new(eip(1), TCP), SOON));
     assert_eq!(again.expect("an answer"), "web-1 saw 192.0.2.2");
 }

@@ -5,6 +5,7 @@
 mod change;
 mod firewall;
 mod guard;
+mod libvirt;
 mod load;
 mod recovery;
 mod traffic;

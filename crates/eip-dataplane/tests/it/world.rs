@@ -163,9 +163,8 @@ impl World {
 }
 
 pub(crate) fn desired(targets: &[(Ipv4Addr, Ipv4Addr)]) -> DesiredState {
-    let network = |interface: &str, subnet: &str| LocalNetwork {
-        interface: interface.to_owned(),
-        subnet: subnet.parse().expect("a subnet"),
+    let network = |interface: &str, subnet: &str| {
+        LocalNetwork::new(interface, subnet.parse().expect("a subnet"))
     };
     DesiredState {
         ranges: vec!["100.64.0.0/10".parse().expect("a range")],

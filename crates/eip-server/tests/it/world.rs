@@ -228,6 +228,7 @@ pub(crate) fn container(last: u8) -> InstanceReport {
         state: InstanceState::Running,
         private_ip: Some(Ipv4Addr::new(172, 17, 0, last)),
         vpc_id: Some("bridge".to_owned()),
+        address_source: None,
         unusable: None,
     }
 }

@@ -59,7 +59,8 @@ impl RecordInventory {
     ) -> Result<BTreeMap<InstanceId, InstanceReport>, Failure> {
         let known = tx
             .rows(
-                "SELECT id, backend, name, project, state, private_ip, vpc_id, unusable
+                "SELECT id, backend, name, project, state, private_ip, address_source, vpc_id,
+                        unusable
                    FROM instance WHERE host = $1",
                 values![&self.host],
             )
@@ -73,6 +74,7 @@ impl RecordInventory {
                 project: Some(row.parsed("project")?),
                 state: row.parsed("state")?,
                 private_ip: row.maybe_address("private_ip")?,
+                address_source: row.maybe("address_source")?,
                 vpc_id: row.text("vpc_id")?,
                 unusable: row.maybe("unusable")?,
             };
@@ -136,13 +138,14 @@ impl RecordInventory {
                 .row(
                     "INSERT INTO instance AS was
                             (id, host, backend, name, project, state, private_ip, vpc_id,
-                             unusable, updated_at)
-                     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+                             unusable, updated_at, address_source)
+                     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
                      ON CONFLICT (id) DO UPDATE
                         SET backend = excluded.backend, name = excluded.name,
                             project = excluded.project, state = excluded.state,
                             private_ip = excluded.private_ip, vpc_id = excluded.vpc_id,
-                            unusable = excluded.unusable, updated_at = excluded.updated_at
+                            unusable = excluded.unusable, updated_at = excluded.updated_at,
+                            address_source = excluded.address_source
                       WHERE was.host = excluded.host
                      RETURNING id",
                     values![
@@ -156,6 +159,7 @@ impl RecordInventory {
                         one.vpc_id.as_deref(),
                         one.unusable.map(eip_model::Unusable::as_str),
                         self.now,
+                        one.address_source.map(eip_model::AddressSource::as_str),
                     ],
                 )
                 .await?;

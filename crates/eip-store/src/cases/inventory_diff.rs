@@ -76,6 +76,7 @@ mod tests {
             state: InstanceState::Running,
             private_ip: Some([10, 0, 0, 2].into()),
             vpc_id: None,
+            address_source: None,
             unusable: None,
         }
     }

@@ -13,6 +13,7 @@ use crate::open::{OpenError, SCHEMA};
 const MIGRATIONS: [(&str, &str); SCHEMA as usize] = [
     ("V1__the_record", include_str!("../../migrations/sqlite/V1__the_record.sql")),
     ("V2__batches", include_str!("../../migrations/sqlite/V2__batches.sql")),
+    ("V3__address_source", include_str!("../../migrations/sqlite/V3__address_source.sql")),
 ];
 
 /// Makes the folder and the file for this user only, and takes the lock that keeps others out.

@@ -207,7 +207,7 @@ async fn a_database_that_is_not_empty_is_refused_and_left_as_it_is() {
 
     let newer = TestCluster::shared().fresh_database().await;
     drop(open(&newer).await.unwrap());
-    execute(&newer, "UPDATE refinery_schema_history SET version = 99 WHERE version = 2").await;
+    execute(&newer, "UPDATE refinery_schema_history SET version = 99 WHERE version = 3").await;
     let before = dump(&newer).await;
     let error = import(&from, &newer).await.unwrap_err();
     assert!(matches!(error, ImportError::Target(OpenError::Newer { .. })), "{error:?}");
@@ -230,9 +230,9 @@ async fn a_record_that_cannot_be_imported_is_refused_before_the_database_is_touc
     }
     let World { repo, url: from, folder: _folder } = world;
     drop(repo);
-    execute(&from, "DELETE FROM refinery_schema_history WHERE version = 2").await;
+    execute(&from, "DELETE FROM refinery_schema_history WHERE version = 3").await;
     let error = refused(&from, &to).await;
-    assert!(matches!(error, ImportError::Older { found: 1, known: 2 }), "{error:?}");
+    assert!(matches!(error, ImportError::Older { found: 2, known: 3 }), "{error:?}");
     assert!(dump(&to).await.is_empty());
 }
 

@@ -3,7 +3,8 @@
 use std::net::Ipv4Addr;
 
 use eip_model::{
-    Backend, BackendInventory, BackendListing, InstanceRef, InstanceReport, InstanceState, Unusable,
+    AddressSource, Backend, BackendInventory, BackendListing, InstanceRef, InstanceReport,
+    InstanceState, Unusable,
 };
 use eip_store::{InstanceFilter, Scope};
 use rstest::rstest;
@@ -174,6 +175,34 @@ async fn an_instance_says_whether_it_can_take_an_elastic_ip_and_why_not(
         ]
     );
     assert_eq!(found[3].public_ip, Some(address(1)));
+}
+
+#[rstest]
+#[tokio::test]
+async fn how_an_address_is_known_and_every_reason_why_not_is_kept_and_told(
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::Bouncer)] kind: Kind,
+) {
+    let world = World::new(kind).await;
+    let sources = || AddressSource::ALL.into_iter().map(Some).chain([None]);
+    let known = sources().map(|source| InstanceReport { address_source: source, ..instance(0) });
+    let unusable =
+        Unusable::ALL.into_iter().map(|why| InstanceReport { unusable: Some(why), ..instance(0) });
+    let numbered = (1..).zip(known.chain(unusable));
+    let all: Vec<_> =
+        numbered.map(|(n, one)| InstanceReport { id: instance_id(n), ..one }).collect();
+    world.report_backends("hv1", &[docker(all.clone())]).await;
+    let found = world.repo.list_instances(&self::all()).await.unwrap();
+    let mut told: Vec<_> =
+        found.iter().map(|one| (one.id, one.address_source, one.reason.clone())).collect();
+    told.sort();
+    let expected = all.iter().map(|one| {
+        let reason = one.unusable.map(|why| why.sentence().to_owned());
+        (one.id, one.address_source, reason)
+    });
+    assert_eq!(told, expected.collect::<Vec<_>>());
+    let guesses = found.iter().filter(|one| one.address_is_guess);
+    let guesses: Vec<_> = guesses.map(|one| one.address_source).collect();
+    assert_eq!(guesses, [Some(AddressSource::Neighbour)]);
 }
 
 #[rstest]

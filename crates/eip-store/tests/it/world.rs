@@ -73,6 +73,7 @@ pub(crate) fn instance(n: u128) -> InstanceReport {
         state: InstanceState::Running,
         private_ip: Some(Ipv4Addr::new(172, 17, 0, u8::try_from(n % 250).unwrap() + 2)),
         vpc_id: Some("bridge".into()),
+        address_source: None,
         unusable: None,
     }
 }

@@ -161,8 +161,8 @@ impl Shown {
     }
 }
 
-const INSTANCE: [&str; 7] =
-    ["INSTANCE", "STATE", "HOST", "PRIVATE IP", "VPC", "ADDRESS", "ELIGIBLE"];
+const INSTANCE: [&str; 8] =
+    ["INSTANCE", "STATE", "HOST", "PRIVATE IP", "KNOWN BY", "VPC", "ADDRESS", "ELIGIBLE"];
 
 fn instance_row(one: &Instance) -> Vec<String> {
     let or_dash = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
@@ -171,6 +171,10 @@ fn instance_row(one: &Instance) -> Vec<String> {
         one.state.to_string(),
         one.host.to_string(),
         or_dash(one.private_ip.map(|ip| ip.to_string())),
+        or_dash(one.address_source.map(|source| match one.address_is_guess {
+            true => format!("{source} (a guess)"),
+            false => source.to_string(),
+        })),
         or_dash(one.vpc_id.clone()),
         or_dash(one.public_ip.map(|ip| ip.to_string())),
         match &one.reason {

@@ -1,82 +1,9 @@
 //! The whole story with a Docker engine of the test's own, on the host machine.
 
-use std::fs::File;
-use std::path::PathBuf;
-use std::process::Output;
-
 use eip_testkit::eventually;
-use eip_testkit::machine::Daemon;
 
+use crate::engine::Engine;
 use crate::scene::{SOON, Scene, WHO};
-
-struct Engine<'s> {
-    scene: &'s Scene,
-    daemon: Daemon,
-    socket: PathBuf,
-}
-
-impl<'s> Engine<'s> {
-    fn start(scene: &'s Scene) -> Self {
-        let root = scene.folder.path().join("docker");
-        std::fs::create_dir_all(&root).unwrap();
-        let socket = root.join("docker.sock");
-        let log = File::create(root.join("log")).unwrap();
-        let mut command = scene.host.command("dockerd");
-        command
-            .args(["--storage-driver", "vfs", "--host"])
-            .arg(format!("unix://{}", socket.display()));
-        command.arg("--data-root").arg(root.join("data")).arg("--exec-root").arg(root.join("exec"));
-        command.arg("--pidfile").arg(root.join("pid"));
-        command.stdout(log.try_clone().unwrap()).stderr(log);
-        let daemon = scene.host.daemon(command);
-        let engine = Self { scene, daemon, socket };
-        eventually("the engine to answer", SOON, || engine.try_docker("version").then_some(()));
-        engine.import_image();
-        engine
-    }
-
-    /// An image of nothing but busybox: no registry is asked.
-    fn import_image(&self) {
-        let root = self.scene.folder.path().join("image");
-        std::fs::create_dir_all(root.join("bin")).unwrap();
-        std::fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
-        for applet in ["sh", "httpd", "wget", "mkdir"] {
-            std::os::unix::fs::symlink("busybox", root.join("bin").join(applet)).unwrap();
-        }
-        let archive = self.scene.folder.path().join("image.tar");
-        self.scene.host.sh(&format!("tar -C {} -cf {} .", root.display(), archive.display()));
-        self.docker(&format!("import {} eip-test", archive.display()));
-    }
-
-    fn try_docker(&self, args: &str) -> bool {
-        self.run(args).status.success()
-    }
-
-    #[track_caller]
-    fn docker(&self, args: &str) -> String {
-        let output = self.run(args);
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "docker {args}: {said}");
-        String::from_utf8_lossy(&output.stdout).trim().to_owned()
-    }
-
-    fn run(&self, args: &str) -> Output {
-        let line = format!("docker -H unix://{} {args}", self.socket.display());
-        self.scene.host.try_sh(&line)
-    }
-
-    /// Starts a container that serves a page with its name, and waits until the service knows it.
-    fn web(&self, name: &str, options: &str) -> String {
-        let serve = format!("mkdir -p /www; echo {name} > /www/index.html; httpd -f -h /www");
-        let id = self.docker(&format!("run -d --name {name} {options} eip-test sh -c '{serve}'"));
-        self.scene.known(&format!("docker:{name}"));
-        id
-    }
-
-    fn compute(&self) -> String {
-        format!("docker=unix://{},sandbox", self.socket.display())
-    }
-}
 
 #[test]
 fn an_address_is_pointed_at_a_container_reached_moved_and_given_back() {

@@ -5,6 +5,8 @@
 mod commands;
 mod disk;
 mod docker;
+mod engine;
+mod libvirt;
 mod scene;
 mod survival;
 mod traffic;

@@ -1,8 +1,10 @@
 //! Two machines and a cable: the service runs on one, the world is the other.
 
 use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use eip_testkit::eventually;
 use eip_testkit::machine::{Daemon, Machine};
@@ -117,9 +119,49 @@ impl Scene {
         fetch(&self.world, &format!("http://{address}/"))
     }
 
+    /// Has a client ask for the page at an address again and again while `job` runs, and a few times
+    /// more. Returns what the job does, and what the client got.
+    pub(crate) fn while_asked<R>(
+        &self,
+        address: &str,
+        job: impl FnOnce() -> R,
+    ) -> (R, Vec<Request>) {
+        let over = AtomicBool::new(false);
+        let line = format!("curl -sf -m 10 http://{address}/");
+        let ask = || {
+            let began = Instant::now();
+            let output = self.world.try_sh(&line);
+            let page = String::from_utf8_lossy(&output.stdout).into_owned();
+            let page = output.status.success().then_some(page);
+            Request { began, ended: Instant::now(), page }
+        };
+        std::thread::scope(|scope| {
+            let client = scope.spawn(|| {
+                let mut got = Vec::new();
+                while !over.load(Ordering::Relaxed) {
+                    got.push(ask());
+                }
+                got.extend(std::iter::repeat_with(ask).take(5));
+                got
+            });
+            let done = catch_unwind(AssertUnwindSafe(job));
+            over.store(true, Ordering::Relaxed);
+            let got = client.join().unwrap();
+            (done.unwrap_or_else(|panic| resume_unwind(panic)), got)
+        })
+    }
+
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("serve.log")).unwrap_or_default()
     }
+}
+
+/// One request of a client, and the page that it got, if it got one.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub(crate) began: Instant,
+    pub(crate) ended: Instant,
+    pub(crate) page: Option<String>,
 }
 
 /// Fetches a page from a machine; nothing when there is no answer within a second.

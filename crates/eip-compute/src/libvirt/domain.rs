@@ -1,0 +1,381 @@
+//! What is known of one domain, and the instance that it is.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use eip_model::{
+    AddressSource, Backend, InstanceId, InstanceReport, InstanceState, LocalNetwork, Unusable,
+};
+
+use super::bridges::{Bridge, Bridges};
+use super::mac::Mac;
+use super::neighbours::Neighbours;
+use super::rpc::messages::{Addressed, DomainRef, DomainState, Lease};
+use super::xml::{About, BadWish, Interface, Network, NetworkKind, Plug};
+
+/// One domain.
+#[derive(Debug, Clone)]
+pub(super) struct Domain {
+    pub(super) named: DomainRef,
+    pub(super) state: InstanceState,
+    pub(super) about: About,
+    pub(super) heard: Heard,
+}
+
+/// What was heard of a domain's addresses since it started.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Heard {
+    /// What its guest agent said last.
+    pub(super) agent: Vec<Addressed>,
+    /// Its DHCP server has said something else since: the agent is asked again before it counts.
+    pub(super) agent_is_old: bool,
+    /// What libvirt says of leases where a network's cannot be listed.
+    pub(super) leases: Vec<Addressed>,
+    /// Where the neighbour table last had each interface. It stays when the entry is gone: the
+    /// kernel forgets whom it has not talked to, and silence is no sign of another address.
+    pub(super) guesses: BTreeMap<Mac, Ipv4Addr>,
+}
+
+/// What is known beside the domains.
+#[derive(Debug, Default)]
+pub(super) struct Surroundings {
+    pub(super) networks: BTreeMap<String, Network>,
+    /// The lease of each interface.
+    pub(super) leases: BTreeMap<Mac, Ipv4Addr>,
+    pub(super) bridges: Bridges,
+}
+
+/// What running domains have in common that they should not.
+#[derive(Debug, Default)]
+pub(super) struct Census {
+    macs: BTreeMap<Mac, usize>,
+    /// Who has an address by DHCP.
+    leased_to: BTreeMap<Ipv4Addr, Mac>,
+}
+
+/// Says what a state is to an elastic IP.
+pub(super) const fn state_of(state: DomainState) -> InstanceState {
+    match state {
+        DomainState::Running
+        | DomainState::Blocked
+        | DomainState::ShuttingDown
+        | DomainState::NoState => InstanceState::Running,
+        DomainState::Paused | DomainState::PmSuspended => InstanceState::Paused,
+        DomainState::ShutOff | DomainState::Crashed | DomainState::Other(_) => {
+            InstanceState::Stopped
+        }
+    }
+}
+
+impl Domain {
+    /// Returns whether anything can be at its addresses.
+    pub(super) fn is_up(&self) -> bool {
+        match self.state {
+            InstanceState::Running | InstanceState::Paused => true,
+            InstanceState::Stopped => false,
+        }
+    }
+
+    pub(super) fn macs(&self) -> impl Iterator<Item = Mac> {
+        self.about.interfaces.iter().filter_map(|one| one.mac)
+    }
+
+    /// Returns the names of libvirt's networks that it is plugged into.
+    pub(super) fn networks(&self) -> impl Iterator<Item = &str> {
+        self.about.interfaces.iter().filter_map(|one| match &one.plug {
+            Plug::Network(name) => Some(name.as_str()),
+            Plug::Bridge(_) | Plug::Tap(_) | Plug::User | Plug::Past => None,
+        })
+    }
+
+    /// Takes in what the neighbour table says of its interfaces. Returns whether that is news.
+    pub(super) fn look_around(&mut self, neighbours: &Neighbours) -> bool {
+        if !self.is_up() {
+            return false;
+        }
+        let before = self.heard.guesses.clone();
+        let macs: Vec<Mac> = self.macs().collect();
+        self.heard.guesses.retain(|mac, _| macs.contains(mac));
+        for mac in macs {
+            let guess = self.heard.guesses.get(&mac).copied();
+            match (neighbours.address_of(mac), guess) {
+                (Some(address), _) => {
+                    self.heard.guesses.insert(mac, address);
+                }
+                (None, Some(address)) if neighbours.is_anothers(address, mac) => {
+                    self.heard.guesses.remove(&mac);
+                }
+                (None, _) => {}
+            }
+        }
+        self.heard.guesses != before
+    }
+
+    /// Takes in that the leases of some interfaces have changed. Returns whether any is its own.
+    pub(super) fn doubt_agent(&mut self, leases: &BTreeMap<Mac, Ipv4Addr>) -> bool {
+        let contradicts = |mac: Mac| {
+            let lease = leases.get(&mac);
+            let said = |address: Ipv4Addr| self.heard.agent.contains(&Addressed { mac, address });
+            lease.is_some_and(|address| !said(*address))
+        };
+        let doubtful = !self.heard.agent.is_empty() && self.macs().any(contradicts);
+        self.heard.agent_is_old |= doubtful;
+        doubtful
+    }
+
+    /// Says which instance it is.
+    pub(super) fn report(&self, around: &Surroundings, census: &Census) -> InstanceReport {
+        let (project, network, static_address, bad) = match &self.about.wishes {
+            Ok(wishes) => (wishes.project.clone(), wishes.network.clone(), wishes.address, None),
+            Err(BadWish::Project) => (None, None, None, Some(Unusable::BadProject)),
+            Err(BadWish::Other) => (None, None, None, Some(Unusable::BadMetadata)),
+        };
+        let mut found = None;
+        let mut first = None;
+        let mut ambiguous = false;
+        let mut trouble = None;
+        let wished =
+            |one: &&Interface| network.as_deref().is_none_or(|name| one.plug.name() == Some(name));
+        for interface in self.about.interfaces.iter().filter(wished) {
+            let reach = match around.reach(&interface.plug) {
+                Ok(reach) => reach,
+                Err(why) => {
+                    trouble.get_or_insert(why);
+                    continue;
+                }
+            };
+            let vpc = interface.plug.name().map(str::to_owned);
+            first.get_or_insert_with(|| vpc.clone());
+            match self.address(interface, &reach, around, census) {
+                Ok(Some((address, source))) => {
+                    found = Some((address, source, vpc));
+                    break;
+                }
+                Ok(None) => {}
+                Err(TwoHaveIt) => ambiguous = true,
+            }
+        }
+        let stated = static_address.zip(first.clone());
+        let found = found.or(stated.map(|(address, vpc)| (address, AddressSource::Metadata, vpc)));
+        let found = found.filter(|_| self.is_up());
+        let running = self.state == InstanceState::Running;
+        let why_none = match (&found, &first) {
+            (Some(_), _) => None,
+            (None, None) if self.about.interfaces.is_empty() => Some(Unusable::NoInterface),
+            // The network that was wished for is not among its own.
+            (None, None) => Some(trouble.unwrap_or(Unusable::NoAddress)),
+            (None, Some(_)) if running && ambiguous => Some(Unusable::AmbiguousMac),
+            (None, Some(_)) if running => Some(Unusable::NoAddress),
+            (None, Some(_)) => None,
+        };
+        let (private_ip, address_source, vpc_id) = match found {
+            Some((address, source, vpc)) => (Some(address), Some(source), vpc),
+            None => (None, None, first.flatten()),
+        };
+        InstanceReport {
+            id: InstanceId::new(self.named.uuid),
+            backend: Backend::Libvirt,
+            name: self.about.name.clone(),
+            project,
+            state: self.state,
+            private_ip,
+            address_source,
+            vpc_id,
+            unusable: bad.or(why_none),
+        }
+    }
+
+    /// Finds the address of one interface: whom the guest asked first, then who gave it, then who
+    /// saw it.
+    fn address(
+        &self,
+        interface: &Interface,
+        reach: &Reach<'_>,
+        around: &Surroundings,
+        census: &Census,
+    ) -> Result<Option<(Ipv4Addr, AddressSource)>, TwoHaveIt> {
+        let Some(mac) = interface.mac else { return Ok(None) };
+        let of_it = |all: &[Addressed]| -> Vec<Ipv4Addr> {
+            all.iter().filter(|one| one.mac == mac).map(|one| one.address).collect()
+        };
+        let fits = |address: &Ipv4Addr| {
+            is_a_guests(*address) && reach.fits(*address) && !census.leased_to_other(*address, mac)
+        };
+        let said = of_it(&self.heard.agent).into_iter().find(&fits);
+        let said = said.map(|address| (address, AddressSource::Agent));
+        if said.is_some() && self.about.agent_connected && !self.heard.agent_is_old {
+            return Ok(said);
+        }
+        let leased = around.leases.get(&mac).copied().into_iter();
+        let leased = leased.chain(of_it(&self.heard.leases)).find(&fits);
+        let guessed = self.heard.guesses.get(&mac).copied().filter(fits);
+        let lease = leased.map(|address| (address, AddressSource::Lease));
+        let guess = guessed.map(|address| (address, AddressSource::Neighbour));
+        let found = lease.or(guess);
+        // Both go by the hardware address, and two have it.
+        if found.is_some() && census.is_ambiguous(mac) {
+            return Err(TwoHaveIt);
+        }
+        // An agent that has gone was right when it spoke, and nobody says otherwise.
+        Ok(found.or(said))
+    }
+}
+
+/// Another domain that runs has the same hardware address.
+#[derive(Debug)]
+struct TwoHaveIt;
+
+/// Which addresses can be those of guests behind an interface.
+#[derive(Debug)]
+struct Reach<'a> {
+    bridge: Option<&'a Bridge>,
+    network: Option<&'a NetworkKind>,
+}
+
+impl Reach<'_> {
+    /// Whether a guest can have this address there. A network whose subnets are not known is
+    /// taken at its word.
+    fn fits(&self, address: Ipv4Addr) -> bool {
+        if let Some(NetworkKind::Managed { own, subnets, .. }) = self.network {
+            return !own.contains(&address)
+                && (subnets.is_empty() || subnets.iter().any(|one| one.contains(&address)));
+        }
+        self.bridge.is_none_or(|bridge| {
+            bridge.subnets.iter().any(|one| one.contains(&address) && one.addr() != address)
+        })
+    }
+}
+
+impl Plug {
+    /// How its network is called.
+    fn name(&self) -> Option<&str> {
+        match self {
+            Self::Network(name) | Self::Bridge(name) | Self::Tap(name) => Some(name),
+            Self::User | Self::Past => None,
+        }
+    }
+}
+
+impl Surroundings {
+    /// Says what can be reached behind a plug, or why nothing can.
+    fn reach(&self, plug: &Plug) -> Result<Reach<'_>, Unusable> {
+        match plug {
+            Plug::User => Err(Unusable::UserNetwork),
+            Plug::Past => Err(Unusable::NotRouted),
+            Plug::Tap(_) => Ok(Reach { bridge: None, network: None }),
+            Plug::Bridge(name) => self.bridge(name),
+            Plug::Network(name) => match self.networks.get(name).map(|one| &one.kind) {
+                Some(kind @ NetworkKind::Managed { .. }) => {
+                    Ok(Reach { bridge: None, network: Some(kind) })
+                }
+                Some(NetworkKind::Bridge(name)) => self.bridge(name),
+                Some(NetworkKind::Past) => Err(Unusable::NotRouted),
+                Some(NetworkKind::Isolated) => Err(Unusable::Isolated),
+                // It is down, or its daemon does not answer: nothing is known against it.
+                None => Ok(Reach { bridge: None, network: None }),
+            },
+        }
+    }
+
+    /// A bridge that others made leads somewhere through this host only where it has an address,
+    /// and is not this host's own way out: there, the router is somebody else.
+    fn bridge(&self, name: &str) -> Result<Reach<'_>, Unusable> {
+        match self.bridges.get(name) {
+            Some(bridge) if !bridge.subnets.is_empty() && !bridge.leads_out => {
+                Ok(Reach { bridge: Some(bridge), network: None })
+            }
+            Some(_) | None => Err(Unusable::NotRouted),
+        }
+    }
+
+    /// Lists the networks that instances are in, as the data plane has to know them.
+    pub(super) fn local_networks<'a>(
+        &self,
+        domains: impl Iterator<Item = &'a Domain>,
+    ) -> Vec<LocalNetwork> {
+        let mut found = Vec::new();
+        let mut add = |interface: &str, subnets: &[ipnet::Ipv4Net], routed: bool| {
+            found.extend(subnets.iter().map(|subnet| LocalNetwork {
+                routed,
+                ..LocalNetwork::new(interface, subnet.trunc())
+            }));
+        };
+        for network in self.networks.values() {
+            if let NetworkKind::Managed { bridge, subnets, routed, .. } = &network.kind {
+                add(bridge, subnets, *routed);
+            }
+        }
+        let plugs = domains.flat_map(|one| one.about.interfaces.iter().map(|one| &one.plug));
+        for name in plugs.filter_map(|plug| self.foreign_bridge(plug)) {
+            if let (Ok(_), Some(bridge)) = (self.bridge(name), self.bridges.get(name)) {
+                add(name, &bridge.subnets, false);
+            }
+        }
+        found.sort();
+        found.dedup();
+        found
+    }
+
+    /// The bridge behind a plug, where libvirt does not manage it.
+    pub(super) fn foreign_bridge<'a>(&'a self, plug: &'a Plug) -> Option<&'a str> {
+        match plug {
+            Plug::Bridge(name) => Some(name),
+            Plug::Network(name) => match &self.networks.get(name)?.kind {
+                NetworkKind::Bridge(bridge) => Some(bridge),
+                NetworkKind::Managed { .. } | NetworkKind::Isolated | NetworkKind::Past => None,
+            },
+            Plug::Tap(_) | Plug::User | Plug::Past => None,
+        }
+    }
+}
+
+impl Census {
+    /// Counts the domains that run.
+    pub(super) fn take<'a>(
+        domains: impl Iterator<Item = &'a Domain>,
+        leases: &BTreeMap<Mac, Ipv4Addr>,
+    ) -> Self {
+        let mut census = Self::default();
+        for mac in domains.filter(|one| one.is_up()).flat_map(Domain::macs) {
+            *census.macs.entry(mac).or_default() += 1;
+            if let Some(address) = leases.get(&mac) {
+                census.leased_to.insert(*address, mac);
+            }
+        }
+        census
+    }
+
+    fn is_ambiguous(&self, mac: Mac) -> bool {
+        self.macs.get(&mac).is_some_and(|count| *count > 1)
+    }
+
+    /// An address that DHCP gave to one guest is not another's, whatever that one says.
+    fn leased_to_other(&self, address: Ipv4Addr, mac: Mac) -> bool {
+        self.leased_to.get(&address).is_some_and(|one| *one != mac)
+    }
+}
+
+/// Of several leases of one interface, the one that ends last is in force.
+pub(super) fn newest_of(leases: &[Lease]) -> BTreeMap<Mac, Ipv4Addr> {
+    let mut newest: BTreeMap<Mac, (i64, Ipv4Addr)> = BTreeMap::new();
+    for lease in leases {
+        let ends = if lease.expires <= 0 { i64::MAX } else { lease.expires };
+        let entry = newest.entry(lease.mac).or_insert((ends, lease.address));
+        if ends >= entry.0 {
+            *entry = (ends, lease.address);
+        }
+    }
+    newest.into_iter().map(|(mac, (_, address))| (mac, address)).collect()
+}
+
+fn is_a_guests(address: Ipv4Addr) -> bool {
+    !(address.is_unspecified()
+        || address.is_loopback()
+        || address.is_link_local()
+        || address.is_multicast()
+        || address.is_broadcast())
+}
+
+#[cfg(test)]
+#[path = "domain_tests.rs"]
+mod tests;

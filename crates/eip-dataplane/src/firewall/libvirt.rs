@@ -1,0 +1,88 @@
+//! libvirt's: it rejects whatever is forwarded to a bridge of its own, in the chain `LIBVIRT_FWI`.
+//!
+//! It has no chain for rules of others, so ours are in `FORWARD`, right ahead of its jumps: behind
+//! what an administrator has put ahead of them, and for its bridges only, so that what is for others
+//! still meets the rules that come after.
+
+use std::collections::BTreeSet;
+
+use eip_model::{Ipv4Range, LocalNetwork};
+
+use super::iptables::{Chain, FirewallError, is_ours, option};
+use super::{Accept, to_pool};
+
+/// Where libvirt rejects what is sent to its networks.
+const REJECTS: &str = "LIBVIRT_FWI";
+const JUMPS: &str = "LIBVIRT_";
+
+/// Makes libvirt's firewall accept what is sent to the elastic IPs of these ranges, to those of
+/// `networks` whose bridges it guards.
+///
+/// libvirt and Docker put their jumps at the head of `FORWARD` when they find them missing, so it is
+/// the place of our rules that is looked at, not only whether they are there. A rule that has no
+/// effect is removed before it is put where it has: nothing is refused meanwhile that was let
+/// through before. Rules of ours for bridges that are gone are removed.
+///
+/// Not for libvirt's nftables backend (table `ip libvirt_network`), which has none of these chains.
+///
+/// # Errors
+/// [`FirewallError`] when `iptables` cannot be run or refuses a rule.
+pub fn ensure_libvirt_accept(
+    ranges: &[Ipv4Range],
+    networks: &[LocalNetwork],
+) -> Result<Accept, FirewallError> {
+    let Some(mut forward) = Chain::look("FORWARD")? else { return Ok(Accept::NotNeeded) };
+    let bridges = guarded(&forward, networks)?;
+    let useless = useless(&forward, &bridges);
+    for rule in &useless {
+        forward.remove(rule)?;
+    }
+    if bridges.is_empty() {
+        return Ok(Accept::NotNeeded);
+    }
+    if !useless.is_empty() {
+        forward = Chain::look("FORWARD")?.unwrap_or(forward);
+    }
+    let mut inserted = 0;
+    for bridge in &bridges {
+        for to_pool in to_pool(ranges) {
+            let rule = format!("-o {bridge} {to_pool}");
+            if !forward.has(&rule)? {
+                forward.insert(first_jump(&forward), &rule)?;
+                inserted += 1;
+            }
+        }
+    }
+    Ok(Accept::after(inserted))
+}
+
+/// Returns the bridges of these networks that libvirt guards.
+fn guarded<'n>(
+    forward: &Chain,
+    networks: &'n [LocalNetwork],
+) -> Result<BTreeSet<&'n str>, FirewallError> {
+    if first_jump(forward) == forward.rules.len() {
+        return Ok(BTreeSet::new());
+    }
+    let Some(rejects) = Chain::look(REJECTS)? else { return Ok(BTreeSet::new()) };
+    let names = networks.iter().map(|network| network.interface.as_str());
+    Ok(names.filter(|name| rejects.rules.iter().any(|rule| to(rule) == Some(name))).collect())
+}
+
+/// Returns those of our rules that are behind a jump of libvirt's, or for no bridge of it.
+fn useless(forward: &Chain, bridges: &BTreeSet<&str>) -> Vec<String> {
+    let first = first_jump(forward);
+    let rules = forward.rules.iter().enumerate().filter(|(_, rule)| is_ours(rule));
+    let needed = |rule: &str| to(rule).is_some_and(|bridge| bridges.contains(bridge));
+    rules.filter(|(at, rule)| *at > first || !needed(rule)).map(|(_, rule)| rule.clone()).collect()
+}
+
+/// Returns the index of libvirt's first jump, or of the end of the chain when it has none there.
+fn first_jump(forward: &Chain) -> usize {
+    let jumps = |rule: &String| option(rule, "-j").is_some_and(|to| to.starts_with(JUMPS));
+    forward.rules.iter().position(jumps).unwrap_or(forward.rules.len())
+}
+
+fn to(rule: &str) -> Option<&str> {
+    option(rule, "-o")
+}
