@@ -49,8 +49,8 @@ pub(super) struct Surroundings {
 #[derive(Debug, Default)]
 pub(super) struct Census {
     macs: BTreeMap<Mac, usize>,
-    /// Who has an address by DHCP.
-    leased_to: BTreeMap<Ipv4Addr, Mac>,
+    /// Who has an address by DHCP, or was last seen at it by this host.
+    holders: BTreeMap<Ipv4Addr, Mac>,
 }
 
 /// Says what a state is to an elastic IP.
@@ -199,7 +199,7 @@ impl Domain {
             all.iter().filter(|one| one.mac == mac).map(|one| one.address).collect()
         };
         let fits = |address: &Ipv4Addr| {
-            is_a_guests(*address) && reach.fits(*address) && !census.leased_to_other(*address, mac)
+            is_a_guests(*address) && reach.fits(*address) && !census.is_anothers(*address, mac)
         };
         let said = of_it(&self.heard.agent).into_iter().find(&fits);
         let said = said.map(|address| (address, AddressSource::Agent));
@@ -334,12 +334,21 @@ impl Census {
     pub(super) fn take<'a>(
         domains: impl Iterator<Item = &'a Domain>,
         leases: &BTreeMap<Mac, Ipv4Addr>,
+        neighbours: &Neighbours,
     ) -> Self {
         let mut census = Self::default();
         for mac in domains.filter(|one| one.is_up()).flat_map(Domain::macs) {
             *census.macs.entry(mac).or_default() += 1;
-            if let Some(address) = leases.get(&mac) {
-                census.leased_to.insert(*address, mac);
+        }
+        for mac in census.macs.keys() {
+            if let Some(address) = neighbours.address_of(*mac) {
+                census.holders.insert(address, *mac);
+            }
+        }
+        // Who gives addresses away knows better than who sees packets.
+        for mac in census.macs.keys() {
+            if let Some(address) = leases.get(mac) {
+                census.holders.insert(*address, *mac);
             }
         }
         census
@@ -349,9 +358,10 @@ impl Census {
         self.macs.get(&mac).is_some_and(|count| *count > 1)
     }
 
-    /// An address that DHCP gave to one guest is not another's, whatever that one says.
-    fn leased_to_other(&self, address: Ipv4Addr, mac: Mac) -> bool {
-        self.leased_to.get(&address).is_some_and(|one| *one != mac)
+    /// An address that DHCP gave to one guest, or that this host sees at one, is not another's,
+    /// whatever that one says: it would draw an elastic IP to somebody else.
+    fn is_anothers(&self, address: Ipv4Addr, mac: Mac) -> bool {
+        self.holders.get(&address).is_some_and(|one| *one != mac)
     }
 }
 

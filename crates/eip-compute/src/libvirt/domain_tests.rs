@@ -49,7 +49,7 @@ fn said(text: &str, address: Ipv4Addr) -> Addressed {
 
 fn report(one: &Domain, around: &Surroundings, others: &[&Domain]) -> InstanceReport {
     let all = std::iter::once(one).chain(others.iter().copied());
-    one.report(around, &Census::take(all, &around.leases))
+    one.report(around, &Census::take(all, &around.leases, &Neighbours::default()))
 }
 
 fn known(one: &Domain, around: &Surroundings) -> Option<(Ipv4Addr, AddressSource)> {
@@ -118,6 +118,20 @@ fn what_a_guest_says_of_itself_is_believed_within_its_network_only() {
     around.leases = [(mac(A), ip(11))].into();
     assert_eq!(report(&other, &around, &[&web]).private_ip, None);
     assert_eq!(report(&other, &around, &[]).private_ip, Some(ip(11)), "its holder is gone");
+}
+
+#[test]
+fn an_address_at_which_this_host_sees_another_guest_is_not_believed() {
+    let (web, around) = (web(), around());
+    let mut thief = domain(vec![plugged(B, "default")]);
+    thief.heard.agent = vec![said(B, ip(10))];
+    let seen = |mac: &str| Neighbours::of(&[(ip(10), Mac::parse(mac.as_bytes()).unwrap())]);
+    let of_thief = |neighbours: &Neighbours| {
+        thief.report(&around, &Census::take([&web, &thief].into_iter(), &around.leases, neighbours))
+    };
+    assert_eq!(of_thief(&seen(A)).private_ip, None);
+    assert_eq!(of_thief(&seen(B)).private_ip, Some(ip(10)));
+    assert_eq!(of_thief(&Neighbours::default()).private_ip, Some(ip(10)));
 }
 
 #[test]

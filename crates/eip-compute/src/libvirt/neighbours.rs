@@ -17,6 +17,7 @@ use rtnetlink::packet_route::neighbour::{
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, warn};
 
 use super::mac::Mac;
@@ -79,7 +80,8 @@ impl Neighbours {
 pub(super) async fn follow(tell: watch::Sender<Neighbours>, stop: CancellationToken) {
     let mut said = false;
     loop {
-        let Some(lost) = stop.run_until_cancelled(try_follow(&tell)).await else { return };
+        let Some(followed) = stop.run_until_cancelled(try_follow(&tell)).await else { return };
+        let Err(lost) = followed else { continue };
         if !said {
             warn!(error = %lost, "The neighbour table cannot be followed; will retry");
         }
@@ -90,23 +92,16 @@ pub(super) async fn follow(tell: watch::Sender<Neighbours>, stop: CancellationTo
     }
 }
 
-/// Reads the table and follows it until the socket is lost.
-async fn try_follow(tell: &watch::Sender<Neighbours>) -> io::Error {
+/// Reads the table and follows it until changes were missed: then it is to be read anew.
+async fn try_follow(tell: &watch::Sender<Neighbours>) -> io::Result<()> {
     let opened = rtnetlink::new_multicast_connection(&[MulticastGroup::Neigh]);
-    let (connection, handle, mut changes) = match opened {
-        Ok(opened) => opened,
-        Err(error) => return error,
-    };
-    let driving = tokio::spawn(connection);
+    let (connection, handle, mut changes) = opened?;
+    let _driving = AbortOnDropHandle::new(tokio::spawn(connection));
     let mut table = Neighbours::default();
     let mut whole = Vec::new();
     let mut listed = handle.neighbours().get().set_address_family(AddressFamily::Inet).execute();
-    loop {
-        match listed.try_next().await {
-            Ok(Some(one)) => whole.push(one),
-            Ok(None) => break,
-            Err(error) => return io::Error::other(error),
-        }
+    while let Some(one) = listed.try_next().await.map_err(io::Error::other)? {
+        whole.push(one);
     }
     // The kernel lists in no order; what was confirmed last shall count as newest.
     whole.sort_by_key(|one| std::cmp::Reverse(unconfirmed_for(one)));
@@ -116,19 +111,22 @@ async fn try_follow(tell: &watch::Sender<Neighbours>) -> io::Error {
     debug!(neighbours = table.known.len(), "Read the neighbour table");
     tell.send_replace(table);
     while let Some((message, _)) = changes.next().await {
-        if let Err(error) = change(tell, &message) {
-            driving.abort();
-            return error;
+        if change(tell, &message) == Told::Missed {
+            return Ok(());
         }
     }
-    io::Error::other("the kernel closed the socket")
+    Err(io::Error::other("the kernel closed the socket"))
+}
+
+/// Whether the kernel has told everything.
+#[derive(Debug, PartialEq, Eq)]
+enum Told {
+    All,
+    Missed,
 }
 
 /// Takes in what the kernel tells.
-fn change(
-    tell: &watch::Sender<Neighbours>,
-    message: &NetlinkMessage<RouteNetlinkMessage>,
-) -> io::Result<()> {
+fn change(tell: &watch::Sender<Neighbours>, message: &NetlinkMessage<RouteNetlinkMessage>) -> Told {
     if let NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNeighbour(one)) = &message.payload {
         tell.send_if_modified(|table| take(table, one, false));
     }
@@ -136,10 +134,7 @@ fn change(
         tell.send_if_modified(|table| take(table, one, true));
     }
     // What was missed cannot be told: the table is read anew.
-    if let NetlinkPayload::Overrun(_) = &message.payload {
-        return Err(io::Error::other("changes were missed"));
-    }
-    Ok(())
+    if matches!(&message.payload, NetlinkPayload::Overrun(_)) { Told::Missed } else { Told::All }
 }
 
 /// Returns whether the table says something else than before.
@@ -173,4 +168,89 @@ fn unconfirmed_for(one: &NeighbourMessage) -> u32 {
         }
     }
     u32::MAX
+}
+
+#[cfg(test)]
+impl Neighbours {
+    /// A table of one interface, oldest first.
+    pub(super) fn of(all: &[(Ipv4Addr, Mac)]) -> Self {
+        let mut table = Self::default();
+        for (address, mac) in all {
+            table.see((1, *address), Some(*mac));
+        }
+        table
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use eip_testkit::netns::Namespace;
+
+    const A: &str = "52:54:00:00:00:0a";
+    const B: &str = "52:54:00:00:00:0b";
+
+    fn mac(text: &str) -> Mac {
+        Mac::parse(text.as_bytes()).unwrap()
+    }
+
+    fn ip(last: u8) -> Ipv4Addr {
+        Ipv4Addr::new(10, 0, 0, last)
+    }
+
+    #[test]
+    fn the_newest_address_counts_and_the_one_before_when_that_goes() {
+        let mut table = Neighbours::of(&[(ip(1), mac(A)), (ip(2), mac(A)), (ip(3), mac(B))]);
+        assert_eq!(table.address_of(mac(A)), Some(ip(2)));
+        assert!(!table.see((1, ip(1)), Some(mac(A))), "that it is confirmed is no news");
+        assert_eq!(table.address_of(mac(A)), Some(ip(2)));
+        assert!(table.see((1, ip(2)), None));
+        assert_eq!(table.address_of(mac(A)), Some(ip(1)));
+        assert!(table.see((1, ip(1)), Some(mac(B))), "another one has taken it");
+        assert_eq!((table.address_of(mac(A)), table.address_of(mac(B))), (None, Some(ip(1))));
+        assert!(table.is_anothers(ip(1), mac(A)) && !table.is_anothers(ip(1), mac(B)));
+    }
+
+    #[test]
+    fn the_kernels_table_is_read_and_every_change_of_it_is_told() {
+        let namespace = Namespace::new("neighbours");
+        namespace.bridge("br0", "10.0.0.254/24");
+        let stale = |address: &str, mac: &str| {
+            format!("neigh replace {address} lladdr {mac} dev br0 nud stale")
+        };
+        namespace.ip(&[&stale("10.0.0.1", A)]);
+        let (tell, seen) = watch::channel(Neighbours::default());
+        let stop = CancellationToken::new();
+        let until = stop.clone();
+        let following = namespace.spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            // It waits while somebody reads what it told.
+            runtime.unwrap().block_on(follow(tell, until));
+        });
+        let limit = Duration::from_secs(5);
+        let at = |mac: Mac, address: Option<Ipv4Addr>| {
+            eip_testkit::eventually(&format!("{mac} at {address:?}"), limit, || {
+                (seen.borrow().address_of(mac) == address).then_some(())
+            });
+        };
+        at(mac(A), Some(ip(1)));
+        namespace.ip(&[&stale("10.0.0.2", B), &stale("10.0.0.3", A)]);
+        at(mac(B), Some(ip(2)));
+        at(mac(A), Some(ip(3)));
+        namespace.ip(&["neigh del 10.0.0.3 dev br0", &stale("10.0.0.1", B)]);
+        at(mac(A), None);
+        at(mac(B), Some(ip(1)));
+        // More at once than the socket holds: what was missed is read anew.
+        let many: Vec<String> = (0..60_000)
+            .map(|n| stale(&format!("10.0.0.{}", 10 + n % 200), [A, B][n / 200 % 2]))
+            .collect();
+        let held = seen.borrow();
+        namespace.ip(&many.iter().map(String::as_str).collect::<Vec<_>>());
+        namespace.ip(&["neigh flush dev br0", &stale("10.0.0.9", B)]);
+        drop(held);
+        at(mac(B), Some(ip(9)));
+        at(mac(A), None);
+        stop.cancel();
+        following.join().unwrap();
+    }
 }

@@ -43,6 +43,8 @@ const SETTLE: Duration = Duration::from_secs(2);
 const LOOK_ANYWAY: usize = 100;
 /// A daemon that has left questions unanswered for so long is told as one that does not answer.
 const ANSWER: Duration = Duration::from_secs(5);
+/// So many domains may wait to be looked at. A list has no more, so news of more are no news.
+const WAITING: usize = 20_000;
 /// So many looks are under way at once.
 const LOOKS: usize = 2;
 
@@ -210,6 +212,10 @@ impl<'a> Engine<'a> {
                     // A death must not wait behind a look at something else.
                     while let Ok(next) = news.try_recv() {
                         self.hear(next);
+                    }
+                    if self.queue.len() > WAITING {
+                        let why = "it tells of more domains than there can be";
+                        return Err(CallError::Lost(why.to_owned()));
                     }
                 }
                 Some(one) = next_of(&mut self.network_news) => self.hear(one),

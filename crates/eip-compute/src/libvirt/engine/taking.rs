@@ -327,7 +327,7 @@ impl Engine<'_> {
         }
         let domains = || self.memory.domains.values();
         let around = &self.memory.around;
-        let census = Census::take(domains(), &around.leases);
+        let census = Census::take(domains(), &around.leases, &self.neighbours.borrow());
         let instances: Vec<InstanceReport> =
             domains().map(|one| one.report(around, &census)).collect();
         let networks = match self.uri.is_here() {

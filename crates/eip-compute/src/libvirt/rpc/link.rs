@@ -24,7 +24,7 @@ const WRITE: Duration = Duration::from_secs(5);
 const OUTBOX: usize = 64;
 /// So much news may wait to be taken in. When it comes faster, the connection is given up, and the
 /// next one begins with a list.
-const NEWS: usize = 16_384;
+const NEWS: usize = 4_096;
 
 const PING: u32 = 1;
 const PONG: u32 = 2;

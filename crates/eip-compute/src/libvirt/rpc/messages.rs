@@ -9,6 +9,8 @@ use crate::libvirt::mac::Mac;
 
 /// How long any text may be, by the protocol.
 const TEXT: u32 = 4 * 1024 * 1024;
+/// A name is part of a file's name in every driver but the one for tests.
+const NAME: u32 = 16 * 1024;
 /// How many domains or networks may be in one list, by the protocol.
 const LIST: u32 = 16_384;
 /// How many interfaces a domain may have, and how many addresses one of them.
@@ -131,7 +133,7 @@ impl DomainRef {
     }
 
     fn read(reader: &mut Reader<'_>) -> Result<Self, XdrError> {
-        let name = reader.text(TEXT)?.to_vec();
+        let name = reader.text(NAME)?.to_vec();
         Ok(Self { name, uuid: Uuid::from_bytes(reader.array()?), id: reader.int()? })
     }
 }
@@ -142,7 +144,7 @@ impl NetworkRef {
     }
 
     fn read(reader: &mut Reader<'_>) -> Result<Self, XdrError> {
-        let name = reader.text(TEXT)?.to_vec();
+        let name = reader.text(NAME)?.to_vec();
         Ok(Self { name, uuid: Uuid::from_bytes(reader.array()?) })
     }
 }
