@@ -3,7 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 
 use tempfile::TempDir;
 
@@ -18,6 +18,7 @@ pub(crate) mod procedure {
     pub(crate) const DOMAINS: u32 = 273;
     pub(crate) const NETWORKS: u32 = 283;
     pub(crate) const LIFE: u32 = 318;
+    pub(crate) const REBOOT: u32 = 319;
     pub(crate) const LEASES: u32 = 341;
     pub(crate) const AGENT_CAME_OR_WENT: u32 = 348;
     pub(crate) const ADDRESSES: u32 = 353;
@@ -31,10 +32,28 @@ pub(crate) enum Answer {
     Body(Vec<u8>),
     Refused(i32, &'static str),
     Never,
+    /// An answer of before, that is given when the gate is opened.
+    Held(Gate, Vec<u8>),
     /// Bytes that are no answer; then it hangs.
     Raw(Vec<u8>),
     /// The same; then it closes the connection.
     RawAndGone(Vec<u8>),
+}
+
+/// Holds answers back.
+#[derive(Clone, Default)]
+pub(crate) struct Gate(Arc<(Mutex<bool>, Condvar)>);
+
+impl Gate {
+    pub(crate) fn open(&self) {
+        *self.0.0.lock().unwrap() = true;
+        self.0.1.notify_all();
+    }
+
+    fn wait(&self) {
+        let closed = self.0.1.wait_while(self.0.0.lock().unwrap(), |open| !*open);
+        drop(closed.unwrap());
+    }
 }
 
 /// What the daemon knows. A test changes it while it is followed.
@@ -47,6 +66,8 @@ pub(crate) struct World {
     pub(crate) leases: Vec<(&'static str, &'static str)>,
     /// Hardware addresses with what the agent of each domain says; nothing when it hangs.
     pub(crate) agents: Vec<(u8, Option<(&'static str, &'static str)>)>,
+    /// How often a ping of its own was answered.
+    pub(crate) pongs: usize,
     /// How often an agent was asked.
     pub(crate) agent_questions: usize,
 }
@@ -109,6 +130,10 @@ impl Fake {
         format!("qemu+unix:///system?socket={}", self.socket().display())
     }
 
+    pub(crate) fn ping(&self) {
+        self.send(&frame(KEEPALIVE, 1, 2, 0, 0, &[]));
+    }
+
     /// Tells all callers something by itself.
     pub(crate) fn tell(&self, procedure: u32, body: &[u8]) {
         let frame = frame(REMOTE, procedure, 2, 1, 0, body);
@@ -164,9 +189,12 @@ fn serve(
         let (program, number, serial) = (at(0), at(2), at(4));
         if program == KEEPALIVE {
             // A ping is answered, an answer is not.
-            if number == 1 {
-                let pong = frame(KEEPALIVE, 2, 2, 0, 0, &[]);
-                writer.lock().unwrap().write_all(&pong).ok();
+            match number {
+                1 => {
+                    let pong = frame(KEEPALIVE, 2, 2, 0, 0, &[]);
+                    writer.lock().unwrap().write_all(&pong).ok();
+                }
+                _ => world.lock().unwrap().pongs += 1,
             }
             continue;
         }
@@ -177,10 +205,13 @@ fn serve(
             let answer = handler(number, &rest[24..], &mut world);
             let answer = answer.unwrap_or_else(|| honest(number, &rest[24..], &mut world));
             drop(world);
+            if let Answer::Held(gate, _) = &answer {
+                gate.wait();
+            }
             let mut stream = writer.lock().unwrap();
             let whole = |status: u32, body: &[u8]| frame(REMOTE, number, 1, serial, status, body);
             let (bytes, goes) = match answer {
-                Answer::Body(body) => (whole(0, &body), false),
+                Answer::Body(body) | Answer::Held(_, body) => (whole(0, &body), false),
                 Answer::Refused(code, why) => {
                     let body = [uint(code.cast_unsigned()), uint(0), uint(1), text(why)];
                     (whole(1, &body.concat()), false)

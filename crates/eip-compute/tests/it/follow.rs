@@ -54,14 +54,16 @@ impl Followed {
         self.seen.borrow().clone()
     }
 
-    /// Whether it says anything new within a time.
-    pub(crate) fn changes_within(&self, time: Duration) -> bool {
+    /// Says that nothing new is told from before `act` to some time after it.
+    #[track_caller]
+    pub(crate) fn is_unmoved_by(&self, time: Duration, act: impl FnOnce()) {
         let mut seen = self.seen.clone();
-        seen.mark_unchanged();
+        let before = seen.borrow_and_update().clone();
+        act();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
-        runtime
-            .unwrap()
-            .block_on(async { tokio::time::timeout(time, seen.changed()).await.is_ok() })
+        let waiting = async { tokio::time::timeout(time, seen.changed()).await.is_ok() };
+        let moved = runtime.unwrap().block_on(waiting);
+        assert!(!moved, "from {before:#?} to {:#?}", self.now());
     }
 
     /// Waits until a listing is as it should be.

@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use eip_compute::Sight;
@@ -12,7 +12,8 @@ use eip_model::{AddressSource, InstanceState, Unusable};
 use eip_testkit::eventually;
 
 use crate::fake::{
-    Answer, Domain, Fake, World, agent_came_or_went, frame, life, procedure, reference, text, uint,
+    Answer, Domain, Fake, Gate, World, agent_came_or_went, frame, life, procedure, reference, text,
+    uint,
 };
 use crate::follow::{AT_ONCE, Followed, SOON, named};
 
@@ -130,6 +131,17 @@ fn a_daemon_that_does_not_let_us_in_is_said_with_what_to_do() {
 }
 
 #[test]
+fn every_ping_is_answered() {
+    let fake = Fake::start(world(vec![vm(1, "none")]), |_, _, _| None);
+    let followed = Followed::start(&fake.uri());
+    followed.until_one("vm-1", SOON, |_| true);
+    for _ in 0..3 {
+        fake.ping();
+    }
+    eventually("the answers", AT_ONCE, || (fake.world.lock().unwrap().pongs == 3).then_some(()));
+}
+
+#[test]
 fn agents_that_hang_hold_up_neither_the_list_nor_each_other() {
     let mut world = world((1..=3).map(|number| vm(number, "connected")).collect());
     world.agents = vec![(1, None), (2, Some(("52:54:00:00:00:02", "192.168.122.99"))), (3, None)];
@@ -151,7 +163,7 @@ fn agents_that_hang_hold_up_neither_the_list_nor_each_other() {
     followed.until_state("vm-3", InstanceState::Stopped);
     fake.lives(3, RUNNING, STARTED);
     followed.until_state("vm-3", InstanceState::Running);
-    assert!(!followed.changes_within(AT_ONCE), "{:?}", followed.now());
+    followed.is_unmoved_by(AT_ONCE, || {});
     assert_eq!(fake.world.lock().unwrap().agent_questions, 3);
 }
 
@@ -209,6 +221,38 @@ fn a_death_is_believed_while_the_daemon_hangs() {
 }
 
 #[test]
+fn an_answer_from_before_a_death_does_not_bring_anybody_back() {
+    let gates = [Gate::default(), Gate::default()];
+    let asked = Arc::new(AtomicUsize::new(usize::MAX));
+    let (held, count) = (gates.clone(), Arc::clone(&asked));
+    let fake = Fake::start(world(vec![vm(1, "none")]), move |number, _, world| {
+        if number != procedure::STATE || count.load(Ordering::Relaxed) == usize::MAX {
+            return None;
+        }
+        let gate = held.get(count.fetch_add(1, Ordering::Relaxed))?.clone();
+        let state = world.domains[0].state.cast_unsigned();
+        Some(Answer::Held(gate, [uint(state), uint(0)].concat()))
+    });
+    let followed = Followed::start(&fake.uri());
+    followed.until_one("vm-1", SOON, |one| one.state == InstanceState::Running);
+    asked.store(0, Ordering::Relaxed);
+    let questions = |wanted: usize| {
+        eventually("the question", AT_ONCE, || {
+            (asked.load(Ordering::Relaxed) == wanted).then_some(())
+        });
+    };
+    fake.tell(procedure::REBOOT, &[uint(0), reference(1)].concat());
+    questions(1);
+    fake.lives(1, SHUT_OFF, STOPPED);
+    followed.until_state("vm-1", InstanceState::Stopped);
+    followed.is_unmoved_by(AT_ONCE / 2, || {
+        gates[0].open();
+        questions(2);
+    });
+    followed.is_unmoved_by(AT_ONCE / 2, || gates[1].open());
+}
+
+#[test]
 fn news_that_make_no_sense_or_never_end_lead_to_a_new_list() {
     let fake = Fake::start(world(vec![vm(1, "none")]), |_, _, _| None);
     let followed = Followed::start(&fake.uri());
@@ -250,8 +294,8 @@ fn a_daemon_that_refuses_everything_about_one_domain_is_followed_for_the_others(
         forbidden.then_some(Answer::Refused(88, "access denied"))
     });
     let followed = Followed::start(&fake.uri());
-    let one = followed.until_one("vm-1", SOON, |one| one.target().is_some());
-    assert!(!followed.changes_within(PATIENCE / 2), "{one:?} {:?}", followed.now());
+    followed.until_one("vm-1", SOON, |one| one.target().is_some());
+    followed.is_unmoved_by(PATIENCE / 2, || {});
 }
 
 #[test]
@@ -286,7 +330,7 @@ fn networks_are_asked_for_at_their_own_daemon_where_the_driver_s_has_none() {
     fake.world.lock().unwrap().domains.push(vm(2, "none"));
     fake.tell(procedure::LIFE, &life(2, STARTED));
     followed.until_one("vm-2", AT_ONCE, |one| one.target().is_some());
-    assert!(!followed.changes_within(AT_ONCE * 5), "{:?}", followed.now());
+    followed.is_unmoved_by(AT_ONCE * 5, || {});
 }
 
 #[test]

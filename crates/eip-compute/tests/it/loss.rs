@@ -77,8 +77,9 @@ fn a_crash_a_pause_and_a_reset_of_a_real_machine_are_followed() {
     // Undefined while it runs, it runs on, and is gone when it ends.
     libvirtd.virsh(QEMU, "start web");
     followed.until_state("web", InstanceState::Running);
-    libvirtd.virsh(QEMU, "undefine web");
-    assert!(!followed.changes_within(AT_ONCE), "{:?}", followed.now());
+    followed.is_unmoved_by(AT_ONCE, || {
+        libvirtd.virsh(QEMU, "undefine web");
+    });
     libvirtd.virsh(QEMU, "destroy web");
     followed.until("it to be gone", AT_ONCE, |all| named(all, "web").is_none().then_some(()));
 }

@@ -3,12 +3,13 @@
 //! One loop that never waits for an answer: questions are under way while news are heard, so that
 //! a domain's end is known at once, whatever is being asked.
 
+mod asking;
+mod hearing;
 mod taking;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use eip_model::InstanceState;
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
@@ -20,12 +21,12 @@ use uuid::Uuid;
 
 use super::agents::Agents;
 use super::dial::{self, DialError, Dialled};
-use super::domain::{Domain, Heard, Surroundings};
+use super::domain::{Domain, Surroundings};
 use super::looks::{Asker, Looked};
 use super::neighbours::Neighbours;
 use super::rpc::calls::{DOMAIN_NEWS, RawLeases};
 use super::rpc::link::CallError;
-use super::rpc::messages::{Addressed, DomainRef, Life, NetworkRef, News, event};
+use super::rpc::messages::{Addressed, DomainRef, NetworkRef, News, event};
 use super::uri::LibvirtUri;
 use super::xml::Network;
 use crate::sight::Sight;
@@ -241,195 +242,6 @@ impl<'a> Engine<'a> {
         let agents = self.agents.next_due(self.agents_busy);
         let silence = (self.open > 0 && !self.unresponsive).then(|| self.open_since + ANSWER);
         [settled, leases, agents, silence].into_iter().flatten().min()
-    }
-
-    // --- what is told
-
-    /// Takes in what the news itself proves, and has what it is about looked at.
-    fn hear(&mut self, news: News) {
-        match news {
-            News::Networks => {
-                self.networks_due = true;
-                self.networks_anew = true;
-            }
-            News::Changed { domain } => {
-                self.agents.hint(domain.uuid, Instant::now());
-                self.queue.insert(domain.uuid, domain);
-            }
-            News::Agent { domain, connected } => {
-                if let Some(known) = self.memory.domains.get_mut(&domain.uuid) {
-                    known.about.agent_connected = connected;
-                    self.dirty = true;
-                }
-                self.agents.is_gone(domain.uuid);
-                if connected {
-                    self.agents.is_there(domain.uuid, Instant::now());
-                }
-                self.queue.insert(domain.uuid, domain);
-            }
-            News::Life { domain, life } => {
-                self.believe(domain.uuid, life);
-                self.queue.insert(domain.uuid, domain);
-            }
-        }
-    }
-
-    fn believe(&mut self, uuid: Uuid, life: Life) {
-        let Some(domain) = self.memory.domains.get_mut(&uuid) else { return };
-        match life {
-            Life::Stopped | Life::Crashed => {
-                domain.state = InstanceState::Stopped;
-                domain.about.id = None;
-                domain.about.agent_connected = false;
-                domain.heard = Heard::default();
-                self.agents.is_gone(uuid);
-            }
-            Life::Suspended | Life::PmSuspended => domain.state = InstanceState::Paused,
-            // What has begun is looked at: nothing is lost by a moment's wait.
-            Life::Started | Life::Resumed | Life::ShutDown | Life::Defined | Life::Undefined => {}
-            Life::Other(_) => {}
-        }
-        self.dirty = true;
-    }
-
-    fn look_around(&mut self) {
-        let now = Instant::now();
-        let table = self.neighbours.borrow_and_update();
-        for (uuid, domain) in &mut self.memory.domains {
-            if domain.look_around(&table) {
-                self.dirty = true;
-                self.agents.hint(*uuid, now);
-                // Who has just come to an address may have it by a lease.
-                let rested =
-                    self.leases_asked.map_or(now, |asked| now.max(asked + LEASES_IN_A_ROW));
-                self.leases_due.get_or_insert(rested);
-            }
-        }
-    }
-
-    // --- what is asked
-
-    fn pulse(&mut self) {
-        if self.stage != Stage::Settled {
-            return;
-        }
-        self.networks_due = true;
-        if !self.listing {
-            self.list();
-        }
-        self.look_at_bridges();
-        let count = self.memory.domains.len().div_ceil(LOOK_ANYWAY);
-        let after = self
-            .memory
-            .domains
-            .range((std::ops::Bound::Excluded(self.last_anyway), std::ops::Bound::Unbounded));
-        let next: Vec<_> =
-            after.take(count).map(|(uuid, one)| (*uuid, one.named.clone())).collect();
-        self.last_anyway = next.last().map_or(Uuid::nil(), |(uuid, _)| *uuid);
-        for (uuid, named) in next {
-            self.queue.entry(uuid).or_insert(named);
-        }
-    }
-
-    fn list(&mut self) {
-        self.listing = true;
-        let asker = self.asker.clone();
-        self.ask(async move { Done::Listed(asker.domains().await) });
-    }
-
-    /// Asks something that a daemon answers by itself.
-    fn ask(&mut self, question: impl Future<Output = Done> + Send + 'static) {
-        if self.open == 0 {
-            self.open_since = Instant::now();
-        }
-        self.open += 1;
-        self.running.push(Box::pin(question));
-    }
-
-    /// Tells that the daemon does not answer, when it has not for too long.
-    ///
-    /// Whatever holds it up, it is there, or its pings would have ended the connection; so it still
-    /// tells its news, which are worth more than a new connection that would hang like this one.
-    fn notice_silence(&mut self) -> Result<(), CallError> {
-        if self.open == 0 || self.unresponsive || self.open_since.elapsed() < ANSWER {
-            return Ok(());
-        }
-        if self.stage != Stage::Settled {
-            return Err(CallError::Silent { doing: "list what it has", after: ANSWER });
-        }
-        self.unresponsive = true;
-        self.dirty = true;
-        Ok(())
-    }
-
-    fn start_what_is_due(&mut self) {
-        while self.looking.len() < LOOKS {
-            let free = |uuid: &&Uuid| !self.looking.contains(uuid);
-            let Some(uuid) = self.queue.keys().find(free).copied() else { break };
-            let Some(named) = self.queue.remove(&uuid) else { break };
-            self.looking.insert(uuid);
-            let (asker, ask_leases) = (self.asker.clone(), self.no_lease_lists);
-            self.ask(async move {
-                let looked = asker.look(&named, ask_leases).await;
-                Done::Looked(named, looked)
-            });
-        }
-        while let Some(uuid) = self.agents.next(self.agents_busy, Instant::now()) {
-            let Some(domain) = self.memory.domains.get(&uuid) else {
-                self.agents.is_gone(uuid);
-                continue;
-            };
-            self.agents_busy += 1;
-            let (asker, named) = (self.asker.clone(), domain.named.clone());
-            self.running.push(Box::pin(async move {
-                let answer = asker.agent(&named).await;
-                Done::Agent(named, answer)
-            }));
-        }
-        if self.networks_due && !self.networks_busy {
-            self.ask_for_networks();
-        }
-        if self.leases_due.is_some_and(|due| due <= Instant::now()) && !self.leases_busy {
-            self.ask_for_leases();
-        }
-    }
-
-    fn network_asker(&self) -> Asker {
-        self.network_asker.as_ref().unwrap_or(&self.asker).clone()
-    }
-
-    fn ask_for_networks(&mut self) {
-        self.networks_busy = true;
-        self.networks_due = false;
-        let known = match std::mem::take(&mut self.networks_anew) {
-            true => Vec::new(),
-            false => self.memory.networks.clone(),
-        };
-        let asker = self.network_asker();
-        self.ask(async move { Done::Networks(asker.networks(&known).await) });
-    }
-
-    /// Asks for the leases of those networks in which they can matter.
-    fn ask_for_leases(&mut self) {
-        if self.no_lease_lists || !matches!(self.stage, Stage::Leases | Stage::Settled) {
-            self.leases_due = None;
-            return;
-        }
-        let first = self.stage == Stage::Leases;
-        let domains = self.memory.domains.values().filter(|one| one.is_up());
-        let used: BTreeSet<&str> = domains.flat_map(Domain::networks).collect();
-        let around = &self.memory.around;
-        let asked = |one: &&NetworkRef| {
-            let name = String::from_utf8_lossy(&one.name);
-            around.networks.get(&*name).is_some_and(|network| network.has_dhcp)
-                && (first || used.contains(&*name))
-        };
-        let networks: Vec<_> = self.memory.networks.iter().filter(asked).cloned().collect();
-        self.leases_due = None;
-        self.leases_busy = true;
-        self.leases_asked = Some(Instant::now());
-        let asker = self.network_asker();
-        self.ask(async move { Done::Leases(asker.leases(&networks).await) });
     }
 }
 

@@ -20,6 +20,8 @@ const PING_EVERY: Duration = Duration::from_secs(2);
 const SILENCE: Duration = Duration::from_secs(6);
 /// How long writing one message may take.
 const WRITE: Duration = Duration::from_secs(5);
+/// How long what a daemon said last is waited for, when it cannot be written to.
+const LAST_WORDS: Duration = Duration::from_millis(100);
 /// So many messages may wait to be written.
 const OUTBOX: usize = 64;
 /// So much news may wait to be taken in. When it comes faster, the connection is given up, and the
@@ -111,9 +113,14 @@ impl Link {
         let write = give_out(writing, Arc::clone(&shared), to_write);
         let (told, ended) = (Arc::clone(&shared), close.clone());
         tokio::spawn(async move {
+            tokio::pin!(read);
             let why = tokio::select! {
-                error = read => lost(&error),
-                why = write => why,
+                error = &mut read => lost(&error),
+                // What it said before it went says more than that it takes nothing any more.
+                why = write => match tokio::time::timeout(LAST_WORDS, &mut read).await {
+                    Ok(error) => lost(&error),
+                    Err(_) => why,
+                },
                 () = ended.cancelled() => "it was closed".to_owned(),
             };
             told.end(why);
