@@ -60,6 +60,8 @@ impl Args {
 pub(crate) enum Name {
     /// The load generator itself, against what never touches the record.
     Generator,
+    /// What keys, log and metrics cost a request.
+    Overhead,
     /// Allocations on PostgreSQL.
     Allocate,
     /// Allocations on SQLite.
@@ -80,6 +82,7 @@ impl Name {
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Generator => "generator",
+            Self::Overhead => "overhead",
             Self::Allocate => "allocate",
             Self::Sqlite => "sqlite",
             Self::Fill => "fill",

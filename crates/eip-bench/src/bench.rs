@@ -47,7 +47,7 @@ pub(crate) struct Run {
 impl Bench {
     /// How to start a server whose released addresses do not sleep.
     pub(crate) fn program(&self, pool: &'static str) -> Program {
-        Program { path: self.eip.clone(), pool, quarantine: 0 }
+        Program { path: self.eip.clone(), pool, quarantine: 0, log: None }
     }
 
     /// Runs a burst against a server, counts what it cost, and tells it.
@@ -161,6 +161,11 @@ impl Series {
 
     pub(crate) fn p99(&self) -> f64 {
         self.median(|run| f64::from(run.burst.latencies.p99()))
+    }
+
+    /// How many microseconds more the server took for a request than in the same run of another.
+    pub(crate) fn over(&self, other: &Self) -> Vec<f64> {
+        self.0.iter().zip(&other.0).map(|(one, other)| one.server - other.server).collect()
     }
 
     /// The longest of all runs.

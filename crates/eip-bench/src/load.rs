@@ -24,6 +24,11 @@ pub(crate) trait Caller {
     /// Takes in what was answered.
     fn hear(&mut self, answer: Answer<'_>);
 
+    /// Whether it was answered as it should be.
+    fn expects(&self, answer: Answer<'_>) -> bool {
+        answer.is_success()
+    }
+
     /// Whether nothing that was begun is left behind when the time is over now.
     fn may_stop(&self) -> bool {
         true
@@ -65,7 +70,7 @@ impl Burst {
     }
 }
 
-/// Answers other than 2xx: how many of each status, and what the first one said.
+/// Answers other than 2xx, where nothing else was expected: how many of each status, and what the first one said.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Refused(pub(crate) BTreeMap<u16, (u64, String)>);
 
@@ -146,7 +151,7 @@ async fn one<C: Caller>(
         // The end of one is the beginning of the next: half of the questions about the time.
         let asked = std::mem::replace(&mut now, Instant::now());
         times.push(micros(now - asked));
-        if !answer.is_success() {
+        if !caller.expects(answer) {
             refused.note(answer);
         }
         caller.hear(answer);

@@ -29,6 +29,8 @@ pub(crate) struct Program {
     pub(crate) pool: &'static str,
     /// How long a released address sleeps, in seconds.
     pub(crate) quarantine: u32,
+    /// What is logged, if not what is logged unless told otherwise.
+    pub(crate) log: Option<&'static str>,
 }
 
 /// A server that runs until this is dropped.
@@ -43,20 +45,31 @@ pub(crate) struct Server {
 impl Server {
     /// Starts it on a record and waits until it is ready.
     pub(crate) async fn start(program: &Program, record: &Record) -> Result<Self> {
-        fs::create_dir_all(&record.folder)?;
-        let log = record.folder.join("log");
         let at = free_port()?;
-        // The kernel ends it with this process, however that ends.
-        let mut command = Command::new("setpriv");
+        let mut command = mortal(&program.path);
         command
-            .args(["--pdeathsig", "KILL"])
-            .arg(&program.path)
             .args(["serve", "--no-agent", "--log-format", "json", "--pool", program.pool])
             .args(["--quarantine", &program.quarantine.to_string()])
             .args(["--listen", &at.to_string(), "--database", &record.url, "--data-dir"])
             .arg(&record.folder)
             .env("EIP_BOOTSTRAP_KEY", KEY)
             .env_remove("EIP_LOG")
+            .envs(program.log.map(|log| ("EIP_LOG", log)));
+        Self::get_ready(command, at, &record.folder).await
+    }
+
+    /// Starts the program that answers `/healthz` and `/readyz` and does nothing else.
+    pub(crate) async fn bare(program: &Path, folder: &Path) -> Result<Self> {
+        let at = free_port()?;
+        let mut command = mortal(program);
+        command.arg(at.to_string());
+        Self::get_ready(command, at, folder).await
+    }
+
+    async fn get_ready(mut command: Command, at: SocketAddr, folder: &Path) -> Result<Self> {
+        fs::create_dir_all(folder)?;
+        let log = folder.join("log");
+        command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(File::options().create(true).append(true).open(&log)?);
@@ -144,6 +157,13 @@ impl Drop for Server {
         self.child.kill().ok();
         self.child.wait().ok();
     }
+}
+
+/// A program that the kernel ends with this process, however that ends.
+fn mortal(program: &Path) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL"]).arg(program);
+    command
 }
 
 fn free_port() -> Result<SocketAddr> {

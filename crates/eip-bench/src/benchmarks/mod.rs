@@ -5,6 +5,7 @@ mod associate;
 mod fill;
 mod generator;
 mod million;
+mod overhead;
 mod quota;
 mod sqlite;
 mod stream;
@@ -19,6 +20,7 @@ use crate::report::Table;
 pub(crate) async fn run(name: Name, bench: &mut Bench) -> Result<Vec<Table>> {
     match name {
         Name::Generator => generator::run(bench).await,
+        Name::Overhead => overhead::run(bench).await,
         Name::Allocate => allocate::run(bench).await,
         Name::Sqlite => sqlite::run(bench).await,
         Name::Fill => fill::run(bench).await,
