@@ -91,20 +91,19 @@ pub(crate) const ELASTIC_IP: &str = "
            a.instance_id, a.generation, a.associated_at, a.applied_at,
            i.name AS instance_name, i.private_ip, i.vpc_id,
            h.name AS host, h.observed_generation, h.health, h.health_reason, h.last_seen_at,
-           (SELECT min(l.host) FROM letting_go l
-             WHERE l.address = a.address AND l.host <> a.host) AS fenced_by,
-           g.host AS letting_go, g.last_seen_at AS letting_go_seen_at,
+           g.name AS letting_go, g.last_seen_at AS letting_go_seen_at,
            p.kind AS problem_kind, p.reason AS problem_reason, p.since AS problem_since";
 
 /// What is joined with an elastic IP `e`; a `WHERE` goes behind it.
+///
+/// Of the hosts that still let go of the address, the first that is not the one it is pointed at.
 pub(crate) const AROUND_IT: &str = "
       LEFT JOIN association a ON a.address = e.address
       LEFT JOIN instance i ON i.id = a.instance_id
       LEFT JOIN host h ON h.name = a.host
-      LEFT JOIN (SELECT l.address, l.host, o.last_seen_at
-                   FROM letting_go l JOIN host o ON o.name = l.host) g
-        ON a.address IS NULL AND g.address = e.address
-       AND g.host = (SELECT min(l.host) FROM letting_go l WHERE l.address = e.address)
+      LEFT JOIN host g
+        ON g.name = (SELECT min(l.host) FROM letting_go l
+                      WHERE l.address = e.address AND (a.host IS NULL OR l.host <> a.host))
       LEFT JOIN attachment_problem p ON p.address = a.address";
 
 /// Whether the elastic IP is held, not asleep.
@@ -127,13 +126,18 @@ pub(crate) fn elastic_ip(row: &impl Cells) -> Result<ElasticIpRecord, StoreError
             updated_at: row.moment("updated_at")?,
             revision: row.number("revision")?,
             association: None,
-            letting_go: letting_go(row)?,
+            letting_go: None,
         })
     };
     let record = read().map_err(|e| Wrong(format!("{address}: {}", e.0)).within("elastic_ip"))?;
-    let association = association(row, address)
+    let letting_go = letting_go(row)
+        .map_err(|e| Wrong(format!("{address}: {}", e.0)).within("letting_go"))?;
+    let fenced_by = letting_go.as_ref().map(|fence| fence.host.clone());
+    let association = association(row, address, fenced_by)
         .map_err(|e| Wrong(format!("{address}: {}", e.0)).within("association"))?;
-    Ok(ElasticIpRecord { association, ..record })
+    // Behind an association it is what that one waits for.
+    let letting_go = letting_go.filter(|_| association.is_none());
+    Ok(ElasticIpRecord { association, letting_go, ..record })
 }
 
 fn letting_go(row: &impl Cells) -> Result<Option<LettingGo>, Wrong> {
@@ -147,7 +151,11 @@ pub(crate) fn tags(row: &impl Cells) -> Result<Tags, Wrong> {
     serde_json::from_str(&row.words("tags")?).map_err(|e| Wrong::about("tags", e))
 }
 
-fn association(row: &impl Cells, address: Ipv4Addr) -> Result<Option<AssociationRecord>, Wrong> {
+fn association(
+    row: &impl Cells,
+    address: Ipv4Addr,
+    fenced_by: Option<HostName>,
+) -> Result<Option<AssociationRecord>, Wrong> {
     let Some(instance_id) = row.uuid("instance_id")? else {
         return Ok(None);
     };
@@ -161,7 +169,7 @@ fn association(row: &impl Cells, address: Ipv4Addr) -> Result<Option<Association
             associated_at: row.moment("associated_at")?,
             generation: row.generation("generation")?,
             applied_at: row.time("applied_at")?,
-            fenced_by: row.maybe("fenced_by")?,
+            fenced_by,
             observed: row.generation("observed_generation")?,
             health: health(row)?,
             last_seen_at: row.moment("last_seen_at")?,
