@@ -26,7 +26,14 @@ const KEEPER: &str = r#"
 bin=$1
 dir=$(mktemp -d /tmp/eip-postgres.XXXXXX) || exit 1
 chmod 755 "$dir"
+# Those whose parent has stopped cannot become more, and one that has just ended is well, too.
+signal() {
+    read -r first <"$dir/data/postmaster.pid" && kill -s "$1" "$first" || return 1
+    for one in $(cat "/proc/$first/task/$first/children"); do kill -s "$1" "$one"; done
+    true
+}
 finish() {
+    signal CONT 2>/dev/null
     "$bin/pg_ctl" -D "$dir/data" -m immediate stop >/dev/null 2>&1
     rm -rf "$dir"
 }
@@ -54,6 +61,8 @@ echo "ready $dir"
 while read -r word mode; do
     case $word in
     start) start ;;
+    freeze) signal STOP ;;
+    thaw) signal CONT ;;
     stop) "$bin/pg_ctl" -w -D "$dir/data" -m "$mode" stop >/dev/null 2>&1 ;;
     esac && echo done || { echo failed; cat "$dir/log"; exit 1; }
 done
@@ -145,6 +154,22 @@ impl TestCluster {
     /// When it does not start.
     pub fn start(&self) {
         self.order("start");
+    }
+
+    /// Has all processes of the cluster stand still: connections stay, and nothing is said on them.
+    ///
+    /// # Panics
+    /// When they cannot be stopped.
+    pub fn freeze(&self) {
+        self.order("freeze");
+    }
+
+    /// Lets them go on as if nothing had happened.
+    ///
+    /// # Panics
+    /// When they cannot.
+    pub fn thaw(&self) {
+        self.order("thaw");
     }
 
     /// Returns the folder with the socket, the log, and `data`.

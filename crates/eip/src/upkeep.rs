@@ -110,6 +110,10 @@ fn cannot_import(error: &ImportError) -> Failure {
         ImportError::Columns { .. } | ImportError::Cell { .. } | ImportError::Differs { .. } => {
             here(Exit::Other, "other", "nothing was imported; the record is as it was")
         }
+        ImportError::Unconfirmed { .. } => {
+            let hint = "import it into a new database, as made by createdb, before you serve it";
+            here(Exit::Other, "unconfirmed", hint)
+        }
         ImportError::Database { .. } => {
             here(Exit::Other, "other", "nothing was imported; see that both databases answer")
         }

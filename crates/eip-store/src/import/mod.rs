@@ -37,7 +37,8 @@ pub struct Imported {
     pub last_event: u64,
 }
 
-/// The record cannot be imported. The database that it was to go to is as it was.
+/// The record cannot be imported. The database that it was to go to is as it was, but for
+/// [`ImportError::Unconfirmed`].
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
     #[error("a record is imported from SQLite into PostgreSQL, and no other way")]
@@ -60,6 +61,13 @@ pub enum ImportError {
     Cell { table: &'static str, column: String, what: String },
     #[error("{read} rows of {table} were read and {written} written")]
     Differs { table: &'static str, read: u64, written: u64 },
+    /// It may be there whole or not at all, and is lost again if a standby takes over that lacks it.
+    #[error("it is not known whether the record is in {place} and will stay there")]
+    Unconfirmed {
+        place: String,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     #[error("cannot {doing}")]
     Database {
         doing: &'static str,
@@ -85,7 +93,8 @@ impl ImportError {
 /// read.
 ///
 /// # Errors
-/// [`ImportError`] says what stands in the way. The database at `to` is then as it was.
+/// [`ImportError`] says what stands in the way. The database at `to` is then as it was, unless its
+/// commit is what went wrong.
 pub async fn import(from: &str, to: &str) -> Result<Imported, ImportError> {
     let path = match Place::of(from).map_err(ImportError::Source)? {
         Place::Sqlite(path) => path,

@@ -219,8 +219,12 @@ async fn finish(tx: PostgresTx<'_>) -> Result<(), Failure> {
 }
 
 pub(super) fn unconfirmed(doing: &'static str) -> StoreError {
-    let source = std::io::Error::other("the wait for a standby to confirm it was cancelled");
-    unreachable(doing, true, source)
+    unreachable(doing, true, no_standby())
+}
+
+/// Why a commit that PostgreSQL calls a success is in doubt.
+pub(super) fn no_standby() -> std::io::Error {
+    std::io::Error::other("the wait for a standby to confirm it was cancelled")
 }
 
 async fn prepared(

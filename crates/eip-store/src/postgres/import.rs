@@ -9,8 +9,9 @@ use tokio::task::JoinHandle;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, GenericClient, Transaction};
 
+use super::attempt::{no_standby, was_refused};
 use super::config::{self, Asked};
-use super::link::Link;
+use super::link::{self, Doubts, Link};
 use super::migrate::migrated;
 use crate::home::Home;
 use crate::import::{Column, ImportError, Imported, Kind, Piece, Source, TABLES};
@@ -26,6 +27,7 @@ pub(crate) struct Target {
     place: String,
     client: Client,
     driving: JoinHandle<()>,
+    doubts: Doubts,
     /// Drives the connection.
     _home: Home,
 }
@@ -37,7 +39,8 @@ impl Target {
         let home = Home::start().map_err(ImportError::Target)?;
         let link = Link::new(config, tls, home.clone());
         let (client, driving) = link.reach().await.map_err(ImportError::Target)?;
-        let target = Self { place, client, driving, _home: home };
+        let doubts = link.doubts().clone();
+        let target = Self { place, client, driving, doubts, _home: home };
         // Before anything is made of it: what a server is using is not even locked for a moment.
         match is_empty(&target.client, &target.place).await {
             Ok(()) => Ok(target),
@@ -49,9 +52,7 @@ impl Target {
     }
 
     pub(crate) async fn close(self) {
-        drop(self.client);
-        // Its error, if there is one, was told by what was asked of it.
-        drop(self.driving.await);
+        link::end(self.client, self.driving).await;
     }
 
     /// Makes the tables and takes in the whole record, in one transaction.
@@ -89,11 +90,27 @@ impl Target {
         let next = "SELECT setval(pg_get_serial_sequence('event', 'seq'),
                                   greatest($1::bigint, 1), $1::bigint > 0)";
         transaction.query_typed(next, &[(&last_event, Type::INT8)]).await.map_err(failed())?;
-        transaction.commit().await.map_err(failed())?;
+        commit(transaction, &self.doubts, &place).await?;
         // Until here nobody could open the file and change it.
         drop(source);
         let last_event = u64::try_from(last_event).unwrap_or_default();
         Ok(Imported { place, rows, last_event })
+    }
+}
+
+/// Commits, and tells what is known to be committed from what may be.
+async fn commit(
+    transaction: Transaction<'_>,
+    doubts: &Doubts,
+    place: &str,
+) -> Result<(), ImportError> {
+    let heard = doubts.heard();
+    let unconfirmed = |source| ImportError::Unconfirmed { place: place.to_owned(), source };
+    match transaction.commit().await {
+        Ok(()) if doubts.heard() == heard => Ok(()),
+        Ok(()) => Err(unconfirmed(no_standby().into())),
+        Err(error) if was_refused(&error) => Err(ImportError::database("import the record")(error)),
+        Err(error) => Err(unconfirmed(error.into())),
     }
 }
 

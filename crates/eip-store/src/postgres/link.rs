@@ -4,14 +4,17 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use deadpool_postgres::Connect;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tokio_postgres::error::{DbError, Severity};
 use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::{AsyncMessage, Client, Config, Connection, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+use super::config::{CHECK, PATIENCE};
 use super::tls::{self, Tls};
 use crate::home::Home;
 use crate::open::OpenError;
@@ -47,7 +50,18 @@ impl Link {
 
     /// Opens the first connection, and says what stands in the way.
     pub(super) async fn reach(&self) -> Result<(Client, JoinHandle<()>), OpenError> {
-        self.open().await.map_err(|error| tls::explained(self.tls.mode, error))
+        match timeout(self.patience(), self.open()).await {
+            Ok(opened) => opened.map_err(|error| tls::explained(self.tls.mode, error)),
+            Err(elapsed) => Err(OpenError::database("connect to PostgreSQL")(elapsed)),
+        }
+    }
+
+    /// How long connecting may take in all. The driver bounds only what comes before the first word
+    /// of the server, which may never say one.
+    pub(super) fn patience(&self) -> Duration {
+        let hosts = self.config.get_hosts().len().max(self.config.get_hostaddrs().len()).max(1);
+        let each = self.config.get_connect_timeout().copied().unwrap_or(PATIENCE);
+        each.saturating_mul(u32::try_from(hosts).unwrap_or(u32::MAX))
     }
 
     /// Connects, and has the connection driven.
@@ -67,6 +81,17 @@ type Opening<'l> = Pin<
 impl Connect for Link {
     fn connect(&self, _config: &Config) -> Opening<'_> {
         Box::pin(self.open())
+    }
+}
+
+/// Ends a connection, and returns when it has ended.
+pub(super) async fn end(client: Client, driving: JoinHandle<()>) {
+    drop(client);
+    let give_up = driving.abort_handle();
+    // Its error, if there is one, was told by what was asked of it. It waits for answers that it
+    // still owes, and a server that says nothing gives none.
+    if timeout(CHECK, driving).await.is_err() {
+        give_up.abort();
     }
 }
 

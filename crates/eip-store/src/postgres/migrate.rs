@@ -4,14 +4,18 @@
 //! nothing depends on which connection it is: pgbouncer may give each transaction another one. The
 //! history is kept in refinery's table and by its checksums, as in SQLite.
 
+use std::time::Duration;
+
 use eip_model::ClusterId;
 use jiff::Timestamp;
 use refinery::Migration;
+use tokio::time::timeout;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, IsolationLevel, Transaction};
 use uuid::Uuid;
 
-use super::link::Link;
+use super::config::PATIENCE;
+use super::link::{self, Link};
 use crate::open::{OpenError, SCHEMA};
 
 const MIGRATIONS: [(&str, &str); SCHEMA as usize] = [
@@ -23,13 +27,14 @@ const MIGRATIONS: [(&str, &str); SCHEMA as usize] = [
 /// The lock that servers which start at once take in turn: "eip" in ASCII.
 const LOCK: i64 = 0x0065_6970;
 
+/// How long to wait before asking again whether it is our turn.
+const TURN: Duration = Duration::from_millis(50);
+
 /// Brings the schema up to date and returns the id of the record.
 pub(super) async fn migrate(link: &Link) -> Result<ClusterId, OpenError> {
     let (mut client, driving) = link.reach().await?;
     let migrated = locked(&mut client).await;
-    drop(client);
-    // Its error, if there is one, was told by what was asked of it.
-    drop(driving.await);
+    link::end(client, driving).await;
     migrated
 }
 
@@ -39,9 +44,26 @@ fn failed(doing: &'static str) -> impl FnOnce(tokio_postgres::Error) -> OpenErro
 
 async fn locked(client: &mut Client) -> Result<ClusterId, OpenError> {
     let tx = migrated(client).await?;
-    let id = cluster_id(&tx).await.map_err(failed("read the id of the database"))?;
-    tx.commit().await.map_err(OpenError::upgrade)?;
+    let id = in_time("read the id of the database", cluster_id(&tx)).await?;
+    match timeout(PATIENCE, tx.commit()).await {
+        Ok(committed) => committed.map_err(OpenError::upgrade)?,
+        // As at any commit: it may be waiting for a standby, and is not cancelled.
+        Err(elapsed) => {
+            return Err(OpenError::database("learn whether the database is up to date")(elapsed));
+        }
+    }
     Ok(id)
+}
+
+/// Waits for an answer, but not for ever: the server may be gone without a word.
+async fn in_time<A>(
+    doing: &'static str,
+    asked: impl Future<Output = Result<A, tokio_postgres::Error>>,
+) -> Result<A, OpenError> {
+    match timeout(PATIENCE, asked).await {
+        Ok(answer) => answer.map_err(failed(doing)),
+        Err(elapsed) => Err(OpenError::database(doing)(elapsed)),
+    }
 }
 
 /// Begins a transaction in which the schema is up to date, and during which no server starts.
@@ -49,15 +71,17 @@ pub(super) async fn migrated(client: &mut Client) -> Result<Transaction<'_>, Ope
     let waiting = "wait for other servers to bring the database up to date";
     // What the others did while we waited is to be seen.
     let tx = client.build_transaction().isolation_level(IsolationLevel::ReadCommitted);
-    let tx = tx.start().await.map_err(failed(waiting))?;
-    // Another server may take its time with a long migration.
-    tx.batch_execute(&format!(
-        "SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = 0;
-         SET LOCAL idle_in_transaction_session_timeout = 0; SELECT pg_advisory_xact_lock({LOCK})"
-    ))
-    .await
-    .map_err(failed(waiting))?;
-    let applied = applied(&tx).await.map_err(failed("read the schema of the database"))?;
+    let tx = in_time(waiting, tx.start()).await?;
+    // A long migration may take its time.
+    let patient = "SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = 0;
+                   SET LOCAL idle_in_transaction_session_timeout = 0";
+    in_time(waiting, tx.batch_execute(patient)).await?;
+    // Asked again and again, so that a server which is waiting for others is told from one that
+    // says nothing.
+    while !in_time(waiting, is_our_turn(&tx)).await? {
+        tokio::time::sleep(TURN).await;
+    }
+    let applied = in_time("read the schema of the database", applied(&tx)).await?;
     let found = applied.iter().map(|one| one.version).max().unwrap_or(0);
     if found > SCHEMA {
         return Err(OpenError::Newer { found, known: SCHEMA });
@@ -68,6 +92,11 @@ pub(super) async fn migrated(client: &mut Client) -> Result<Transaction<'_>, Ope
         bring(&tx, &migration, &applied).await?;
     }
     Ok(tx)
+}
+
+async fn is_our_turn(tx: &Transaction<'_>) -> Result<bool, tokio_postgres::Error> {
+    let take = "SELECT pg_try_advisory_xact_lock($1)";
+    tx.query_typed_one(take, &[(&LOCK, Type::INT8)]).await?.try_get(0)
 }
 
 /// A migration that the database has had.

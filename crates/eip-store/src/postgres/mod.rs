@@ -13,8 +13,8 @@ mod url;
 mod wake;
 
 use std::net::Ipv4Addr;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
 use eip_model::ClusterId;
@@ -101,15 +101,29 @@ fn pool(link: Link) -> Result<Pool, deadpool_postgres::BuildError> {
 
 /// Asks a connection that nobody has used for a moment whether it is still there. What is sent next
 /// may be a whole transaction, and if nothing came back, nobody would know what became of it.
+///
+/// When one does not answer, those that nobody has used since are not asked: to find out one after
+/// the other that the server says nothing would take as long as there are connections.
 fn still_there() -> Hook {
-    Hook::async_fn(|client, metrics| {
+    let silent: Arc<Mutex<Option<Instant>>> = Arc::default();
+    Hook::async_fn(move |client, metrics| {
+        let silent = silent.clone();
         Box::pin(async move {
-            if metrics.last_used() < IDLE {
+            let used = metrics.recycled.unwrap_or(metrics.created);
+            if used.elapsed() < IDLE {
                 return Ok(());
+            }
+            let others = *silent.lock().unwrap_or_else(PoisonError::into_inner);
+            if others.is_some_and(|others| used < others) {
+                return Err(HookError::message("another one does not answer"));
             }
             match tokio::time::timeout(config::CHECK, client.simple_query("")).await {
                 Ok(answer) => answer.map(drop).map_err(HookError::Backend),
-                Err(_) => Err(HookError::message("it does not answer")),
+                Err(_) => {
+                    let mut silent = silent.lock().unwrap_or_else(PoisonError::into_inner);
+                    *silent = Some(Instant::now());
+                    Err(HookError::message("it does not answer"))
+                }
             }
         })
     })

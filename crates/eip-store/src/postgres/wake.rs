@@ -8,8 +8,10 @@ use eip_model::HostName;
 use futures_util::FutureExt as _;
 use tokio::sync::broadcast;
 use tokio::task::AbortHandle;
+use tokio::time::timeout;
 use tokio_postgres::{AsyncMessage, Client};
 
+use super::config::ANSWER;
 use super::link::{Driver, Link};
 use crate::home::Home;
 use crate::news::{self, News, Telling};
@@ -81,8 +83,9 @@ impl Drop for Listener {
 
 async fn listen(link: Link, heard: broadcast::Sender<News>) {
     loop {
-        match link.connect().await {
-            Ok((client, connection)) => follow(&client, connection, &heard).await,
+        match timeout(link.patience(), link.connect()).await {
+            Ok(Ok((client, connection))) => follow(&client, connection, &heard).await,
+            Ok(Err(error)) => tracing::debug!(%error, "Cannot listen for commits; will retry"),
             Err(error) => tracing::debug!(%error, "Cannot listen for commits; will retry"),
         }
         tokio::time::sleep(PAUSE).await;
@@ -92,7 +95,7 @@ async fn listen(link: Link, heard: broadcast::Sender<News>) {
 /// Passes on what is heard until the connection ends.
 async fn follow(client: &Client, mut connection: Driver, heard: &broadcast::Sender<News>) {
     let sql = format!("LISTEN {CHANNEL}");
-    let mut listening = Box::pin(client.batch_execute(&sql).fuse());
+    let mut listening = Box::pin(timeout(ANSWER, client.batch_execute(&sql)).fuse());
     loop {
         let message = poll_fn(|cx| connection.poll_message(cx));
         tokio::select! {
@@ -110,7 +113,11 @@ async fn follow(client: &Client, mut connection: Driver, heard: &broadcast::Send
             },
             // What was committed before this is news, too.
             listens = &mut listening => match listens {
-                Ok(()) => drop(heard.send(News::Anything)),
+                Ok(Ok(())) => drop(heard.send(News::Anything)),
+                Ok(Err(error)) => {
+                    tracing::debug!(%error, "Cannot listen for commits; will retry");
+                    return;
+                }
                 Err(error) => {
                     tracing::debug!(%error, "Cannot listen for commits; will retry");
                     return;

@@ -22,6 +22,7 @@ mod quotas;
 mod races;
 mod raw;
 mod reports;
+mod silence;
 mod standby;
 mod tls;
 mod two_servers;
