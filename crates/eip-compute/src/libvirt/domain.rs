@@ -1,6 +1,6 @@
 //! What is known of one domain, and the instance that it is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use eip_model::{
@@ -40,8 +40,7 @@ pub(super) struct Heard {
 #[derive(Debug, Default)]
 pub(super) struct Surroundings {
     pub(super) networks: BTreeMap<String, Network>,
-    /// The lease of each interface.
-    pub(super) leases: BTreeMap<Mac, Ipv4Addr>,
+    pub(super) leases: LeaseBook,
     pub(super) bridges: Bridges,
 }
 
@@ -206,7 +205,7 @@ impl Domain {
         if said.is_some() && self.about.agent_connected && !self.heard.agent_is_old {
             return Ok(said);
         }
-        let leased = around.leases.get(&mac).copied().into_iter();
+        let leased = around.leases.in_force.get(&mac).copied().into_iter();
         let leased = leased.chain(of_it(&self.heard.leases)).find(&fits);
         let guessed = self.heard.guesses.get(&mac).copied().filter(fits);
         let lease = leased.map(|address| (address, AddressSource::Lease));
@@ -333,7 +332,7 @@ impl Census {
     /// Counts the domains that run.
     pub(super) fn take<'a>(
         domains: impl Iterator<Item = &'a Domain>,
-        leases: &BTreeMap<Mac, Ipv4Addr>,
+        leases: &LeaseBook,
         neighbours: &Neighbours,
     ) -> Self {
         let mut census = Self::default();
@@ -347,7 +346,7 @@ impl Census {
         }
         // Who gives addresses away knows better than who sees packets.
         for mac in census.macs.keys() {
-            if let Some(address) = leases.get(mac) {
+            if let Some(address) = leases.in_force.get(mac) {
                 census.holders.insert(*address, *mac);
             }
         }
@@ -365,17 +364,32 @@ impl Census {
     }
 }
 
-/// Of several leases of one interface, the one that ends last is in force.
-pub(super) fn newest_of(leases: &[Lease]) -> BTreeMap<Mac, Ipv4Addr> {
-    let mut newest: BTreeMap<Mac, (i64, Ipv4Addr)> = BTreeMap::new();
-    for lease in leases {
-        let ends = if lease.expires <= 0 { i64::MAX } else { lease.expires };
-        let entry = newest.entry(lease.mac).or_insert((ends, lease.address));
-        if ends >= entry.0 {
-            *entry = (ends, lease.address);
+/// The leases of all networks.
+#[derive(Debug, Default)]
+pub(super) struct LeaseBook {
+    all: BTreeSet<(Mac, Ipv4Addr)>,
+    /// The one that is in force for each interface.
+    pub(super) in_force: BTreeMap<Mac, Ipv4Addr>,
+}
+
+impl LeaseBook {
+    /// Takes in all leases anew.
+    ///
+    /// Of several of one interface the one that ends last is in force: a guest that calls itself
+    /// something else gets another one, and the first stays until its end. Of two that end in the
+    /// same second it is the one that is new, or else the one that was in force.
+    pub(super) fn take(&mut self, leases: &[Lease]) {
+        let mut newest: BTreeMap<Mac, (i64, bool, bool, Ipv4Addr)> = BTreeMap::new();
+        for Lease { mac, address, expires } in leases {
+            let ends = if *expires <= 0 { i64::MAX } else { *expires };
+            let is_new = !self.all.contains(&(*mac, *address));
+            let was_in_force = self.in_force.get(mac) == Some(address);
+            let rank = (ends, is_new, was_in_force, *address);
+            newest.entry(*mac).and_modify(|one| *one = rank.max(*one)).or_insert(rank);
         }
+        self.all = leases.iter().map(|one| (one.mac, one.address)).collect();
+        self.in_force = newest.into_iter().map(|(mac, rank)| (mac, rank.3)).collect();
     }
-    newest.into_iter().map(|(mac, (_, address))| (mac, address)).collect()
 }
 
 fn is_a_guests(address: Ipv4Addr) -> bool {

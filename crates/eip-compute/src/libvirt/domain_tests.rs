@@ -61,13 +61,13 @@ fn known(one: &Domain, around: &Surroundings) -> Option<(Ipv4Addr, AddressSource
 fn the_agent_is_asked_first_then_the_lease_then_the_neighbours_then_the_metadata() {
     let (mut web, mut around) = (web(), around());
     web.heard.agent = vec![said(A, ip(10))];
-    around.leases = [(mac(A), ip(11))].into();
+    around.leases.in_force = [(mac(A), ip(11))].into();
     web.heard.guesses = [(mac(A), ip(12))].into();
     web.about.wishes = Ok(Wishes { address: Some(ip(13)), ..Wishes::default() });
     assert_eq!(known(&web, &around), Some((ip(10), AddressSource::Agent)));
     web.heard.agent.clear();
     assert_eq!(known(&web, &around), Some((ip(11), AddressSource::Lease)));
-    around.leases.clear();
+    around.leases.in_force.clear();
     assert_eq!(known(&web, &around), Some((ip(12), AddressSource::Neighbour)));
     web.heard.guesses.clear();
     assert_eq!(known(&web, &around), Some((ip(13), AddressSource::Metadata)));
@@ -86,12 +86,12 @@ fn an_agent_that_has_gone_or_is_contradicted_counts_only_when_nobody_else_knows(
     assert_eq!(known(&web, &around), Some((ip(12), AddressSource::Neighbour)));
     web.about.agent_connected = true;
     assert_eq!(known(&web, &around), Some((ip(10), AddressSource::Agent)));
-    around.leases = [(mac(A), ip(11))].into();
-    assert!(web.doubt_agent(&around.leases));
+    around.leases.in_force = [(mac(A), ip(11))].into();
+    assert!(web.doubt_agent(&around.leases.in_force));
     assert_eq!(known(&web, &around), Some((ip(11), AddressSource::Lease)));
     // A lease that says the same is no reason for doubt.
     web.heard = Heard { agent: vec![said(A, ip(11))], ..Heard::default() };
-    assert!(!web.doubt_agent(&around.leases));
+    assert!(!web.doubt_agent(&around.leases.in_force));
     assert_eq!(known(&web, &around), Some((ip(11), AddressSource::Agent)));
 }
 
@@ -115,7 +115,7 @@ fn what_a_guest_says_of_itself_is_believed_within_its_network_only() {
     let mut other = domain(vec![plugged(B, "default")]);
     other.heard.agent = vec![said(B, ip(11))];
     other.heard.guesses = [(mac(B), ip(11))].into();
-    around.leases = [(mac(A), ip(11))].into();
+    around.leases.in_force = [(mac(A), ip(11))].into();
     assert_eq!(report(&other, &around, &[&web]).private_ip, None);
     assert_eq!(report(&other, &around, &[]).private_ip, Some(ip(11)), "its holder is gone");
 }
@@ -137,7 +137,7 @@ fn an_address_at_which_this_host_sees_another_guest_is_not_believed() {
 #[test]
 fn two_with_one_hardware_address_are_told_apart_by_their_agents_alone() {
     let (mut one, two, mut around) = (web(), web(), around());
-    around.leases = [(mac(A), ip(11))].into();
+    around.leases.in_force = [(mac(A), ip(11))].into();
     for ambiguous in [&one, &two] {
         let report = report(ambiguous, &around, &[&one]);
         assert_eq!((report.unusable, report.target()), (Some(Unusable::AmbiguousMac), None));
@@ -156,7 +156,7 @@ fn the_wished_network_counts_or_else_the_first_with_an_address() {
     let mut around = around();
     let tap = Interface { mac: Some(mac(B)), plug: Plug::Tap("tap7".into()) };
     let mut web = domain(vec![plugged(A, "default"), tap]);
-    around.leases = [(mac(B), Ipv4Addr::new(10, 0, 0, 7))].into();
+    around.leases.in_force = [(mac(B), Ipv4Addr::new(10, 0, 0, 7))].into();
     let first = report(&web, &around, &[]);
     assert_eq!(
         (first.private_ip, first.vpc_id.as_deref()),
@@ -166,7 +166,7 @@ fn the_wished_network_counts_or_else_the_first_with_an_address() {
     web.about.wishes = wish("default");
     let none = report(&web, &around, &[]);
     assert_eq!((none.private_ip, none.vpc_id.as_deref()), (None, Some("default")));
-    around.leases.insert(mac(A), ip(11));
+    around.leases.in_force.insert(mac(A), ip(11));
     assert_eq!(report(&web, &around, &[]).private_ip, Some(ip(11)));
     web.about.wishes = wish("elsewhere");
     assert_eq!(report(&web, &around, &[]).unusable, Some(Unusable::NoAddress));
@@ -183,7 +183,7 @@ fn a_network_that_nothing_is_known_of_is_taken_at_its_word() {
 #[test]
 fn a_domain_that_is_stopped_has_no_address_and_is_told_what_will_be_in_its_way() {
     let (mut web, mut around) = (web(), around());
-    around.leases = [(mac(A), ip(11))].into();
+    around.leases.in_force = [(mac(A), ip(11))].into();
     web.state = InstanceState::Stopped;
     let stopped = report(&web, &around, &[]);
     assert_eq!((stopped.private_ip, stopped.unusable), (None, None));
@@ -194,10 +194,19 @@ fn a_domain_that_is_stopped_has_no_address_and_is_told_what_will_be_in_its_way()
 }
 
 #[test]
-fn of_two_leases_the_one_that_ends_last_counts() {
-    let lease = |address, expires| Lease { mac: mac(A), address, expires };
-    let newest = |all: &[Lease]| newest_of(all).get(&mac(A)).copied();
-    assert_eq!(newest(&[lease(ip(5), 200), lease(ip(6), 100)]), Some(ip(5)));
-    assert_eq!(newest(&[lease(ip(5), 100), lease(ip(6), 200)]), Some(ip(6)));
-    assert_eq!(newest(&[lease(ip(5), 0), lease(ip(6), 200)]), Some(ip(5)), "it has no end");
+fn of_two_leases_the_one_that_ends_last_counts_or_else_the_new_one() {
+    let lease = |last, expires| Lease { mac: mac(A), address: ip(last), expires };
+    let mut book = LeaseBook::default();
+    let mut in_force = |all: &[Lease]| {
+        book.take(all);
+        book.in_force.get(&mac(A)).copied()
+    };
+    assert_eq!(in_force(&[lease(5, 200), lease(6, 100)]), Some(ip(5)));
+    assert_eq!(in_force(&[lease(5, 200), lease(6, 300)]), Some(ip(6)));
+    assert_eq!(in_force(&[lease(5, 0), lease(6, 300)]), Some(ip(5)), "it has no end");
+    assert_eq!(in_force(&[lease(9, 300)]), Some(ip(9)));
+    for order in [[lease(9, 300), lease(3, 300)], [lease(3, 300), lease(9, 300)]] {
+        assert_eq!(in_force(&order), Some(ip(3)), "the new one, and then the one in force");
+    }
+    assert_eq!(in_force(&[]), None);
 }

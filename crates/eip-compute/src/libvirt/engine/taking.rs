@@ -11,7 +11,7 @@ use super::{Done, Engine, SETTLE, Stage};
 use crate::libvirt::agents::Worth;
 use crate::libvirt::bridges;
 use crate::libvirt::dial::{self, DialError, Dialled};
-use crate::libvirt::domain::{Census, Domain, Heard, newest_of};
+use crate::libvirt::domain::{Census, Domain, Heard};
 use crate::libvirt::looks::{Asker, Looked};
 use crate::libvirt::mac::Mac;
 use crate::libvirt::rpc::calls::RawLeases;
@@ -272,9 +272,9 @@ impl Engine<'_> {
         for raw in self.memory.leases.values() {
             all.extend(raw.read()?);
         }
-        let leases = newest_of(&all);
-        let before = std::mem::replace(&mut self.memory.around.leases, leases);
-        let leases = &self.memory.around.leases;
+        let before = self.memory.around.leases.in_force.clone();
+        self.memory.around.leases.take(&all);
+        let leases = &self.memory.around.leases.in_force;
         let new = leases.iter().filter(|(mac, address)| before.get(mac) != Some(address));
         let new: BTreeMap<_, _> = new.map(|(mac, address)| (*mac, *address)).collect();
         let now = Instant::now();
@@ -283,7 +283,7 @@ impl Engine<'_> {
                 self.agents.hint(*uuid, now);
             }
         }
-        self.dirty |= before != self.memory.around.leases;
+        self.dirty |= before != self.memory.around.leases.in_force;
         Ok(())
     }
 
