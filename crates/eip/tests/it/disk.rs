@@ -122,3 +122,98 @@ fn a_damaged_record_is_refused_by_name_and_its_backup_takes_its_place() {
     assert_eq!(scene.eip_json("show web")["name"], "web");
     serving.stop();
 }
+
+/// PostgreSQL on the machine, with its tables on one small disk and its log on another.
+const MAKE_CLUSTER: &str = "
+    mkdir -p /run/tables /run/log /run/socket
+    mount -t tmpfs -o size=80m tmpfs /run/tables && mount -t tmpfs -o size=40m tmpfs /run/log
+    chown postgres: /run/tables /run/log /run/socket
+    cd / && runuser -u postgres -- $bin/initdb -D /run/tables/data -X /run/log/wal -U postgres \
+        -A trust -E UTF8 --locale=C --no-sync --wal-segsize=1
+    printf '%s\\n' \"listen_addresses = ''\" \"unix_socket_directories = '/run/socket'\" \
+        'fsync = off' 'autovacuum = off' 'min_wal_size = 2MB' 'max_wal_size = 30MB' \
+        >>/run/tables/data/postgresql.conf";
+const START_CLUSTER: &str =
+    "cd / && runuser -u postgres -- $bin/pg_ctl -w -D /run/tables/data -l /run/socket/log start";
+const ON_CLUSTER: &str = "postgres:///postgres?host=/run/socket&user=postgres";
+
+/// Runs a line of shell that knows where the programs of PostgreSQL are; whether it succeeded.
+fn with_programs(scene: &Scene, line: &str) -> bool {
+    let newest = "bin=$(ls -d /usr/lib/postgresql/*/bin | sort -V | tail -n 1)";
+    let quiet = "exec </dev/null >/run/said 2>&1";
+    scene.host.try_sh(&format!("{newest}; {quiet}; {line}")).status.success()
+}
+
+/// Asks for many addresses on one connection; returns those that were given, and the other statuses.
+fn allocate_many(scene: &Scene) -> (BTreeSet<String>, BTreeSet<String>) {
+    let key = std::fs::read_to_string(scene.data_dir().join("admin.key")).unwrap();
+    let said = scene.host.try_sh(&format!(
+        "curl -s -X POST -H 'X-API-Key: {}' -w '\\n%{{http_code}}\\n' \
+         'http://localhost:8080/elastic-ips#[1-200]'",
+        key.trim()
+    ));
+    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    let (mut ids, mut others) = (BTreeSet::new(), BTreeSet::new());
+    let lines: Vec<&str> = said.lines().collect();
+    for answer in lines.chunks(2) {
+        match answer {
+            [body, "201"] => {
+                let body: serde_json::Value = serde_json::from_str(body).unwrap();
+                ids.insert(body["id"].as_str().unwrap().to_owned());
+            }
+            [_, other] => {
+                others.insert((*other).to_owned());
+            }
+            other => panic!("half an answer: {other:?}"),
+        }
+    }
+    (ids, others)
+}
+
+/// Every elastic IP that the database has.
+fn in_database(scene: &Scene) -> BTreeSet<String> {
+    let list = scene.host.sh("psql -h /run/socket -U postgres -qtAXc 'SELECT id FROM elastic_ip'");
+    list.lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn a_full_disk_of_postgresql_stops_changes_only_while_it_is_full() {
+    let scene = Scene::new();
+    let said = || scene.host.sh("cat /run/said /run/socket/log");
+    assert!(
+        with_programs(&scene, MAKE_CLUSTER) && with_programs(&scene, START_CLUSTER),
+        "{}",
+        said()
+    );
+    let serving = scene.serve(&["--no-agent", "--database", ON_CLUSTER]);
+    let mut acknowledged = BTreeSet::new();
+    // Without room for its log PostgreSQL ends, and does not come up again until there is some.
+    for (disk, ends) in [("/run/tables", false), ("/run/log", true), ("/run/tables", false)] {
+        scene.host.try_sh(&format!("cat /dev/zero > {disk}/filler"));
+        eventually(&format!("{disk} to be full"), SOON, || {
+            let (ids, others) = allocate_many(&scene);
+            acknowledged.extend(ids);
+            assert!(others.iter().all(|status| status == "503"), "{disk}: {others:?}");
+            (!others.is_empty()).then_some(())
+        });
+        let (status, _) = scene.curl("http://localhost:8080/healthz");
+        assert_eq!(status, 200);
+        if !ends {
+            assert!(in_database(&scene).is_superset(&acknowledged), "reads go on");
+        }
+        scene.host.sh(&format!("rm {disk}/filler"));
+        eventually("it goes on", SOON, || {
+            // As an init system does; while it runs this does nothing.
+            with_programs(&scene, START_CLUSTER);
+            let (ids, others) = allocate_many(&scene);
+            acknowledged.extend(ids);
+            assert!(others.iter().all(|status| status == "503"), "{disk}: {others:?}");
+            others.is_empty().then_some(())
+        });
+        assert!(in_database(&scene).is_superset(&acknowledged), "nothing acknowledged is lost");
+        if ends {
+            assert!(said().contains("PANIC"), "the disk of the log was full: {}", said());
+        }
+    }
+    serving.stop();
+}

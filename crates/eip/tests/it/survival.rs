@@ -1,8 +1,10 @@
 //! Ends that nobody asked for: traffic that did not change is not interrupted.
 
-use std::process::Stdio;
+use std::fs::File;
+use std::process::{Command, Stdio};
 
 use eip_testkit::eventually;
+use eip_testkit::postgres::TestCluster;
 
 use crate::scene::{SOON, Scene};
 
@@ -76,4 +78,123 @@ fn a_service_that_is_asked_to_stop_leaves_the_rules_in_place() {
     let address = scene.eip_json("up web-1")["public_ip"].as_str().unwrap().to_owned();
     serving.stop();
     assert!(scene.page(&address).is_some());
+}
+
+/// What a client asks that may have to ask again.
+fn allocate_once(scene: &Scene, key: &str) -> Command {
+    let admin = std::fs::read_to_string(scene.data_dir().join("admin.key")).unwrap();
+    let mut curl = scene.host.command("curl");
+    curl.args(["-s", "-i", "-X", "POST", "http://localhost:8080/elastic-ips"]);
+    curl.args(["-H", &format!("X-API-Key: {}", admin.trim())]);
+    curl.args(["-H", &format!("Idempotency-Key: {key}")]).stdout(Stdio::piped());
+    curl
+}
+
+fn answer_to(mut curl: Command) -> String {
+    let said = curl.output().unwrap().stdout;
+    String::from_utf8_lossy(&said).into_owned()
+}
+
+/// Asks the cluster as its operator.
+fn operate(scene: &Scene, cluster: &TestCluster, statements: &[&str]) -> String {
+    let mut psql = scene.host.command("psql");
+    psql.args(["-qtAX", &cluster.url("postgres")]);
+    for statement in statements {
+        psql.args(["-c", statement]);
+    }
+    let done = psql.output().unwrap();
+    assert!(done.status.success(), "{done:?}");
+    String::from_utf8_lossy(&done.stdout).trim().to_owned()
+}
+
+/// PostgreSQL has committed and waits for a standby, so the service cannot have answered yet.
+#[test]
+fn a_service_killed_between_commit_and_answer_gives_the_answer_to_whoever_asks_again() {
+    let scene = Scene::new();
+    let cluster = TestCluster::private("synchronous_commit = on");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let url = runtime.block_on(cluster.fresh_database());
+    let options = ["--no-agent", "--database", &url];
+    let serving = scene.serve(&options);
+    let first = answer_to(allocate_once(&scene, "before"));
+    assert!(first.starts_with("HTTP/1.1 201"), "{first}");
+    operate(
+        &scene,
+        &cluster,
+        &["ALTER SYSTEM SET synchronous_standby_names = 'nobody'", "SELECT pg_reload_conf()"],
+    );
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+    // The first ones may be through before all of PostgreSQL has read the new settings.
+    let mut asked = 0;
+    let mut asking = eventually("a commit waits", SOON, || {
+        asked += 1;
+        let mut curl = allocate_once(&scene, &format!("key-{asked}")).spawn().unwrap();
+        eventually("it is answered or waits", SOON, || {
+            let waiting = operate(&scene, &cluster, &[waits]) == "1";
+            (waiting || curl.try_wait().unwrap().is_some()).then_some(waiting)
+        })
+        .then_some(curl)
+    });
+    serving.kill();
+    let cut_off = asking.wait().unwrap();
+    assert!(!cut_off.success(), "it was answered");
+    operate(
+        &scene,
+        &cluster,
+        &["ALTER SYSTEM RESET synchronous_standby_names", "SELECT pg_reload_conf()"],
+    );
+
+    let serving = scene.serve(&options);
+    let again = answer_to(allocate_once(&scene, &format!("key-{asked}")));
+    assert!(again.starts_with("HTTP/1.1 201"), "{again}");
+    assert!(again.to_lowercase().contains("idempotent-replayed: true"), "{again}");
+    let list = scene.eip_json("list");
+    assert_eq!(list["items"].as_array().unwrap().len(), asked + 1, "each is held once: {list}");
+    serving.stop();
+}
+
+/// On SQLite there is no such place to stop at, so it is killed at many.
+#[test]
+fn whoever_asks_again_after_a_kill_holds_one_address_for_each_key() {
+    let scene = Scene::new();
+    let mut keys = 0;
+    for round in 0..3 {
+        let serving = scene.serve(&["--no-agent"]);
+        let admin = std::fs::read_to_string(scene.data_dir().join("admin.key")).unwrap();
+        let count = 2_000;
+        let asks: Vec<String> = (0..count)
+            .map(|n| {
+                format!(
+                    "url = http://localhost:8080/elastic-ips\nrequest = POST\nsilent\noutput = /dev/null\n\
+                     header = \"X-API-Key: {}\"\nheader = \"Idempotency-Key: {round}-{n}\"\n\
+                     write-out = \"%{{http_code}}\\n\"\n",
+                    admin.trim()
+                )
+            })
+            .collect();
+        let config = scene.folder.path().join("asks");
+        std::fs::write(&config, asks.join("next\n")).unwrap();
+        let said = scene.folder.path().join(format!("said-{round}"));
+        let ask = || {
+            let mut curl = scene.host.command("curl");
+            curl.args(["-Z", "--parallel-max", "16", "-K"]).arg(&config);
+            curl.stdout(File::create(&said).unwrap()).stderr(Stdio::null());
+            curl
+        };
+        let answered = || std::fs::read_to_string(&said).unwrap().matches("201\n").count();
+        let mut asking = ask().spawn().unwrap();
+        eventually("some are answered", SOON, || (answered() > 50).then_some(()));
+        serving.kill();
+        asking.wait().unwrap();
+        let before = answered();
+        assert!(before < count, "it was killed too late");
+
+        let serving = scene.serve(&["--no-agent"]);
+        ask().status().unwrap();
+        assert_eq!(answered(), count, "{before} were answered before");
+        keys += count;
+        let (_, pools) = scene.curl("http://localhost:8080/pools -H \"X-API-Key: $API_KEY\"");
+        assert_eq!(pools["items"][0]["allocated"], keys, "{pools}");
+        serving.stop();
+    }
 }
