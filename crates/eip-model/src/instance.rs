@@ -209,7 +209,7 @@ pub enum Unusable {
     Isolated,
     /// It is known by its hardware address alone, and another running instance has the same.
     AmbiguousMac,
-    /// What its definition says of it cannot be understood.
+    /// What its definition says of it cannot be understood, or cannot be.
     BadMetadata,
 }
 
@@ -264,7 +264,10 @@ impl Unusable {
                 "another running instance has the same MAC address, and nothing else says which \
                  address is its own"
             }
-            Self::BadMetadata => "its metadata of urn:eip:instance cannot be understood",
+            Self::BadMetadata => {
+                "its metadata of urn:eip:instance cannot be understood, or gives it an address \
+                 that cannot be its own"
+            }
         }
     }
 }

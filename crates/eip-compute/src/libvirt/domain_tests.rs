@@ -1,5 +1,4 @@
 use super::*;
-use crate::libvirt::xml::Wishes;
 
 const A: &str = "52:54:00:00:00:0a";
 const B: &str = "52:54:00:00:00:0b";
@@ -118,6 +117,48 @@ fn what_a_guest_says_of_itself_is_believed_within_its_network_only() {
     around.leases.in_force = [(mac(A), ip(11))].into();
     assert_eq!(report(&other, &around, &[&web]).private_ip, None);
     assert_eq!(report(&other, &around, &[]).private_ip, Some(ip(11)), "its holder is gone");
+}
+
+#[test]
+fn an_address_by_metadata_is_believed_within_its_network_and_when_it_is_nobody_elses() {
+    let (mut web, mut around) = (web(), around());
+    let state = |domain: &mut Domain, address: Ipv4Addr| {
+        domain.about.wishes = Ok(Wishes { address: Some(address), ..Wishes::default() });
+    };
+    let refused = (None, Some(Unusable::BadMetadata));
+    let told = |one: &Domain, around: &Surroundings, others: &[&Domain]| {
+        let report = report(one, around, others);
+        (report.private_ip, report.unusable)
+    };
+    let nobodys = [
+        Ipv4Addr::LOCALHOST,
+        Ipv4Addr::BROADCAST,
+        Ipv4Addr::UNSPECIFIED,
+        Ipv4Addr::new(169, 254, 7, 7),
+        Ipv4Addr::new(8, 8, 8, 8),
+        ip(1),
+    ];
+    for address in nobodys {
+        state(&mut web, address);
+        assert_eq!(told(&web, &around, &[]), refused, "{address}");
+    }
+    state(&mut web, ip(13));
+    assert_eq!(told(&web, &around, &[]), (Some(ip(13)), None));
+    let mut other = domain(vec![plugged(B, "default")]);
+    around.leases.in_force = [(mac(B), ip(13))].into();
+    assert_eq!(told(&web, &around, &[&other]), refused, "DHCP gave it to another");
+    around.leases.in_force.clear();
+    state(&mut other, ip(13));
+    assert_eq!(told(&web, &around, &[&other]), refused, "another states it too");
+    assert_eq!(told(&other, &around, &[&web]), refused);
+    other.state = InstanceState::Stopped;
+    assert_eq!(told(&web, &around, &[&other]), (Some(ip(13)), None));
+    web.about.interfaces[0].plug = Plug::Bridge("br0".into());
+    let bridge = Bridge { subnets: vec!["192.168.122.1/24".parse().unwrap()], leads_out: false };
+    around.bridges = [("br0".into(), bridge)].into();
+    assert_eq!(told(&web, &around, &[]), (Some(ip(13)), None));
+    state(&mut web, ip(1));
+    assert_eq!(told(&web, &around, &[]), refused, "this host's own on its bridge");
 }
 
 #[test]
