@@ -42,6 +42,8 @@ pub(super) struct Surroundings {
     pub(super) networks: BTreeMap<String, Network>,
     pub(super) leases: LeaseBook,
     pub(super) bridges: Bridges,
+    /// They are those of another host.
+    pub(super) elsewhere: bool,
 }
 
 /// What running domains have in common that they should not.
@@ -308,6 +310,17 @@ impl Plug {
 impl Surroundings {
     /// Says what can be reached behind a plug, or why nothing can.
     fn reach(&self, plug: &Plug) -> Result<Reach<'_>, Unusable> {
+        let reach = self.reach_there(plug)?;
+        let is_routed = matches!(reach.network, Some(NetworkKind::Managed { routed: true, .. }));
+        // Behind another host's NAT an address is that host's own matter: here it is somebody else.
+        match self.elsewhere && !is_routed {
+            true => Err(Unusable::NotRouted),
+            false => Ok(reach),
+        }
+    }
+
+    /// Says what can be reached behind a plug from the host of the domain.
+    fn reach_there(&self, plug: &Plug) -> Result<Reach<'_>, Unusable> {
         match plug {
             Plug::User => Err(Unusable::UserNetwork),
             Plug::Past => Err(Unusable::NotRouted),

@@ -222,6 +222,29 @@ fn a_network_that_nothing_is_known_of_is_taken_at_its_word() {
 }
 
 #[test]
+fn of_another_host_only_what_is_routed_can_be_reached() {
+    let (mut web, mut around) = (web(), around());
+    around.leases.in_force = [(mac(A), ip(11))].into();
+    around.elsewhere = true;
+    let told = |web: &Domain, around: &Surroundings| {
+        let report = report(web, around, &[]);
+        (report.target(), report.unusable)
+    };
+    assert_eq!(told(&web, &around), (None, Some(Unusable::NotRouted)), "NAT");
+    let network = around.networks.get_mut("default").unwrap();
+    if let NetworkKind::Managed { routed, .. } = &mut network.kind {
+        *routed = true;
+    }
+    assert_eq!(told(&web, &around), (Some(ip(11)), None), "routed");
+    around.networks.clear();
+    assert_eq!(told(&web, &around), (None, Some(Unusable::NotRouted)), "not known");
+    web.about.interfaces[0].plug = Plug::Tap("tap7".into());
+    assert_eq!(told(&web, &around), (None, Some(Unusable::NotRouted)), "a tap device");
+    around.elsewhere = false;
+    assert_eq!(told(&web, &around), (Some(ip(11)), None), "here");
+}
+
+#[test]
 fn a_domain_that_is_stopped_has_no_address_and_is_told_what_will_be_in_its_way() {
     let (mut web, mut around) = (web(), around());
     around.leases.in_force = [(mac(A), ip(11))].into();

@@ -147,6 +147,7 @@ impl<'a> Engine<'a> {
         neighbours: watch::Receiver<Neighbours>,
         asker: Asker,
     ) -> Self {
+        memory.around.elsewhere = !uri.is_here();
         Self {
             uri,
             memory,
