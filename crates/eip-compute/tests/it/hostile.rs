@@ -346,3 +346,29 @@ fn a_domain_that_no_news_told_of_is_found_by_the_list() {
         matches!(followed.now(), Sight::Listed(_)).then_some(())
     });
 }
+
+#[test]
+fn a_list_from_before_a_start_does_not_drop_who_has_started() {
+    let gate = Gate::default();
+    let (asked, held) = (Arc::new(AtomicUsize::new(0)), gate.clone());
+    let count = Arc::clone(&asked);
+    let fake = Fake::start(world(vec![vm(1, "none")]), move |number, _, _| {
+        // The first list is honest, the second is held back, and later ones never come.
+        match (number == procedure::DOMAINS).then(|| count.fetch_add(1, Ordering::Relaxed)) {
+            None | Some(0) => None,
+            Some(1) => {
+                Some(Answer::Held(held.clone(), [uint(1), reference(1), uint(1)].concat()))
+            }
+            Some(_) => Some(Answer::Never),
+        }
+    });
+    let followed = Followed::start(&fake.uri());
+    followed.until_one("vm-1", SOON, |one| one.target().is_some());
+    eventually("a second list to be asked for", Duration::from_secs(4), || {
+        (asked.load(Ordering::Relaxed) == 2).then_some(())
+    });
+    fake.world.lock().unwrap().domains.push(vm(2, "none"));
+    fake.tell(procedure::LIFE, &life(2, STARTED));
+    followed.until_one("vm-2", AT_ONCE, |one| one.target().is_some());
+    followed.is_unmoved_by(AT_ONCE, || gate.open());
+}

@@ -35,6 +35,7 @@ impl Engine<'_> {
 
     pub(super) fn list(&mut self) {
         self.listing = true;
+        self.newer.clear();
         let asker = self.asker.clone();
         self.ask(async move { Done::Listed(asker.domains().await) });
     }

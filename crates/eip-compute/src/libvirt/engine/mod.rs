@@ -101,6 +101,8 @@ pub(super) struct Engine<'a> {
     queue: BTreeMap<Uuid, DomainRef>,
     looking: BTreeSet<Uuid>,
     listing: bool,
+    /// Who was heard of or looked at since the list was asked for, which may be older than that.
+    newer: BTreeSet<Uuid>,
     networks_busy: bool,
     networks_due: bool,
     /// Read them all, not only those that are new.
@@ -164,6 +166,7 @@ impl<'a> Engine<'a> {
             queue: BTreeMap::new(),
             looking: BTreeSet::new(),
             listing: false,
+            newer: BTreeSet::new(),
             networks_busy: false,
             networks_due: true,
             networks_anew: true,
@@ -215,7 +218,7 @@ impl<'a> Engine<'a> {
                     while let Ok(next) = news.try_recv() {
                         self.hear(next);
                     }
-                    if self.queue.len() > WAITING {
+                    if self.queue.len().max(self.newer.len()) > WAITING {
                         let why = "it tells of more domains than there can be";
                         return Err(CallError::Lost(why.to_owned()));
                     }

@@ -51,11 +51,13 @@ impl Engine<'_> {
         Ok(())
     }
 
-    /// Compares the whole list with what is known.
+    /// Compares the whole list with what is known. Of whom was heard since it was asked for, it may
+    /// not know yet.
     fn compare(&mut self, listed: Vec<DomainRef>) {
         let there: BTreeSet<Uuid> = listed.iter().map(|one| one.uuid).collect();
         let count = self.memory.domains.len();
-        self.memory.domains.retain(|uuid, _| there.contains(uuid));
+        let newer = std::mem::take(&mut self.newer);
+        self.memory.domains.retain(|uuid, _| there.contains(uuid) || newer.contains(uuid));
         self.dirty |= self.memory.domains.len() != count;
         let first = self.stage == Stage::Domains;
         for one in listed {
@@ -112,6 +114,9 @@ impl Engine<'_> {
             self.agents.is_gone(uuid);
         }
         self.memory.domains.insert(uuid, domain);
+        if self.listing {
+            self.newer.insert(uuid);
+        }
         self.dirty = true;
         Ok(())
     }
