@@ -21,15 +21,17 @@ use crate::follow::{AT_ONCE, Followed, SOON, named};
 const PATIENCE: Duration = Duration::from_secs(9);
 
 const RUNNING: i32 = 1;
+const PAUSED: i32 = 3;
 const SHUT_OFF: i32 = 5;
 const STARTED: i32 = 2;
+const RESUMED: i32 = 4;
 const STOPPED: i32 = 5;
 
 const NETWORK: &str = "<network><name>default</name><forward mode='nat'/><bridge name='virbr0'/>
     <ip address='192.168.122.1' prefix='24'><dhcp/></ip></network>";
 
 fn mac(number: u8) -> String {
-    format!("52:54:00:00:00:0{number}")
+    format!("52:54:00:00:00:{number:02x}")
 }
 
 fn vm(number: u8, agent: &str) -> Domain {
@@ -371,4 +373,23 @@ fn a_list_from_before_a_start_does_not_drop_who_has_started() {
     fake.tell(procedure::LIFE, &life(2, STARTED));
     followed.until_one("vm-2", AT_ONCE, |one| one.target().is_some());
     followed.is_unmoved_by(AT_ONCE, || gate.open());
+}
+
+#[test]
+fn a_look_that_is_refused_once_is_repeated_soon() {
+    let is_locked = Arc::new(AtomicBool::new(false));
+    let locked = Arc::clone(&is_locked);
+    // So many that the one in question is hardly looked at by chance.
+    let fake = Fake::start(world((1..=80).map(|n| vm(n, "none")).collect()), move |one, body, _| {
+        let is_it = one == procedure::STATE && body.starts_with(&reference(40));
+        (is_it && locked.swap(false, Ordering::Relaxed))
+            .then_some(Answer::Refused(38, "cannot acquire state change lock"))
+    });
+    let followed = Followed::start(&fake.uri());
+    followed.until("all", SOON, |all| (all.instances.len() == 80).then_some(()));
+    is_locked.store(true, Ordering::Relaxed);
+    // That it was paused is seen by a look alone.
+    fake.lives(40, PAUSED, RESUMED);
+    followed.until_one("vm-40", Duration::from_secs(4), |one| one.state == InstanceState::Paused);
+    assert!(!is_locked.load(Ordering::Relaxed), "it was refused before");
 }

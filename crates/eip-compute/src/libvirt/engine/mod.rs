@@ -100,6 +100,8 @@ pub(super) struct Engine<'a> {
     /// Who is to be looked at, and who is being looked at.
     queue: BTreeMap<Uuid, DomainRef>,
     looking: BTreeSet<Uuid>,
+    /// Who could not be looked at, and is tried again at the next pulse.
+    again: BTreeMap<Uuid, DomainRef>,
     listing: bool,
     /// Who was heard of or looked at since the list was asked for, which may be older than that.
     newer: BTreeSet<Uuid>,
@@ -165,6 +167,7 @@ impl<'a> Engine<'a> {
             unresponsive: false,
             queue: BTreeMap::new(),
             looking: BTreeSet::new(),
+            again: BTreeMap::new(),
             listing: false,
             newer: BTreeSet::new(),
             networks_busy: false,

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 use uuid::Uuid;
 
-use super::{Done, Engine, SETTLE, Stage};
+use super::{Done, Engine, SETTLE, Stage, WAITING};
 use crate::libvirt::agents::Worth;
 use crate::libvirt::bridges;
 use crate::libvirt::dial::{self, DialError, Dialled};
@@ -79,9 +79,12 @@ impl Engine<'_> {
         let looked = match looked {
             Err(error) if error.is_loss() => return Err(error),
             Err(error) => {
-                // It may be forbidden to us, or be busy. The next pulse has it in its list.
+                // It may be forbidden to us, or be busy: whoever works on it holds a lock.
                 let name = printable(&named.name, 100);
                 debug!(name, %error, "Could not look at a domain");
+                if self.again.len() < WAITING {
+                    self.again.insert(uuid, named);
+                }
                 return Ok(());
             }
             Ok(None) => {
