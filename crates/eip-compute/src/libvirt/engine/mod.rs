@@ -25,7 +25,7 @@ use super::domain::{Domain, Surroundings};
 use super::looks::{Asker, Looked};
 use super::neighbours::Neighbours;
 use super::rpc::calls::{DOMAIN_NEWS, RawLeases};
-use super::rpc::link::CallError;
+use super::rpc::link::{CallError, NEWS};
 use super::rpc::messages::{Addressed, DomainRef, NetworkRef, News, event};
 use super::uri::LibvirtUri;
 use super::xml::Network;
@@ -217,8 +217,10 @@ impl<'a> Engine<'a> {
                         return Err(CallError::Lost(asker.link().lost().await));
                     };
                     self.hear(one);
-                    // A death must not wait behind a look at something else.
-                    while let Ok(next) = news.try_recv() {
+                    // A death must not wait behind a look at something else; nor must the rest
+                    // wait for ever, should news never end.
+                    for _ in 0..NEWS {
+                        let Ok(next) = news.try_recv() else { break };
                         self.hear(next);
                     }
                     if self.queue.len().max(self.newer.len()) > WAITING {
