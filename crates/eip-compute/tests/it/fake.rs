@@ -230,9 +230,8 @@ fn serve(
 
 /// What libvirtd would say.
 fn honest(number: u32, body: &[u8], world: &mut World) -> Answer {
-    let named = || {
-        world.domains.iter().find(|one| body.starts_with(&reference(one.number))).cloned()
-    };
+    let named =
+        || world.domains.iter().find(|one| body.starts_with(&reference(one.number))).cloned();
     let gone = Answer::Refused(42, "Domain not found");
     let list = |all: Vec<Vec<u8>>| {
         let count = u32::try_from(all.len()).unwrap();

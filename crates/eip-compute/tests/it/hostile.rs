@@ -358,9 +358,7 @@ fn a_list_from_before_a_start_does_not_drop_who_has_started() {
         // The first list is honest, the second is held back, and later ones never come.
         match (number == procedure::DOMAINS).then(|| count.fetch_add(1, Ordering::Relaxed)) {
             None | Some(0) => None,
-            Some(1) => {
-                Some(Answer::Held(held.clone(), [uint(1), reference(1), uint(1)].concat()))
-            }
+            Some(1) => Some(Answer::Held(held.clone(), [uint(1), reference(1), uint(1)].concat())),
             Some(_) => Some(Answer::Never),
         }
     });
@@ -380,11 +378,12 @@ fn a_look_that_is_refused_once_is_repeated_soon() {
     let is_locked = Arc::new(AtomicBool::new(false));
     let locked = Arc::clone(&is_locked);
     // So many that the one in question is hardly looked at by chance.
-    let fake = Fake::start(world((1..=80).map(|n| vm(n, "none")).collect()), move |one, body, _| {
-        let is_it = one == procedure::STATE && body.starts_with(&reference(40));
-        (is_it && locked.swap(false, Ordering::Relaxed))
-            .then_some(Answer::Refused(38, "cannot acquire state change lock"))
-    });
+    let fake =
+        Fake::start(world((1..=80).map(|n| vm(n, "none")).collect()), move |one, body, _| {
+            let is_it = one == procedure::STATE && body.starts_with(&reference(40));
+            (is_it && locked.swap(false, Ordering::Relaxed))
+                .then_some(Answer::Refused(38, "cannot acquire state change lock"))
+        });
     let followed = Followed::start(&fake.uri());
     followed.until("all", SOON, |all| (all.instances.len() == 80).then_some(()));
     is_locked.store(true, Ordering::Relaxed);
