@@ -150,8 +150,8 @@ impl Domain {
         let why_none = match (&found, &first) {
             (Some(_), _) => None,
             (None, None) if self.about.interfaces.is_empty() => Some(Unusable::NoInterface),
-            // The network that was wished for is not among its own.
-            (None, None) => Some(trouble.unwrap_or(Unusable::NoAddress)),
+            // With no trouble at any, the network that was wished for is not among its own.
+            (None, None) => Some(trouble.unwrap_or(Unusable::BadMetadata)),
             (None, Some(_)) if bad_address.is_some() => bad_address,
             (None, Some(_)) if running && ambiguous => Some(Unusable::AmbiguousMac),
             (None, Some(_)) if running => Some(Unusable::NoAddress),
@@ -220,7 +220,9 @@ impl Domain {
             all.iter().filter(|one| one.mac == mac).map(|one| one.address).collect()
         };
         let fits = |address: &Ipv4Addr| {
-            is_a_guests(*address) && reach.fits(*address) && !census.is_anothers(*address, Some(mac))
+            is_a_guests(*address)
+                && reach.fits(*address)
+                && !census.is_anothers(*address, Some(mac))
         };
         let said = of_it(&self.heard.agent).into_iter().find(&fits);
         let said = said.map(|address| (address, AddressSource::Agent));

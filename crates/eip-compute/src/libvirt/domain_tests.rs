@@ -210,7 +210,7 @@ fn the_wished_network_counts_or_else_the_first_with_an_address() {
     around.leases.in_force.insert(mac(A), ip(11));
     assert_eq!(report(&web, &around, &[]).private_ip, Some(ip(11)));
     web.about.wishes = wish("elsewhere");
-    assert_eq!(report(&web, &around, &[]).unusable, Some(Unusable::NoAddress));
+    assert_eq!(report(&web, &around, &[]).unusable, Some(Unusable::BadMetadata));
 }
 
 #[test]

@@ -74,7 +74,7 @@ fn metadata_gives_a_project_a_network_and_an_address() {
     libvirtd.virsh(TEST, &format!("{set} \"<instance project='Team A'/>\""));
     followed.until_one("test", AT_ONCE, |one| one.unusable == Some(Unusable::BadProject));
     libvirtd.virsh(TEST, &format!("{set} \"<instance network='elsewhere'/>\""));
-    followed.until_one("test", AT_ONCE, |one| one.unusable == Some(Unusable::NoAddress));
+    followed.until_one("test", AT_ONCE, |one| one.unusable == Some(Unusable::BadMetadata));
     libvirtd.virsh(TEST, "metadata test --uri urn:eip:instance --remove");
     followed.until_one("test", AT_ONCE, |one| one.unusable.is_none() && one.project.is_none());
 }
@@ -91,10 +91,9 @@ fn an_address_by_metadata_counts_where_it_can_be_the_domains_own() {
     let namespace = libvirtd.namespace();
     libvirtd.machine.sh("ip link add br9 type bridge && ip addr add 10.9.0.1/24 dev br9");
     let bridged = |number: u32| {
-        interface(number).replace("type='network'", "type='bridge'").replace(
-            "network='default'",
-            "bridge='br9'",
-        )
+        interface(number)
+            .replace("type='network'", "type='bridge'")
+            .replace("network='default'", "bridge='br9'")
     };
     let domains = [
         domain("good", 1, &stated("10.9.0.7"), &bridged(1)),
