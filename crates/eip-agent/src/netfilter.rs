@@ -3,7 +3,9 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use eip_dataplane::firewall::{Accept, FirewallError, ensure_docker_accept, ensure_libvirt_accept};
+use eip_dataplane::firewall::{
+    Accept, Doubts, FirewallError, ensure_docker_accept, ensure_libvirt_accept,
+};
 use eip_dataplane::{ApplyError, DataPlane, DesiredState};
 use eip_model::{Ipv4Range, LocalNetwork, chain};
 use tracing::{debug, warn};
@@ -49,7 +51,8 @@ impl Kernel for Netfilter {
         let mut known = self.passage.lock().unwrap_or_else(PoisonError::into_inner);
         if *known != passage {
             // Before the association is told as active: without it nothing comes in.
-            let_through(&passage);
+            // Taking away what is for nobody any more is left to those who look again.
+            let_through(&passage, &mut Doubts::default());
             *known = passage;
         }
         Ok(())
@@ -86,6 +89,7 @@ impl Netfilter {
 fn watch_firewalls(passage: &Arc<Mutex<Passage>>) -> std::io::Result<()> {
     let passage = Arc::downgrade(passage);
     let watch = move || {
+        let mut doubts = Doubts::default();
         loop {
             std::thread::sleep(FIREWALL_INTERVAL);
             let Some(passage) = passage.upgrade() else { return };
@@ -93,7 +97,7 @@ fn watch_firewalls(passage: &Arc<Mutex<Passage>>) -> std::io::Result<()> {
             if now.ranges.is_empty() {
                 continue;
             }
-            for mended in let_through(&now) {
+            for mended in let_through(&now, &mut doubts) {
                 warn!(firewall = mended, "Mended the accepts in another's firewall");
             }
         }
@@ -103,9 +107,9 @@ fn watch_firewalls(passage: &Arc<Mutex<Passage>>) -> std::io::Result<()> {
 
 /// Returns in whose firewalls something was missing. One that cannot be looked after is said, and is
 /// no reason to undo what is in force.
-fn let_through(passage: &Passage) -> Vec<&'static str> {
+fn let_through(passage: &Passage, doubts: &mut Doubts) -> Vec<&'static str> {
     let docker = ensure_docker_accept(&passage.ranges, &passage.own);
-    let libvirt = ensure_libvirt_accept(&passage.ranges, &passage.networks);
+    let libvirt = ensure_libvirt_accept(&passage.ranges, &passage.networks, doubts);
     let mended = |(whose, outcome): (&'static str, Result<Accept, FirewallError>)| match outcome {
         Ok(Accept::Inserted(_)) => Some(whose),
         Ok(Accept::NotNeeded | Accept::AlreadyThere) => None,

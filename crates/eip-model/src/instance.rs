@@ -209,7 +209,7 @@ pub enum Unusable {
     Isolated,
     /// It is known by its hardware address alone, and another running instance has the same.
     AmbiguousMac,
-    /// What its definition says of it cannot be understood.
+    /// What its definition says of it cannot be understood, or cannot be.
     BadMetadata,
 }
 
@@ -250,7 +250,7 @@ impl Unusable {
             Self::HostNetwork => "it shares the network of its host",
             Self::SharedNetwork => "it shares the network of another instance",
             Self::NoAddress => "it has no IPv4 address",
-            Self::BadProject => "its project label is not a valid project name",
+            Self::BadProject => "its label or metadata for the project is not a valid project name",
             Self::NoInterface => "it has no network interface",
             Self::UserNetwork => {
                 "its network is inside its emulator (user mode, passt), where nothing can come in"
@@ -264,7 +264,10 @@ impl Unusable {
                 "another running instance has the same MAC address, and nothing else says which \
                  address is its own"
             }
-            Self::BadMetadata => "its metadata of urn:eip:instance cannot be understood",
+            Self::BadMetadata => {
+                "its metadata of urn:eip:instance cannot be understood, or gives it a network that \
+                 it is not in, or an address that cannot be its own"
+            }
         }
     }
 }

@@ -44,8 +44,7 @@ pub(crate) fn backends(
         };
         match (kind, place) {
             ("docker", place) => {
-                let socket = place.unwrap_or(DEFAULT_SOCKET);
-                let path = socket.strip_prefix("unix://").unwrap_or(socket);
+                let path = docker_socket(place.unwrap_or(DEFAULT_SOCKET))?;
                 backends.push(Arc::new(DockerBackend::new(path)));
             }
             ("sandbox", None) => backends.push(Arc::new(SandboxBackend::of(data_dir))),
@@ -66,11 +65,36 @@ pub(crate) fn backends(
     Ok(backends)
 }
 
+/// Returns the path of the socket that is meant. Docker over TCP is not spoken.
+fn docker_socket(place: &str) -> Result<&str, Failure> {
+    let path = place.strip_prefix("unix://").unwrap_or(place);
+    if path.starts_with('/') {
+        return Ok(path);
+    }
+    let detail = format!("\"docker={place}\" names no socket of this host");
+    Err(Failure::usage(detail, "use docker=unix:///path or docker=/path"))
+}
+
 fn libvirt(uri: &str) -> Result<Arc<dyn ComputeBackend>, Failure> {
     let path = |name| std::env::var_os(name).map(PathBuf::from);
     let user = UserPlaces { runtime_dir: path("XDG_RUNTIME_DIR"), home: path("HOME") };
     match LibvirtUri::parse(uri, &user) {
         Ok(uri) => Ok(Arc::new(LibvirtBackend::new(uri))),
         Err(error) => Err(Failure::usage(error.to_string(), error.hint())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn docker_is_at_a_socket_with_a_whole_path() {
+        for place in ["/run/docker.sock", "unix:///run/docker.sock"] {
+            assert_eq!(docker_socket(place).ok(), Some("/run/docker.sock"), "{place}");
+        }
+        for place in ["", "unix://", "tcp://192.0.2.1:2375", "192.0.2.1:2375", "docker.sock"] {
+            assert!(docker_socket(place).is_err(), "{place}");
+        }
     }
 }

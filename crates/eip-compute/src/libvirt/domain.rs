@@ -11,7 +11,7 @@ use super::bridges::{Bridge, Bridges};
 use super::mac::Mac;
 use super::neighbours::Neighbours;
 use super::rpc::messages::{Addressed, DomainRef, DomainState, Lease};
-use super::xml::{About, BadWish, Interface, Network, NetworkKind, Plug};
+use super::xml::{About, BadWish, Interface, Network, NetworkKind, Plug, Wishes};
 
 /// One domain.
 #[derive(Debug, Clone)]
@@ -42,6 +42,8 @@ pub(super) struct Surroundings {
     pub(super) networks: BTreeMap<String, Network>,
     pub(super) leases: LeaseBook,
     pub(super) bridges: Bridges,
+    /// They are those of another host.
+    pub(super) elsewhere: bool,
 }
 
 /// What running domains have in common that they should not.
@@ -50,6 +52,8 @@ pub(super) struct Census {
     macs: BTreeMap<Mac, usize>,
     /// Who has an address by DHCP, or was last seen at it by this host.
     holders: BTreeMap<Ipv4Addr, Mac>,
+    /// How many have an address by their metadata.
+    stated: BTreeMap<Ipv4Addr, usize>,
 }
 
 /// Says what a state is to an elastic IP.
@@ -124,64 +128,82 @@ impl Domain {
 
     /// Says which instance it is.
     pub(super) fn report(&self, around: &Surroundings, census: &Census) -> InstanceReport {
-        let (project, network, static_address, bad) = match &self.about.wishes {
-            Ok(wishes) => (wishes.project.clone(), wishes.network.clone(), wishes.address, None),
-            Err(BadWish::Project) => (None, None, None, Some(Unusable::BadProject)),
-            Err(BadWish::Other) => (None, None, None, Some(Unusable::BadMetadata)),
+        let (wishes, bad) = match &self.about.wishes {
+            Ok(wishes) => (wishes.clone(), None),
+            Err(BadWish::Project) => (Wishes::default(), Some(Unusable::BadProject)),
+            Err(BadWish::Other) => (Wishes::default(), Some(Unusable::BadMetadata)),
         };
-        let mut found = None;
-        let mut first = None;
-        let mut ambiguous = false;
-        let mut trouble = None;
-        let wished =
-            |one: &&Interface| network.as_deref().is_none_or(|name| one.plug.name() == Some(name));
-        for interface in self.about.interfaces.iter().filter(wished) {
-            let reach = match around.reach(&interface.plug) {
-                Ok(reach) => reach,
-                Err(why) => {
-                    trouble.get_or_insert(why);
-                    continue;
-                }
-            };
-            let vpc = interface.plug.name().map(str::to_owned);
-            first.get_or_insert_with(|| vpc.clone());
-            match self.address(interface, &reach, around, census) {
-                Ok(Some((address, source))) => {
-                    found = Some((address, source, vpc));
-                    break;
-                }
-                Ok(None) => {}
-                Err(TwoHaveIt) => ambiguous = true,
-            }
-        }
-        let stated = static_address.zip(first.clone());
-        let found = found.or(stated.map(|(address, vpc)| (address, AddressSource::Metadata, vpc)));
-        let found = found.filter(|_| self.is_up());
+        let Search { found, first, ambiguous, trouble } =
+            self.search(wishes.network.as_deref(), around, census);
+        let unknown = found.is_none() && self.is_up();
+        let stated = first.as_ref().zip(wishes.address.filter(|_| unknown));
+        let stated = stated.map(|(first, address)| match first.can_have(address, census) {
+            true => Ok((address, AddressSource::Metadata, first.vpc.clone())),
+            false => Err(Unusable::BadMetadata),
+        });
+        let (stated, bad_address) = match stated.transpose() {
+            Ok(stated) => (stated, None),
+            Err(why) => (None, Some(why)),
+        };
+        let found = found.or(stated).filter(|_| self.is_up());
         let running = self.state == InstanceState::Running;
         let why_none = match (&found, &first) {
             (Some(_), _) => None,
             (None, None) if self.about.interfaces.is_empty() => Some(Unusable::NoInterface),
-            // The network that was wished for is not among its own.
-            (None, None) => Some(trouble.unwrap_or(Unusable::NoAddress)),
+            // With no trouble at any, the network that was wished for is not among its own.
+            (None, None) => Some(trouble.unwrap_or(Unusable::BadMetadata)),
+            (None, Some(_)) if bad_address.is_some() => bad_address,
             (None, Some(_)) if running && ambiguous => Some(Unusable::AmbiguousMac),
             (None, Some(_)) if running => Some(Unusable::NoAddress),
             (None, Some(_)) => None,
         };
         let (private_ip, address_source, vpc_id) = match found {
             Some((address, source, vpc)) => (Some(address), Some(source), vpc),
-            None => (None, None, first.flatten()),
+            None => (None, None, first.and_then(|first| first.vpc)),
         };
         InstanceReport {
             id: InstanceId::new(self.named.uuid),
             backend: Backend::Libvirt,
             name: self.about.name.clone(),
-            project,
+            project: wishes.project,
             state: self.state,
             private_ip,
             address_source,
             vpc_id,
             unusable: bad.or(why_none),
         }
+    }
+
+    /// Looks for an address at each of its interfaces, or at those on the network wished for.
+    fn search<'a>(
+        &self,
+        network: Option<&str>,
+        around: &'a Surroundings,
+        census: &Census,
+    ) -> Search<'a> {
+        let mut search = Search::default();
+        let wished = |one: &&Interface| network.is_none_or(|name| one.plug.name() == Some(name));
+        for interface in self.about.interfaces.iter().filter(wished) {
+            let reach = match around.reach(&interface.plug) {
+                Ok(reach) => reach,
+                Err(why) => {
+                    search.trouble.get_or_insert(why);
+                    continue;
+                }
+            };
+            let vpc = interface.plug.name().map(str::to_owned);
+            let address = self.address(interface, &reach, around, census);
+            search.first.get_or_insert(First { mac: interface.mac, reach, vpc: vpc.clone() });
+            match address {
+                Ok(Some((address, source))) => {
+                    search.found = Some((address, source, vpc));
+                    break;
+                }
+                Ok(None) => {}
+                Err(TwoHaveIt) => search.ambiguous = true,
+            }
+        }
+        search
     }
 
     /// Finds the address of one interface: whom the guest asked first, then who gave it, then who
@@ -198,7 +220,9 @@ impl Domain {
             all.iter().filter(|one| one.mac == mac).map(|one| one.address).collect()
         };
         let fits = |address: &Ipv4Addr| {
-            is_a_guests(*address) && reach.fits(*address) && !census.is_anothers(*address, mac)
+            is_a_guests(*address)
+                && reach.fits(*address)
+                && !census.is_anothers(*address, Some(mac))
         };
         let said = of_it(&self.heard.agent).into_iter().find(&fits);
         let said = said.map(|address| (address, AddressSource::Agent));
@@ -223,6 +247,36 @@ impl Domain {
 /// Another domain that runs has the same hardware address.
 #[derive(Debug)]
 struct TwoHaveIt;
+
+/// What a domain's interfaces have brought.
+#[derive(Debug, Default)]
+struct Search<'a> {
+    found: Option<(Ipv4Addr, AddressSource, Option<String>)>,
+    /// The first that can be reached, with an address or without.
+    first: Option<First<'a>>,
+    ambiguous: bool,
+    /// Why the first that cannot be reached cannot be.
+    trouble: Option<Unusable>,
+}
+
+/// The interface that an address by metadata is meant for.
+#[derive(Debug)]
+struct First<'a> {
+    mac: Option<Mac>,
+    reach: Reach<'a>,
+    vpc: Option<String>,
+}
+
+impl First<'_> {
+    /// Whether an address that metadata gives can be its own. Whoever may define a domain writes
+    /// metadata, and it is no better than what a guest says of itself.
+    fn can_have(&self, address: Ipv4Addr, census: &Census) -> bool {
+        is_a_guests(address)
+            && self.reach.fits(address)
+            && !census.is_anothers(address, self.mac)
+            && !census.is_stated_twice(address)
+    }
+}
 
 /// Which addresses can be those of guests behind an interface.
 #[derive(Debug)]
@@ -258,6 +312,17 @@ impl Plug {
 impl Surroundings {
     /// Says what can be reached behind a plug, or why nothing can.
     fn reach(&self, plug: &Plug) -> Result<Reach<'_>, Unusable> {
+        let reach = self.reach_there(plug)?;
+        let is_routed = matches!(reach.network, Some(NetworkKind::Managed { routed: true, .. }));
+        // Behind another host's NAT an address is that host's own matter: here it is somebody else.
+        match self.elsewhere && !is_routed {
+            true => Err(Unusable::NotRouted),
+            false => Ok(reach),
+        }
+    }
+
+    /// Says what can be reached behind a plug from the host of the domain.
+    fn reach_there(&self, plug: &Plug) -> Result<Reach<'_>, Unusable> {
         match plug {
             Plug::User => Err(Unusable::UserNetwork),
             Plug::Past => Err(Unusable::NotRouted),
@@ -336,8 +401,13 @@ impl Census {
         neighbours: &Neighbours,
     ) -> Self {
         let mut census = Self::default();
-        for mac in domains.filter(|one| one.is_up()).flat_map(Domain::macs) {
-            *census.macs.entry(mac).or_default() += 1;
+        for one in domains.filter(|one| one.is_up()) {
+            for mac in one.macs() {
+                *census.macs.entry(mac).or_default() += 1;
+            }
+            if let Some(address) = one.about.wishes.as_ref().ok().and_then(|one| one.address) {
+                *census.stated.entry(address).or_default() += 1;
+            }
         }
         for mac in census.macs.keys() {
             if let Some(address) = neighbours.address_of(*mac) {
@@ -359,8 +429,13 @@ impl Census {
 
     /// An address that DHCP gave to one guest, or that this host sees at one, is not another's,
     /// whatever that one says: it would draw an elastic IP to somebody else.
-    fn is_anothers(&self, address: Ipv4Addr, mac: Mac) -> bool {
-        self.holders.get(&address).is_some_and(|one| *one != mac)
+    fn is_anothers(&self, address: Ipv4Addr, mac: Option<Mac>) -> bool {
+        self.holders.get(&address).is_some_and(|one| Some(*one) != mac)
+    }
+
+    /// Of two that state one address nobody knows which has it.
+    fn is_stated_twice(&self, address: Ipv4Addr) -> bool {
+        self.stated.get(&address).is_some_and(|count| *count > 1)
     }
 }
 

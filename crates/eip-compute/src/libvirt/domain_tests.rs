@@ -1,5 +1,4 @@
 use super::*;
-use crate::libvirt::xml::Wishes;
 
 const A: &str = "52:54:00:00:00:0a";
 const B: &str = "52:54:00:00:00:0b";
@@ -121,6 +120,48 @@ fn what_a_guest_says_of_itself_is_believed_within_its_network_only() {
 }
 
 #[test]
+fn an_address_by_metadata_is_believed_within_its_network_and_when_it_is_nobody_elses() {
+    let (mut web, mut around) = (web(), around());
+    let state = |domain: &mut Domain, address: Ipv4Addr| {
+        domain.about.wishes = Ok(Wishes { address: Some(address), ..Wishes::default() });
+    };
+    let refused = (None, Some(Unusable::BadMetadata));
+    let told = |one: &Domain, around: &Surroundings, others: &[&Domain]| {
+        let report = report(one, around, others);
+        (report.private_ip, report.unusable)
+    };
+    let nobodys = [
+        Ipv4Addr::LOCALHOST,
+        Ipv4Addr::BROADCAST,
+        Ipv4Addr::UNSPECIFIED,
+        Ipv4Addr::new(169, 254, 7, 7),
+        Ipv4Addr::new(8, 8, 8, 8),
+        ip(1),
+    ];
+    for address in nobodys {
+        state(&mut web, address);
+        assert_eq!(told(&web, &around, &[]), refused, "{address}");
+    }
+    state(&mut web, ip(13));
+    assert_eq!(told(&web, &around, &[]), (Some(ip(13)), None));
+    let mut other = domain(vec![plugged(B, "default")]);
+    around.leases.in_force = [(mac(B), ip(13))].into();
+    assert_eq!(told(&web, &around, &[&other]), refused, "DHCP gave it to another");
+    around.leases.in_force.clear();
+    state(&mut other, ip(13));
+    assert_eq!(told(&web, &around, &[&other]), refused, "another states it too");
+    assert_eq!(told(&other, &around, &[&web]), refused);
+    other.state = InstanceState::Stopped;
+    assert_eq!(told(&web, &around, &[&other]), (Some(ip(13)), None));
+    web.about.interfaces[0].plug = Plug::Bridge("br0".into());
+    let bridge = Bridge { subnets: vec!["192.168.122.1/24".parse().unwrap()], leads_out: false };
+    around.bridges = [("br0".into(), bridge)].into();
+    assert_eq!(told(&web, &around, &[]), (Some(ip(13)), None));
+    state(&mut web, ip(1));
+    assert_eq!(told(&web, &around, &[]), refused, "this host's own on its bridge");
+}
+
+#[test]
 fn an_address_at_which_this_host_sees_another_guest_is_not_believed() {
     let (web, around) = (web(), around());
     let mut thief = domain(vec![plugged(B, "default")]);
@@ -169,7 +210,7 @@ fn the_wished_network_counts_or_else_the_first_with_an_address() {
     around.leases.in_force.insert(mac(A), ip(11));
     assert_eq!(report(&web, &around, &[]).private_ip, Some(ip(11)));
     web.about.wishes = wish("elsewhere");
-    assert_eq!(report(&web, &around, &[]).unusable, Some(Unusable::NoAddress));
+    assert_eq!(report(&web, &around, &[]).unusable, Some(Unusable::BadMetadata));
 }
 
 #[test]
@@ -178,6 +219,29 @@ fn a_network_that_nothing_is_known_of_is_taken_at_its_word() {
     web.heard.agent = vec![said(A, Ipv4Addr::new(10, 0, 0, 7))];
     around.networks.clear();
     assert_eq!(known(&web, &around), Some(([10, 0, 0, 7].into(), AddressSource::Agent)));
+}
+
+#[test]
+fn of_another_host_only_what_is_routed_can_be_reached() {
+    let (mut web, mut around) = (web(), around());
+    around.leases.in_force = [(mac(A), ip(11))].into();
+    around.elsewhere = true;
+    let told = |web: &Domain, around: &Surroundings| {
+        let report = report(web, around, &[]);
+        (report.target(), report.unusable)
+    };
+    assert_eq!(told(&web, &around), (None, Some(Unusable::NotRouted)), "NAT");
+    let network = around.networks.get_mut("default").unwrap();
+    if let NetworkKind::Managed { routed, .. } = &mut network.kind {
+        *routed = true;
+    }
+    assert_eq!(told(&web, &around), (Some(ip(11)), None), "routed");
+    around.networks.clear();
+    assert_eq!(told(&web, &around), (None, Some(Unusable::NotRouted)), "not known");
+    web.about.interfaces[0].plug = Plug::Tap("tap7".into());
+    assert_eq!(told(&web, &around), (None, Some(Unusable::NotRouted)), "a tap device");
+    around.elsewhere = false;
+    assert_eq!(told(&web, &around), (Some(ip(11)), None), "here");
 }
 
 #[test]

@@ -230,11 +230,8 @@ fn serve(
 
 /// What libvirtd would say.
 fn honest(number: u32, body: &[u8], world: &mut World) -> Answer {
-    let named = || {
-        // The name is `vm-` and a number of one digit.
-        let number = body.get(7).copied().unwrap_or_default() - b'0';
-        world.domains.iter().find(|one| one.number == number).cloned()
-    };
+    let named =
+        || world.domains.iter().find(|one| body.starts_with(&reference(one.number))).cloned();
     let gone = Answer::Refused(42, "Domain not found");
     let list = |all: Vec<Vec<u8>>| {
         let count = u32::try_from(all.len()).unwrap();
@@ -280,7 +277,7 @@ fn honest(number: u32, body: &[u8], world: &mut World) -> Answer {
     }
 }
 
-/// How messages name the domain of a number from 0 to 9.
+/// How messages name the domain of a number.
 pub(crate) fn reference(number: u8) -> Vec<u8> {
     [text(&format!("vm-{number}")), vec![number; 16], uint(u32::from(number))].concat()
 }

@@ -21,15 +21,17 @@ use crate::follow::{AT_ONCE, Followed, SOON, named};
 const PATIENCE: Duration = Duration::from_secs(9);
 
 const RUNNING: i32 = 1;
+const PAUSED: i32 = 3;
 const SHUT_OFF: i32 = 5;
 const STARTED: i32 = 2;
+const RESUMED: i32 = 4;
 const STOPPED: i32 = 5;
 
 const NETWORK: &str = "<network><name>default</name><forward mode='nat'/><bridge name='virbr0'/>
     <ip address='192.168.122.1' prefix='24'><dhcp/></ip></network>";
 
 fn mac(number: u8) -> String {
-    format!("52:54:00:00:00:0{number}")
+    format!("52:54:00:00:00:{number:02x}")
 }
 
 fn vm(number: u8, agent: &str) -> Domain {
@@ -345,4 +347,48 @@ fn a_domain_that_no_news_told_of_is_found_by_the_list() {
     eventually("it to be told as listed", SOON, || {
         matches!(followed.now(), Sight::Listed(_)).then_some(())
     });
+}
+
+#[test]
+fn a_list_from_before_a_start_does_not_drop_who_has_started() {
+    let gate = Gate::default();
+    let (asked, held) = (Arc::new(AtomicUsize::new(0)), gate.clone());
+    let count = Arc::clone(&asked);
+    let fake = Fake::start(world(vec![vm(1, "none")]), move |number, _, _| {
+        // The first list is honest, the second is held back, and later ones never come.
+        match (number == procedure::DOMAINS).then(|| count.fetch_add(1, Ordering::Relaxed)) {
+            None | Some(0) => None,
+            Some(1) => Some(Answer::Held(held.clone(), [uint(1), reference(1), uint(1)].concat())),
+            Some(_) => Some(Answer::Never),
+        }
+    });
+    let followed = Followed::start(&fake.uri());
+    followed.until_one("vm-1", SOON, |one| one.target().is_some());
+    eventually("a second list to be asked for", Duration::from_secs(4), || {
+        (asked.load(Ordering::Relaxed) == 2).then_some(())
+    });
+    fake.world.lock().unwrap().domains.push(vm(2, "none"));
+    fake.tell(procedure::LIFE, &life(2, STARTED));
+    followed.until_one("vm-2", AT_ONCE, |one| one.target().is_some());
+    followed.is_unmoved_by(AT_ONCE, || gate.open());
+}
+
+#[test]
+fn a_look_that_is_refused_once_is_repeated_soon() {
+    let is_locked = Arc::new(AtomicBool::new(false));
+    let locked = Arc::clone(&is_locked);
+    // So many that the one in question is hardly looked at by chance.
+    let fake =
+        Fake::start(world((1..=80).map(|n| vm(n, "none")).collect()), move |one, body, _| {
+            let is_it = one == procedure::STATE && body.starts_with(&reference(40));
+            (is_it && locked.swap(false, Ordering::Relaxed))
+                .then_some(Answer::Refused(38, "cannot acquire state change lock"))
+        });
+    let followed = Followed::start(&fake.uri());
+    followed.until("all", SOON, |all| (all.instances.len() == 80).then_some(()));
+    is_locked.store(true, Ordering::Relaxed);
+    // That it was paused is seen by a look alone.
+    fake.lives(40, PAUSED, RESUMED);
+    followed.until_one("vm-40", Duration::from_secs(4), |one| one.state == InstanceState::Paused);
+    assert!(!is_locked.load(Ordering::Relaxed), "it was refused before");
 }

@@ -74,9 +74,51 @@ fn metadata_gives_a_project_a_network_and_an_address() {
     libvirtd.virsh(TEST, &format!("{set} \"<instance project='Team A'/>\""));
     followed.until_one("test", AT_ONCE, |one| one.unusable == Some(Unusable::BadProject));
     libvirtd.virsh(TEST, &format!("{set} \"<instance network='elsewhere'/>\""));
-    followed.until_one("test", AT_ONCE, |one| one.unusable == Some(Unusable::NoAddress));
+    followed.until_one("test", AT_ONCE, |one| one.unusable == Some(Unusable::BadMetadata));
     libvirtd.virsh(TEST, "metadata test --uri urn:eip:instance --remove");
     followed.until_one("test", AT_ONCE, |one| one.unusable.is_none() && one.project.is_none());
+}
+
+#[test]
+fn an_address_by_metadata_counts_where_it_can_be_the_domains_own() {
+    let libvirtd = Libvirtd::start();
+    let stated = |address: &str| {
+        format!(
+            "<metadata><eip:instance xmlns:eip='urn:eip:instance' address='{address}'/></metadata>"
+        )
+    };
+    // The driver makes up a lease for every interface, but none that fits this bridge.
+    let namespace = libvirtd.namespace();
+    libvirtd.machine.sh("ip link add br9 type bridge && ip addr add 10.9.0.1/24 dev br9");
+    let bridged = |number: u32| {
+        interface(number)
+            .replace("type='network'", "type='bridge'")
+            .replace("network='default'", "bridge='br9'")
+    };
+    let domains = [
+        domain("good", 1, &stated("10.9.0.7"), &bridged(1)),
+        domain("loopback", 2, &stated("127.0.0.1"), &bridged(2)),
+        domain("broadcast", 3, &stated("255.255.255.255"), &bridged(3)),
+        domain("elsewhere", 4, &stated("8.8.8.8"), &bridged(4)),
+        domain("host", 5, &stated("10.9.0.1"), &bridged(5)),
+        domain("twin-1", 6, &stated("10.9.0.9"), &bridged(6)),
+        domain("twin-2", 7, &stated("10.9.0.9"), &bridged(7)),
+        domain("leased", 8, &stated("10.9.0.8"), &interface(8)),
+    ];
+    let file = libvirtd.file("node.xml", &node(&domains));
+    let uri = libvirtd.uri(&format!("test://{file}"));
+    let followed = Followed::start_in(&uri, Some(&namespace));
+    let listing = followed.until("all of them", SOON, |all| {
+        (all.instances.len() == domains.len()).then(|| all.clone())
+    });
+    let one = |name: &str| named(&listing, name).unwrap_or_else(|| panic!("{name}: {listing:#?}"));
+    assert_eq!(one("good").target(), Some([10, 9, 0, 7].into()), "{listing:#?}");
+    assert_eq!(one("good").address_source, Some(AddressSource::Metadata));
+    for bad in ["loopback", "broadcast", "elsewhere", "host", "twin-1", "twin-2"] {
+        let told = (one(bad).private_ip, one(bad).unusable);
+        assert_eq!(told, (None, Some(Unusable::BadMetadata)), "{bad}");
+    }
+    assert_eq!(one("leased").address_source, Some(AddressSource::Lease));
 }
 
 /// A file of domains as the test driver reads them.

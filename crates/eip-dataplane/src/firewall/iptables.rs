@@ -4,6 +4,8 @@ use std::io;
 use std::process::{Command, Output};
 
 const TOOL: &str = "iptables";
+/// How it exits when there is no such chain or rule.
+const NOT_THERE: i32 = 1;
 /// What every rule of ours says of itself.
 const MARK: &str = "-m comment --comment eip -j ACCEPT";
 
@@ -28,14 +30,16 @@ pub(super) struct Chain {
 impl Chain {
     /// Looks at a chain. There is none if there is no such chain, or no `iptables`.
     pub(super) fn look(name: &'static str) -> Result<Option<Self>, FirewallError> {
-        let output = match run(&["-S", name]) {
-            Ok(output) if output.status.success() => output,
-            Ok(_) => return Ok(None),
+        let question = ["-S", name];
+        let output = match run(&question) {
             Err(FirewallError::Run(error)) if error.kind() == io::ErrorKind::NotFound => {
                 return Ok(None);
             }
-            Err(error) => return Err(error),
+            other => other?,
         };
+        if !is_there(&question, &output)? {
+            return Ok(None);
+        }
         let listed = String::from_utf8_lossy(&output.stdout);
         let append = format!("-A {name} ");
         let rules = listed.lines().filter_map(|line| line.strip_prefix(&append));
@@ -46,7 +50,9 @@ impl Chain {
 
     /// Whether an accept of ours with this match is anywhere in the chain now.
     pub(super) fn has(&self, matches: &str) -> Result<bool, FirewallError> {
-        Ok(run(&arguments(&["-C", self.name], &ours(matches)))?.status.success())
+        let question = ours(matches);
+        let question = arguments(&["-C", self.name], &question);
+        is_there(&question, &run(&question)?)
     }
 
     /// Inserts an accept of ours ahead of the rule that has this index now.
@@ -57,7 +63,8 @@ impl Chain {
 
     /// Removes a rule that was listed, if it is still there.
     pub(super) fn remove(&self, rule: &str) -> Result<(), FirewallError> {
-        run(&arguments(&["-D", self.name], rule)).map(drop)
+        let order = arguments(&["-D", self.name], rule);
+        is_there(&order, &run(&order)?).map(drop)
     }
 }
 
@@ -85,8 +92,22 @@ fn succeed(arguments: &[&str]) -> Result<(), FirewallError> {
     if output.status.success() {
         return Ok(());
     }
+    Err(refused(arguments, &output))
+}
+
+/// Returns whether what was asked about is there. Of other failures, such as a lock that somebody
+/// held for too long (4), nothing follows: taken for absence, they would have rules removed.
+fn is_there(arguments: &[&str], output: &Output) -> Result<bool, FirewallError> {
+    match output.status.code() {
+        Some(0) => Ok(true),
+        Some(NOT_THERE) => Ok(false),
+        Some(_) | None => Err(refused(arguments, output)),
+    }
+}
+
+fn refused(arguments: &[&str], output: &Output) -> FirewallError {
     let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    Err(FirewallError::Refused { arguments: arguments.join(" "), said })
+    FirewallError::Refused { arguments: arguments.join(" "), said }
 }
 
 fn run(arguments: &[&str]) -> Result<Output, FirewallError> {
@@ -96,4 +117,28 @@ fn run(arguments: &[&str]) -> Result<Output, FirewallError> {
         .args(arguments)
         .output()
         .map_err(FirewallError::Run)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt as _;
+    use std::process::ExitStatus;
+
+    use super::*;
+
+    #[test]
+    fn only_one_way_to_fail_means_that_something_is_not_there() {
+        let ended = |raw: i32| {
+            let status = ExitStatus::from_raw(raw);
+            let said = b"Another app is currently holding the xtables lock.\n".to_vec();
+            is_there(&["-S", "FORWARD"], &Output { status, stdout: Vec::new(), stderr: said })
+        };
+        assert!(ended(0).unwrap());
+        assert!(!ended(1 << 8).unwrap());
+        let killed = 9;
+        for raw in [2 << 8, 3 << 8, 4 << 8, 111 << 8, killed] {
+            let why = ended(raw).unwrap_err().to_string();
+            assert!(why.contains("\"-S FORWARD\": Another app"), "{raw}: {why}");
+        }
+    }
 }

@@ -15,13 +15,20 @@ use super::{Accept, to_pool};
 const REJECTS: &str = "LIBVIRT_FWI";
 const JUMPS: &str = "LIBVIRT_";
 
+/// Rules of ours that were for no bridge of libvirt's at the last look.
+///
+/// While libvirtd starts it takes its own out for a moment, and is back before the next look.
+#[derive(Debug, Default)]
+pub struct Doubts(BTreeSet<String>);
+
 /// Makes libvirt's firewall accept what is sent to the elastic IPs of these ranges, to those of
 /// `networks` whose bridges it guards.
 ///
 /// libvirt and Docker put their jumps at the head of `FORWARD` when they find them missing, so it is
 /// the place of our rules that is looked at, not only whether they are there. A rule that has no
 /// effect is removed before it is put where it has: nothing is refused meanwhile that was let
-/// through before. Rules of ours for bridges that are gone are removed.
+/// through before. Rules of ours for bridges that are gone are removed at the second look that finds
+/// it so, counted by `doubts`.
 ///
 /// Not for libvirt's nftables backend (table `ip libvirt_network`), which has none of these chains.
 ///
@@ -30,10 +37,11 @@ const JUMPS: &str = "LIBVIRT_";
 pub fn ensure_libvirt_accept(
     ranges: &[Ipv4Range],
     networks: &[LocalNetwork],
+    doubts: &mut Doubts,
 ) -> Result<Accept, FirewallError> {
     let Some(mut forward) = Chain::look("FORWARD")? else { return Ok(Accept::NotNeeded) };
     let bridges = guarded(&forward, networks)?;
-    let useless = useless(&forward, &bridges);
+    let useless = useless(&forward, &bridges, doubts);
     for rule in &useless {
         forward.remove(rule)?;
     }
@@ -69,12 +77,22 @@ fn guarded<'n>(
     Ok(names.filter(|name| rejects.rules.iter().any(|rule| to(rule) == Some(name))).collect())
 }
 
-/// Returns those of our rules that are behind a jump of libvirt's, or for no bridge of it.
-fn useless(forward: &Chain, bridges: &BTreeSet<&str>) -> Vec<String> {
+/// Returns those of our rules that are behind a jump of libvirt's, or were for no bridge of it at the
+/// last look either.
+fn useless(forward: &Chain, bridges: &BTreeSet<&str>, doubts: &mut Doubts) -> Vec<String> {
     let first = first_jump(forward);
-    let rules = forward.rules.iter().enumerate().filter(|(_, rule)| is_ours(rule));
     let needed = |rule: &str| to(rule).is_some_and(|bridge| bridges.contains(bridge));
-    rules.filter(|(at, rule)| *at > first || !needed(rule)).map(|(_, rule)| rule.clone()).collect()
+    let mut useless = Vec::new();
+    let mut doubted = BTreeSet::new();
+    for (at, rule) in forward.rules.iter().enumerate().filter(|(_, rule)| is_ours(rule)) {
+        if at > first || (!needed(rule) && doubts.0.contains(rule)) {
+            useless.push(rule.clone());
+        } else if !needed(rule) {
+            doubted.insert(rule.clone());
+        }
+    }
+    doubts.0 = doubted;
+    useless
 }
 
 /// Returns the index of libvirt's first jump, or of the end of the chain when it has none there.

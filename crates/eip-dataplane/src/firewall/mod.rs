@@ -14,7 +14,7 @@ use eip_model::Ipv4Range;
 
 pub use docker::ensure_docker_accept;
 pub use iptables::FirewallError;
-pub use libvirt::ensure_libvirt_accept;
+pub use libvirt::{Doubts, ensure_libvirt_accept};
 
 /// What became of our rules in somebody's firewall.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

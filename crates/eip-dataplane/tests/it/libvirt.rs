@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::{Arc, Mutex};
 
-use eip_dataplane::firewall::{Accept, ensure_libvirt_accept};
+use eip_dataplane::firewall::{Accept, Doubts, ensure_libvirt_accept};
 use eip_dataplane::{DataPlane, DesiredState};
 use eip_model::LocalNetwork;
 use eip_testkit::machine::Machine;
@@ -26,6 +26,7 @@ struct Scene<'m> {
     plain: Namespace,
     state: DesiredState,
     plane: Arc<Mutex<DataPlane>>,
+    doubts: Arc<Mutex<Doubts>>,
 }
 
 impl<'m> Scene<'m> {
@@ -66,7 +67,8 @@ impl<'m> Scene<'m> {
             targets: BTreeMap::from([(eip(1), GUEST)]),
         };
         let plane = Arc::new(Mutex::new(host.run(|| DataPlane::open().expect("a data plane"))));
-        let scene = Self { machine, client, host, guest, plain, state, plane };
+        let doubts = Arc::default();
+        let scene = Self { machine, client, host, guest, plain, state, plane, doubts };
         scene.plug_in();
         scene.apply();
         (scene, libvirt)
@@ -85,8 +87,12 @@ impl<'m> Scene<'m> {
 
     fn ensure(&self) -> Accept {
         let DesiredState { ranges, networks, .. } = self.state.clone();
+        let doubts = Arc::clone(&self.doubts);
         self.host
-            .run(move || ensure_libvirt_accept(&ranges, &networks))
+            .run(move || {
+                let mut doubts = doubts.lock().expect("no test panics in here");
+                ensure_libvirt_accept(&ranges, &networks, &mut doubts)
+            })
             .expect("iptables does as it is told")
     }
 
@@ -192,5 +198,23 @@ fn what_is_for_nobody_any_more_is_taken_away() {
     assert_eq!(scene.ensure(), Accept::Inserted(1));
     scene.state.networks.clear();
     assert_eq!(scene.ensure(), Accept::NotNeeded);
+    assert_eq!(scene.forward(), format!("{OURS}{THEIRS}"), "one look may be at a bad moment");
+    assert_eq!(scene.ensure(), Accept::NotNeeded);
     assert_eq!(scene.forward(), THEIRS);
+}
+
+#[test]
+fn the_accept_stays_while_libvirt_has_its_own_rules_out_for_a_moment() {
+    let machine = Machine::start();
+    let (scene, mut libvirt) = Scene::on(NAT, &machine);
+    assert_eq!(scene.ensure(), Accept::Inserted(1));
+    for round in 0..2 {
+        libvirt.kill();
+        machine.sh("iptables -F LIBVIRT_FWI");
+        assert_eq!(scene.ensure(), Accept::NotNeeded, "round {round}");
+        libvirt.resume();
+        assert_eq!(scene.forward(), format!("{OURS}{THEIRS}"), "round {round}");
+        assert_eq!(ask(&scene.client, eip(1)), "guest saw 192.0.2.2");
+        assert_eq!(scene.ensure(), Accept::AlreadyThere, "round {round}");
+    }
 }

@@ -22,6 +22,9 @@ impl Engine<'_> {
             self.list();
         }
         self.look_at_bridges();
+        for (uuid, named) in std::mem::take(&mut self.again) {
+            self.queue.entry(uuid).or_insert(named);
+        }
         let count = self.memory.domains.len().div_ceil(LOOK_ANYWAY);
         let after =
             self.memory.domains.range((Bound::Excluded(self.last_anyway), Bound::Unbounded));
@@ -35,6 +38,7 @@ impl Engine<'_> {
 
     pub(super) fn list(&mut self) {
         self.listing = true;
+        self.newer.clear();
         let asker = self.asker.clone();
         self.ask(async move { Done::Listed(asker.domains().await) });
     }

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::{Engine, LEASES_IN_A_ROW};
 use crate::libvirt::domain::Heard;
-use crate::libvirt::rpc::messages::{Life, News};
+use crate::libvirt::rpc::messages::{DomainRef, Life, News};
 
 impl Engine<'_> {
     /// Takes in what the news itself proves, and has what it is about looked at.
@@ -18,7 +18,7 @@ impl Engine<'_> {
             }
             News::Changed { domain } => {
                 self.agents.hint(domain.uuid, Instant::now());
-                self.queue.insert(domain.uuid, domain);
+                self.have_looked_at(domain);
             }
             News::Agent { domain, connected } => {
                 if let Some(known) = self.memory.domains.get_mut(&domain.uuid) {
@@ -29,13 +29,20 @@ impl Engine<'_> {
                 if connected {
                     self.agents.is_there(domain.uuid, Instant::now());
                 }
-                self.queue.insert(domain.uuid, domain);
+                self.have_looked_at(domain);
             }
             News::Life { domain, life } => {
                 self.believe(domain.uuid, life);
-                self.queue.insert(domain.uuid, domain);
+                self.have_looked_at(domain);
             }
         }
+    }
+
+    fn have_looked_at(&mut self, domain: DomainRef) {
+        if self.listing {
+            self.newer.insert(domain.uuid);
+        }
+        self.queue.insert(domain.uuid, domain);
     }
 
     pub(super) fn believe(&mut self, uuid: Uuid, life: Life) {

@@ -25,7 +25,7 @@ use super::domain::{Domain, Surroundings};
 use super::looks::{Asker, Looked};
 use super::neighbours::Neighbours;
 use super::rpc::calls::{DOMAIN_NEWS, RawLeases};
-use super::rpc::link::CallError;
+use super::rpc::link::{CallError, NEWS};
 use super::rpc::messages::{Addressed, DomainRef, NetworkRef, News, event};
 use super::uri::LibvirtUri;
 use super::xml::Network;
@@ -100,7 +100,11 @@ pub(super) struct Engine<'a> {
     /// Who is to be looked at, and who is being looked at.
     queue: BTreeMap<Uuid, DomainRef>,
     looking: BTreeSet<Uuid>,
+    /// Who could not be looked at, and is tried again at the next pulse.
+    again: BTreeMap<Uuid, DomainRef>,
     listing: bool,
+    /// Who was heard of or looked at since the list was asked for, which may be older than that.
+    newer: BTreeSet<Uuid>,
     networks_busy: bool,
     networks_due: bool,
     /// Read them all, not only those that are new.
@@ -147,6 +151,7 @@ impl<'a> Engine<'a> {
         neighbours: watch::Receiver<Neighbours>,
         asker: Asker,
     ) -> Self {
+        memory.around.elsewhere = !uri.is_here();
         Self {
             uri,
             memory,
@@ -162,7 +167,9 @@ impl<'a> Engine<'a> {
             unresponsive: false,
             queue: BTreeMap::new(),
             looking: BTreeSet::new(),
+            again: BTreeMap::new(),
             listing: false,
+            newer: BTreeSet::new(),
             networks_busy: false,
             networks_due: true,
             networks_anew: true,
@@ -210,11 +217,13 @@ impl<'a> Engine<'a> {
                         return Err(CallError::Lost(asker.link().lost().await));
                     };
                     self.hear(one);
-                    // A death must not wait behind a look at something else.
-                    while let Ok(next) = news.try_recv() {
+                    // A death must not wait behind a look at something else; nor must the rest
+                    // wait for ever, should news never end.
+                    for _ in 0..NEWS {
+                        let Ok(next) = news.try_recv() else { break };
                         self.hear(next);
                     }
-                    if self.queue.len() > WAITING {
+                    if self.queue.len().max(self.newer.len()) > WAITING {
                         let why = "it tells of more domains than there can be";
                         return Err(CallError::Lost(why.to_owned()));
                     }

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 use uuid::Uuid;
 
-use super::{Done, Engine, SETTLE, Stage};
+use super::{Done, Engine, SETTLE, Stage, WAITING};
 use crate::libvirt::agents::Worth;
 use crate::libvirt::bridges;
 use crate::libvirt::dial::{self, DialError, Dialled};
@@ -51,11 +51,13 @@ impl Engine<'_> {
         Ok(())
     }
 
-    /// Compares the whole list with what is known.
+    /// Compares the whole list with what is known. Of whom was heard since it was asked for, it may
+    /// not know yet.
     fn compare(&mut self, listed: Vec<DomainRef>) {
         let there: BTreeSet<Uuid> = listed.iter().map(|one| one.uuid).collect();
         let count = self.memory.domains.len();
-        self.memory.domains.retain(|uuid, _| there.contains(uuid));
+        let newer = std::mem::take(&mut self.newer);
+        self.memory.domains.retain(|uuid, _| there.contains(uuid) || newer.contains(uuid));
         self.dirty |= self.memory.domains.len() != count;
         let first = self.stage == Stage::Domains;
         for one in listed {
@@ -77,9 +79,12 @@ impl Engine<'_> {
         let looked = match looked {
             Err(error) if error.is_loss() => return Err(error),
             Err(error) => {
-                // It may be forbidden to us, or be busy. The next pulse has it in its list.
+                // It may be forbidden to us, or be busy: whoever works on it holds a lock.
                 let name = printable(&named.name, 100);
                 debug!(name, %error, "Could not look at a domain");
+                if self.again.len() < WAITING {
+                    self.again.insert(uuid, named);
+                }
                 return Ok(());
             }
             Ok(None) => {
@@ -112,6 +117,9 @@ impl Engine<'_> {
             self.agents.is_gone(uuid);
         }
         self.memory.domains.insert(uuid, domain);
+        if self.listing {
+            self.newer.insert(uuid);
+        }
         self.dirty = true;
         Ok(())
     }

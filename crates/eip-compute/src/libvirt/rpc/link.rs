@@ -26,7 +26,7 @@ const LAST_WORDS: Duration = Duration::from_millis(100);
 const OUTBOX: usize = 64;
 /// So much news may wait to be taken in. When it comes faster, the connection is given up, and the
 /// next one begins with a list.
-const NEWS: usize = 4_096;
+pub(in crate::libvirt) const NEWS: usize = 4_096;
 
 const PING: u32 = 1;
 const PONG: u32 = 2;
