@@ -239,7 +239,7 @@ async fn instances_are_found_by_every_way_of_naming_them_in_their_project_only(
 #[rstest]
 #[tokio::test]
 async fn a_thousand_instances_appear_and_disappear_at_once(
-    #[values(Kind::Sqlite, Kind::Postgres, Kind::Bouncer)] kind: Kind,
+    #[values(Kind::Sqlite, Kind::Postgres)] kind: Kind,
 ) {
     let world = World::new(kind).await;
     world.report("hv2", &[7, 500]).await;
