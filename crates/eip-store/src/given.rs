@@ -109,6 +109,7 @@ cells! {
     i64 => Int, cell => Some(cell);
     u32 => Int, cell => Some(i64::from(cell));
     Ipv4Addr => Int, cell => Some(i64::from(cell.to_bits()));
+    Option<Ipv4Addr> => Int, cell => cell.map(|address| i64::from(address.to_bits()));
     // No record comes near the end of i64, but a report may say anything.
     Generation => Int, cell => Some(i64::try_from(cell.value()).unwrap_or(i64::MAX));
     bool => Bool, cell => cell;

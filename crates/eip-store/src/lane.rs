@@ -5,8 +5,10 @@
 //! meanwhile is the next batch. So the batch grows with the load, and the cost of a commit is shared
 //! by all that it settles. A second batch is under way when more wait than one batch can hold.
 
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::any::Any;
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
@@ -24,6 +26,9 @@ const DEPTH: usize = 2;
 /// batch is always settled, so more than a batch are needed by none that gets on at all.
 const TURNS: usize = 4 * BATCH;
 
+/// How long the commands of one batch are tried apart. One that waits for a lock takes seconds.
+const APART: Duration = Duration::from_secs(10);
+
 /// The queue of the commands of one kind.
 #[derive(Debug)]
 pub(crate) struct Lane<B: Batch> {
@@ -40,8 +45,25 @@ struct Queue<B: Batch> {
 #[derive(Debug)]
 struct Waiter<B: Batch> {
     command: B,
+    ticket: Ticket<B::Answer>,
+}
+
+/// Who waits for the outcome of a command.
+#[derive(Debug)]
+struct Ticket<A> {
     turns: usize,
-    reply: oneshot::Sender<Result<B::Answer, StoreError>>,
+    /// Has the database stay open until the command is settled, and no longer: who has the answer
+    /// may close the record and open it again at once.
+    keeps: Arc<dyn Any + Send + Sync>,
+    reply: oneshot::Sender<Result<A, StoreError>>,
+}
+
+/// What became of the command at a place of the batch, before it is said.
+#[derive(Debug)]
+struct Settled<A> {
+    place: usize,
+    ticket: Ticket<A>,
+    outcome: Result<Outcome<A>, StoreError>,
 }
 
 impl<B: Batch> Clone for Lane<B> {
@@ -67,7 +89,8 @@ impl<B: Batch> Lane<B> {
         let (reply, answer) = oneshot::channel();
         let start = {
             let mut queue = self.lock();
-            queue.waiting.push_back(Waiter { command, turns: 0, reply });
+            let ticket = Ticket { turns: 0, keeps: Arc::clone(database) as _, reply };
+            queue.waiting.push_back(Waiter { command, ticket });
             let crowded = queue.waiting.len() > BATCH;
             let start = queue.running == 0 || (crowded && queue.running < DEPTH);
             if start {
@@ -76,7 +99,7 @@ impl<B: Batch> Lane<B> {
             start
         };
         if start {
-            self.home.spawn(self.clone().run(Arc::clone(database)));
+            self.home.spawn(self.clone().run(Arc::downgrade(database)));
         }
         answer.await.unwrap_or_else(|_| {
             let source = Box::new(std::io::Error::other("it was given up on the way"));
@@ -89,80 +112,157 @@ impl<B: Batch> Lane<B> {
     }
 
     /// Settles batches until nothing waits.
-    async fn run<D: Database>(self, database: Arc<D>) {
-        loop {
-            let batch: Vec<Waiter<B>> = {
-                let mut queue = self.lock();
-                let count = queue.waiting.len().min(BATCH);
-                if count == 0 {
-                    queue.running -= 1;
-                    return;
-                }
-                queue.waiting.drain(..count).collect()
-            };
-            let (commands, replies): (Vec<_>, Vec<_>) =
-                batch.into_iter().map(|one| (one.command, (one.turns, one.reply))).unzip();
-            let commands = Arc::new(commands);
+    async fn run<D: Database>(self, database: Weak<D>) {
+        while let Some((commands, tickets)) = self.next() {
+            // Those who wait keep it open.
+            let Some(database) = database.upgrade() else { continue };
             // A task of its own: should it panic, those who wait are told and the lane goes on.
-            let settling = tokio::spawn(outcomes(Arc::clone(&database), Arc::clone(&commands)));
-            let Ok(outcomes) = settling.await else { continue };
-            let mut behind = Vec::new();
-            for ((command, (turns, reply)), outcome) in commands.iter().zip(replies).zip(outcomes) {
-                match outcome {
-                    Ok(Outcome::Done(answer)) => drop(reply.send(Ok(answer))),
-                    Ok(Outcome::Refused(refusal)) => drop(reply.send(Err(refusal.into()))),
-                    Ok(Outcome::Failed(error)) => drop(reply.send(Err(error))),
-                    Ok(Outcome::Again) if turns < TURNS => {
-                        behind.push(Waiter { command: command.clone(), turns: turns + 1, reply });
-                    }
-                    Ok(Outcome::Again) => drop(reply.send(Err(lost::<B>()))),
-                    Err(error) => drop(reply.send(Err(error))),
-                }
-            }
+            let settling = tokio::spawn(settle_all(database, Arc::clone(&commands), tickets));
+            let Ok(settled) = settling.await else { continue };
+            let (behind, done): (Vec<_>, Vec<_>) =
+                settled.into_iter().partition(Settled::goes_behind);
             if !behind.is_empty() {
                 let mut queue = self.lock();
-                behind.into_iter().rev().for_each(|one| queue.waiting.push_front(one));
+                for Settled { place, mut ticket, .. } in behind.into_iter().rev() {
+                    ticket.turns += 1;
+                    queue.waiting.push_front(Waiter { command: commands[place].clone(), ticket });
+                }
+            }
+            // All of them let go of the database before the first is answered.
+            let answers: Vec<_> = done.into_iter().map(Settled::let_go::<B>).collect();
+            for (reply, answer) in answers {
+                drop(reply.send(answer));
             }
         }
+    }
+
+    /// Takes the next batch. Without any, whoever asked runs no more.
+    fn next(&self) -> Option<(Arc<Vec<B>>, Vec<Ticket<B::Answer>>)> {
+        let mut queue = self.lock();
+        let count = queue.waiting.len().min(BATCH);
+        if count == 0 {
+            queue.running -= 1;
+            return None;
+        }
+        let batch = queue.waiting.drain(..count);
+        let (commands, tickets) = batch.map(|one| (one.command, one.ticket)).unzip();
+        Some((Arc::new(commands), tickets))
+    }
+}
+
+type Reply<A> = (oneshot::Sender<Result<A, StoreError>>, Result<A, StoreError>);
+
+impl<A> Settled<A> {
+    /// Whether the next batch has to settle it.
+    fn goes_behind(&self) -> bool {
+        matches!(self.outcome, Ok(Outcome::Again)) && self.ticket.turns < TURNS
+    }
+
+    /// Lets go of the database, and returns what is to be said to whom.
+    fn let_go<B: Batch>(self) -> Reply<A> {
+        let answer = match self.outcome {
+            Ok(Outcome::Done(answer)) => Ok(answer),
+            Ok(Outcome::Refused(refusal)) => Err(refusal.into()),
+            Ok(Outcome::Failed(error)) | Err(error) => Err(error),
+            Ok(Outcome::Again) => Err(lost::<B>()),
+        };
+        drop(self.ticket.keeps);
+        (self.ticket.reply, answer)
     }
 }
 
 fn lost<B: Batch>() -> StoreError {
-    let source = Box::new(std::io::Error::other("others were faster every time"));
+    unavailable::<B>("others were faster every time")
+}
+
+fn unavailable<B: Batch>(why: &'static str) -> StoreError {
+    let source = Box::new(std::io::Error::other(why));
     StoreError::Unavailable { doing: B::DOING, outcome_unknown: false, source }
 }
 
-type Outcomes<B> = Vec<Result<Outcome<<B as Batch>::Answer>, StoreError>>;
-
-/// Settles a batch, and when one of it may be what stands in the way, each command apart.
-async fn outcomes<D: Database, B: Batch>(database: Arc<D>, commands: Arc<Vec<B>>) -> Outcomes<B> {
-    let error = match database.settle(Arc::clone(&commands)).await {
-        Ok(outcomes) => return outcomes.into_iter().map(Ok).collect(),
+/// Settles a batch, and when one of it may be what stands in the way, each command apart. Returns
+/// those that were not answered on the way.
+async fn settle_all<D: Database, B: Batch>(
+    database: Arc<D>,
+    commands: Arc<Vec<B>>,
+    tickets: Vec<Ticket<B::Answer>>,
+) -> Vec<Settled<B::Answer>> {
+    let settled = database.settle(Arc::clone(&commands)).await;
+    let numbered = tickets.into_iter().enumerate();
+    let error = match settled {
+        Ok(outcomes) => {
+            let together = numbered.zip(outcomes);
+            return together
+                .map(|((place, ticket), outcome)| Settled { place, ticket, outcome: Ok(outcome) })
+                .collect();
+        }
         Err(Setback::Apart(_)) if commands.len() > 1 => {
             tracing::debug!(doing = B::DOING, count = commands.len(), "Trying each apart");
-            return apart(&*database, &commands).await;
+            return apart(&*database, &commands, numbered.collect()).await;
         }
         Err(Setback::All(error) | Setback::Apart(error)) => error,
     };
-    let error = Arc::new(error);
-    commands.iter().map(|_| Err(StoreError::of_all(&error))).collect()
+    all_fail(numbered, error).collect()
 }
 
-async fn apart<D: Database, B: Batch>(database: &D, commands: &[B]) -> Outcomes<B> {
-    let mut outcomes = Vec::with_capacity(commands.len());
-    for command in commands {
-        if outcomes.len() == commands.len() {
-            break;
-        }
-        match database.settle(Arc::new(vec![command.clone()])).await {
-            Ok(one) => outcomes.push(one.into_iter().next().ok_or_else(lost::<B>)),
-            Err(Setback::Apart(error)) => outcomes.push(Err(error)),
+fn all_fail<A>(
+    left: impl Iterator<Item = (usize, Ticket<A>)>,
+    error: StoreError,
+) -> impl Iterator<Item = Settled<A>> {
+    let error = Arc::new(error);
+    left.map(move |(place, ticket)| Settled {
+        place,
+        ticket,
+        outcome: Err(StoreError::of_all(&error)),
+    })
+}
+
+/// Settles each command apart, and answers it at once: the next one may wait for a lock. Those that
+/// most likely wait for the same come last, and when all of it has taken too long, those that are
+/// left are not tried.
+async fn apart<D: Database, B: Batch>(
+    database: &D,
+    commands: &[B],
+    mut left: VecDeque<(usize, Ticket<B::Answer>)>,
+) -> Vec<Settled<B::Answer>> {
+    let begun = Instant::now();
+    let (mut unanswered, mut stuck, mut late) = (Vec::new(), BTreeSet::new(), VecDeque::new());
+    loop {
+        let (place, ticket) = match left.pop_front() {
+            Some(one) if commands[one.0].about().is_some_and(|about| stuck.contains(&about)) => {
+                late.push_back(one);
+                continue;
+            }
+            Some(one) => one,
+            None => match late.pop_front() {
+                Some(one) => one,
+                None => return unanswered,
+            },
+        };
+        let tried = match begun.elapsed() < APART {
+            true => database.settle(Arc::new(vec![commands[place].clone()])).await,
+            false => Err(Setback::All(unavailable::<B>("others waited too long for a lock"))),
+        };
+        let outcome = match tried {
+            Ok(one) => one.into_iter().next().ok_or_else(lost::<B>),
+            Err(Setback::Apart(error)) => {
+                stuck.extend(commands[place].about());
+                Err(error)
+            }
             // It would be the same for those that are left, and take as long for each.
             Err(Setback::All(error)) => {
-                let error = Arc::new(error);
-                outcomes.resize_with(commands.len(), || Err(StoreError::of_all(&error)));
+                let rest = std::iter::once((place, ticket)).chain(left).chain(late);
+                unanswered.extend(all_fail(rest, error));
+                return unanswered;
             }
+        };
+        let settled = Settled { place, ticket, outcome };
+        // The last is answered when the database is not needed any more.
+        if settled.goes_behind() || (left.is_empty() && late.is_empty()) {
+            unanswered.push(settled);
+        } else {
+            let (reply, answer) = settled.let_go::<B>();
+            drop(reply.send(answer));
         }
     }
-    outcomes
 }

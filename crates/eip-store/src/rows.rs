@@ -130,8 +130,8 @@ pub(crate) fn elastic_ip(row: &impl Cells) -> Result<ElasticIpRecord, StoreError
         })
     };
     let record = read().map_err(|e| Wrong(format!("{address}: {}", e.0)).within("elastic_ip"))?;
-    let letting_go = letting_go(row)
-        .map_err(|e| Wrong(format!("{address}: {}", e.0)).within("letting_go"))?;
+    let letting_go =
+        letting_go(row).map_err(|e| Wrong(format!("{address}: {}", e.0)).within("letting_go"))?;
     let fenced_by = letting_go.as_ref().map(|fence| fence.host.clone());
     let association = association(row, address, fenced_by)
         .map_err(|e| Wrong(format!("{address}: {}", e.0)).within("association"))?;

@@ -146,6 +146,12 @@ pub(crate) trait Batch: Clone + std::fmt::Debug + Send + Sync + 'static {
         Err(StoreError::Corrupt { table: "given", what: "nothing was asked".to_owned() })
     }
 
+    /// Says what it is about, if there is more than one thing to be about: when one command waits
+    /// too long for a lock, others about the same most likely do, too.
+    fn about(&self) -> Option<String> {
+        None
+    }
+
     /// Settles all of them, and returns their outcomes in their order.
     fn settle<T: Tx>(
         tx: &mut T,

@@ -84,6 +84,10 @@ impl Batch for NewAllocation {
     const DOING: &'static str = "allocate an address";
     const SWIFT: Option<&'static str> = Some(SWIFT);
 
+    fn about(&self) -> Option<String> {
+        Some(self.project.to_string())
+    }
+
     fn swift_rows(commands: &[Self]) -> Given {
         let plain = commands.iter().enumerate().filter(|(_, one)| one.once.is_none());
         let mut numbered: Vec<(usize, &Self)> = plain.collect();

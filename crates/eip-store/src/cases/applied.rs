@@ -43,6 +43,10 @@ impl Batch for RecordApplied {
     type Answer = Vec<HostName>;
     const DOING: &'static str = "take in what a host has in force";
 
+    fn about(&self) -> Option<String> {
+        Some(self.host.to_string())
+    }
+
     /// Of several reports of one host the first is taken in; the next batch takes in the next.
     async fn settle<T: Tx>(
         tx: &mut T,

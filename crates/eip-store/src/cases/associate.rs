@@ -104,6 +104,10 @@ impl Batch for AssociateCommand {
     const DOING: &'static str = "associate an elastic IP";
     const SWIFT: Option<&'static str> = Some(SWIFT);
 
+    fn about(&self) -> Option<String> {
+        Some(format!("{:?}", self.target))
+    }
+
     fn swift_rows(commands: &[Self]) -> Given {
         aims(&numbered(commands))
             .with("scope", |(_, one)| one.scope.project())

@@ -84,6 +84,10 @@ impl Batch for DisassociateCommand {
     const DOING: &'static str = "disassociate an elastic IP";
     const SWIFT: Option<&'static str> = Some(SWIFT);
 
+    fn about(&self) -> Option<String> {
+        Some(format!("{:?}", self.target))
+    }
+
     fn swift_rows(commands: &[Self]) -> Given {
         aims(&numbered(commands))
             .with("scope", |(_, one)| one.scope.project())

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use eip_model::{
-    BackendInventory, ElasticIpRef, EventKind, HostName, InstanceId, InstanceReport, ProjectName,
+    AddressSource, BackendInventory, ElasticIpRef, EventKind, HostName, InstanceId, InstanceReport,
+    ProjectName,
 };
 use jiff::Timestamp;
 
@@ -12,6 +13,7 @@ use super::held::{Aim, Held, lock_all, pointed, touch};
 use super::hosts::{Ending, bump, end_associations, ensure, letting_go};
 use super::inventory_diff::{Changes, changes, statuses};
 use crate::error::StoreError;
+use crate::given::Given;
 use crate::records::{InventoryOutcome, Scope};
 use crate::rows::{Cells, Wrong};
 use crate::transaction::{Failure, Tx, UseCase};
@@ -24,6 +26,24 @@ pub(super) struct RecordInventory {
     pub(super) backends: Vec<BackendInventory>,
     pub(super) now: Timestamp,
 }
+
+/// Gives the ids of those that are this host's.
+///
+/// `WHERE true` is how SQLite is told that `ON` belongs to no join.
+const WRITE: &str = "
+    INSERT INTO instance AS was
+           (id, host, backend, name, project, state, private_ip, vpc_id, unusable, updated_at,
+            address_source)
+    SELECT given.id, given.host, given.backend, given.name, given.project, given.state,
+           given.private_ip, given.vpc_id, given.unusable, given.now, given.address_source
+      FROM {given} WHERE true ORDER BY given.id
+        ON CONFLICT (id) DO UPDATE
+       SET backend = excluded.backend, name = excluded.name, project = excluded.project,
+           state = excluded.state, private_ip = excluded.private_ip, vpc_id = excluded.vpc_id,
+           unusable = excluded.unusable, updated_at = excluded.updated_at,
+           address_source = excluded.address_source
+     WHERE was.host = excluded.host
+    RETURNING id";
 
 impl UseCase for RecordInventory {
     type Answer = InventoryOutcome;
@@ -38,9 +58,11 @@ impl UseCase for RecordInventory {
         let held = self.lock_held(tx, &removed).await?;
         let refused = self.write(tx, &written).await?;
         let ended = self.end(tx, &removed, &held).await?;
-        for id in removed {
-            tx.run("DELETE FROM instance WHERE id = $1", values![id]).await?;
-        }
+        tx.each(
+            "DELETE FROM instance WHERE id IN (SELECT given.id FROM {given})",
+            Given::of(&removed).with("id", |id| *id),
+        )
+        .await?;
         let statuses = serde_json::to_value(statuses(&self.backends))
             .map_err(|e| StoreError::Corrupt { table: "host", what: e.to_string() })?;
         tx.run(
@@ -122,7 +144,8 @@ impl RecordInventory {
         };
         let found = found.iter().map(read).collect::<Result<BTreeMap<_, _>, _>>();
         let mut found = found.map_err(|e| e.within("association"))?;
-        found.retain(|_, id| removed.contains(id));
+        // They come by id.
+        found.retain(|_, id| removed.binary_search(id).is_ok());
         Ok(found)
     }
 
@@ -132,42 +155,24 @@ impl RecordInventory {
         tx: &mut T,
         written: &[InstanceReport],
     ) -> Result<Vec<InstanceId>, Failure> {
-        let mut refused = Vec::new();
-        for one in written {
-            let ours = tx
-                .row(
-                    "INSERT INTO instance AS was
-                            (id, host, backend, name, project, state, private_ip, vpc_id,
-                             unusable, updated_at, address_source)
-                     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
-                     ON CONFLICT (id) DO UPDATE
-                        SET backend = excluded.backend, name = excluded.name,
-                            project = excluded.project, state = excluded.state,
-                            private_ip = excluded.private_ip, vpc_id = excluded.vpc_id,
-                            unusable = excluded.unusable, updated_at = excluded.updated_at,
-                            address_source = excluded.address_source
-                      WHERE was.host = excluded.host
-                     RETURNING id",
-                    values![
-                        one.id,
-                        &self.host,
-                        one.backend.as_str(),
-                        one.name.as_str(),
-                        one.project.as_ref(),
-                        one.state.as_str(),
-                        one.private_ip,
-                        one.vpc_id.as_deref(),
-                        one.unusable.map(eip_model::Unusable::as_str),
-                        self.now,
-                        one.address_source.map(eip_model::AddressSource::as_str),
-                    ],
-                )
-                .await?;
-            if ours.is_none() {
-                refused.push(one.id);
-            }
-        }
-        Ok(refused)
+        let (host, now) = (&self.host, self.now);
+        let rows = Given::of(written)
+            .with("id", |one| one.id)
+            .with("host", move |_| host.as_str())
+            .with("backend", |one| one.backend.as_str())
+            .with("name", |one| one.name.as_str())
+            .with("project", |one| one.project.as_ref())
+            .with("state", |one| one.state.as_str())
+            .with("private_ip", |one| one.private_ip)
+            .with("vpc_id", |one| one.vpc_id.as_deref())
+            .with("unusable", |one| one.unusable.map(eip_model::Unusable::as_str))
+            .with("now", move |_| now)
+            .with("address_source", |one| one.address_source.map(AddressSource::as_str));
+        let ours = tx.each(WRITE, rows).await?;
+        let ours = ours.iter().map(|row| row.id("id")).collect::<Result<BTreeSet<_>, _>>();
+        let ours = ours.map_err(|e| e.within("instance"))?;
+        let ids = written.iter().map(|one| one.id);
+        Ok(ids.filter(|id| !ours.contains(&id.uuid())).collect())
     }
 
     /// Ends the associations of instances that are gone, and bumps the host once if there are any.
@@ -177,9 +182,12 @@ impl RecordInventory {
         removed: &[InstanceId],
         held: &BTreeMap<Ipv4Addr, Held>,
     ) -> Result<Vec<Ipv4Addr>, Failure> {
-        for id in removed {
-            tx.run("SELECT id FROM instance WHERE id = $1 FOR UPDATE", values![*id]).await?;
-        }
+        tx.each(
+            "SELECT i.id FROM {given} JOIN instance i ON i.id = given.id
+              ORDER BY i.id FOR UPDATE OF i",
+            Given::of(removed).with("id", |id| *id),
+        )
+        .await?;
         // Nobody can point at these instances any more: what there is now is all.
         let associations = self.associations_of(tx, removed).await?;
         if associations.is_empty() {

@@ -37,6 +37,10 @@ impl Batch for ReleaseCommand {
     type Answer = Released;
     const DOING: &'static str = "release an elastic IP";
 
+    fn about(&self) -> Option<String> {
+        Some(format!("{:?}", self.target))
+    }
+
     async fn settle<T: Tx>(
         tx: &mut T,
         commands: &[Self],

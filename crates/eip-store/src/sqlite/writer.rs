@@ -22,7 +22,8 @@ const QUEUE: usize = 1_024;
 const BATCH: usize = 256;
 
 /// The way to the thread that writes. Dropping it waits until what was taken in is done and the
-/// file is free.
+/// file is free. Whoever drops the record last drops it: a lane has let go of the record before it
+/// answers, so nobody who has all answers meets a file that is still in use.
 #[derive(Debug)]
 pub(super) struct Writer {
     queue: Option<mpsc::Sender<Box<dyn Job>>>,

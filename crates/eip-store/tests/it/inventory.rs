@@ -9,6 +9,7 @@ use eip_model::{
 use eip_store::{InstanceFilter, Scope};
 use rstest::rstest;
 
+use crate::raw::ask;
 use crate::world::{Kind, World, address, at, docker, host, instance, instance_id, project, scope};
 
 fn all() -> InstanceFilter {
@@ -233,4 +234,27 @@ async fn instances_are_found_by_every_way_of_naming_them_in_their_project_only(
     assert_eq!(find(scope("default"), &one.to_string()).await, [one]);
     assert!(find(scope("default"), &two.to_string()).await.is_empty());
     assert!(find(scope("default"), "nothing").await.is_empty());
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_thousand_instances_appear_and_disappear_at_once(
+    #[values(Kind::Sqlite, Kind::Postgres)] kind: Kind,
+) {
+    let world = World::new(kind).await;
+    world.report("hv2", &[7, 500]).await;
+    let outcome = world.report("hv1", &(1..=1_000).collect::<Vec<_>>()).await;
+    assert_eq!(outcome.refused, [instance_id(7), instance_id(500)]);
+    for n in 1..=3 {
+        let eip = world.hold(n).await;
+        world.point(&eip, u128::from(n) * 300).await;
+    }
+    let count =
+        "SELECT host, count(*), count(DISTINCT name) FROM instance GROUP BY host ORDER BY 1";
+    let there = ask(&world.url, count).await;
+    assert_eq!(there, [["hv1", "998", "998"], ["hv2", "2", "2"]]);
+    let outcome = world.report("hv1", &[900, 1_001]).await;
+    assert_eq!(outcome.ended, [address(1), address(2)]);
+    assert_eq!(ask(&world.url, count).await, [["hv1", "2", "2"], ["hv2", "2", "2"]]);
+    assert_eq!(world.wanted("hv1").await, [address(3)]);
 }

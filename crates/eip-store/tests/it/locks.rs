@@ -2,10 +2,11 @@
 //!
 //! SQLite has one writer and needs none of this.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use eip_model::ElasticIpRef;
-use eip_store::Refusal;
+use eip_store::{Refusal, StoreError};
 use eip_testkit::eventually_async;
 use rstest::rstest;
 use tokio_postgres::{Client, NoTls};
@@ -93,8 +94,44 @@ async fn a_lock_that_never_comes_is_an_answer_within_seconds(
     let waited = tokio::time::timeout(Duration::from_secs(8), world.release(&eip)).await;
     let error = waited.unwrap().unwrap_err();
     assert!(error.retryable(), "{error:?}");
-    let unknown = matches!(error, eip_store::StoreError::Unavailable { outcome_unknown: true, .. });
+    let unknown = matches!(error, StoreError::Unavailable { outcome_unknown: true, .. });
     assert!(!unknown, "{error:?}");
     other.batch_execute("ROLLBACK").await.unwrap();
     world.release(&eip).await.unwrap();
+}
+
+/// Each of the many would wait its three seconds, one after the other: two minutes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn many_that_wait_for_one_row_hold_up_the_others_for_seconds_only() {
+    let world = Arc::new(World::new(Kind::Postgres).await);
+    let mut all = Vec::new();
+    for offset in 1..=40 {
+        all.push(world.hold(offset).await);
+    }
+    let other = connect(&world.url).await;
+    let lock = format!(
+        "BEGIN; SELECT 1 FROM elastic_ip WHERE address = {} FOR UPDATE",
+        address(1).to_bits()
+    );
+    other.batch_execute(&lock).await.unwrap();
+    let begun = Instant::now();
+    let releasing = |eip: &eip_store::ElasticIpRecord| {
+        let (world, eip) = (world.clone(), eip.clone());
+        tokio::spawn(async move { (world.release(&eip).await, begun.elapsed()) })
+    };
+    let (stuck, free): (Vec<_>, Vec<_>) =
+        all[1..].iter().map(|eip| (releasing(&all[0]), releasing(eip))).unzip();
+    for one in free {
+        let (released, took) = one.await.unwrap();
+        released.unwrap();
+        assert!(took < Duration::from_secs(15), "{took:?}");
+    }
+    for one in stuck {
+        let (released, took) =
+            tokio::time::timeout(Duration::from_secs(30), one).await.unwrap().unwrap();
+        let error = released.unwrap_err();
+        let known = matches!(error, StoreError::Unavailable { outcome_unknown: false, .. });
+        assert!(known, "{error:?}");
+        assert!(took < Duration::from_secs(30), "{took:?}");
+    }
 }

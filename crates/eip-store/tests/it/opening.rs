@@ -8,7 +8,7 @@ use eip_testkit::postgres::TestCluster;
 use rstest::rstest;
 
 use crate::raw::execute;
-use crate::world::{Kind, World};
+use crate::world::{Kind, World, new_allocation, take};
 
 #[rstest]
 #[tokio::test]
@@ -146,4 +146,15 @@ async fn the_description_says_where_the_record_is(
         Kind::Sqlite => assert!(said.starts_with("SQLite at /"), "{said}"),
         Kind::Postgres | Kind::Bouncer => assert!(said.starts_with("PostgreSQL at /"), "{said}"),
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_the_answer_to_a_change_can_close_the_record_and_open_it_at_once() {
+    let World { mut repo, url, folder } = World::new(Kind::Sqlite).await;
+    for offset in 1..=100 {
+        take(&repo, &new_allocation(offset, "default")).await.unwrap();
+        drop(repo);
+        repo = open(&url).await.unwrap();
+    }
+    drop((repo, folder));
 }
