@@ -137,7 +137,7 @@ impl<B: Batch> Lane<B> {
     }
 
     /// Takes the next batch. Without any, whoever asked runs no more.
-    fn next(&self) -> Option<(Arc<Vec<B>>, Vec<Ticket<B::Answer>>)> {
+    fn next(&self) -> Option<Taken<B>> {
         let mut queue = self.lock();
         let count = queue.waiting.len().min(BATCH);
         if count == 0 {
@@ -149,6 +149,9 @@ impl<B: Batch> Lane<B> {
         Some((Arc::new(commands), tickets))
     }
 }
+
+/// A batch: commands, and who waits for each.
+type Taken<B> = (Arc<Vec<B>>, Vec<Ticket<<B as Batch>::Answer>>);
 
 type Reply<A> = (oneshot::Sender<Result<A, StoreError>>, Result<A, StoreError>);
 

@@ -98,7 +98,8 @@ fn cannot_import(error: &ImportError) -> Failure {
         ImportError::Source(OpenError::InUse { .. }) => {
             here(Exit::Conflict, "record_in_use", "stop the service first")
         }
-        ImportError::Source(error) | ImportError::Target(error) => cannot_open(error),
+        ImportError::Source(opening) => cannot_open_either("--from", error, opening),
+        ImportError::Target(opening) => cannot_open_either("--to", error, opening),
         ImportError::Older { .. } => {
             let hint = "serve it once with this program, which brings it up to date, and stop";
             here(Exit::Conflict, "record_older", hint)
@@ -118,4 +119,25 @@ fn cannot_import(error: &ImportError) -> Failure {
             here(Exit::Other, "other", "nothing was imported; see that both databases answer")
         }
     }
+}
+
+/// Says which of the two databases it is that cannot be opened.
+fn cannot_open_either(option: &str, error: &ImportError, opening: &OpenError) -> Failure {
+    let detail = format!("{option}: {}; nothing was imported", chain(error));
+    let (exit, code, hint) = match (cannot_open(opening), opening) {
+        (Failure::Here { exit, code, .. }, OpenError::File { .. } | OpenError::Sqlite { .. }) => {
+            let hint = "the record must be on a disk that may be written; import a copy of it";
+            (exit, code, hint.to_owned())
+        }
+        (Failure::Here { exit: Exit::Usage, code, .. }, _) => {
+            let hint = match option {
+                "--from" => "write --from sqlite:PATH",
+                _ => "write --to postgres://USER@HOST/NAME",
+            };
+            (Exit::Usage, code, hint.to_owned())
+        }
+        (Failure::Here { exit, code, hint, .. }, _) => (exit, code, hint),
+        (problem @ Failure::Problem(_), _) => return problem,
+    };
+    Failure::here(exit, code, detail, hint)
 }

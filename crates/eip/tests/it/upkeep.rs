@@ -115,13 +115,17 @@ fn a_record_is_imported_into_postgresql_and_served_from_there() {
     assert!(err.starts_with("error[database_not_empty]") && err.contains("createdb"), "{err}");
     let said = scene.eip(&format!("import --from {from} --to '{}'", fresh_database()));
     assert!(said.contains("event\t4\n") && said.contains("next: start eip serve"), "{said}");
-    for (args, expected) in [
-        (format!("import --from '{to}' --to {from}"), 2),
-        (format!("import --from {from}x --to '{to}'"), 3),
-        (format!("import --from {from} --to mysql://db"), 2),
-        (format!("import --from {from} --to postgres://eip@127.0.0.1:1/eip"), 1),
+    let dead = "postgres://eip@127.0.0.1:1/eip";
+    for (args, expected, words) in [
+        (format!("import --from '{to}' --to {from}"), 2, "no other way"),
+        (format!("import --from {from}x --to '{to}'"), 3, "no record at"),
+        (format!("import --from nonsense --to '{to}'"), 2, "write --from sqlite:PATH"),
+        (format!("import --from {from} --to mysql://db"), 2, "write --to postgres://"),
+        (format!("import --from {from} --to {dead}"), 1, "--to: cannot open the database to"),
+        (format!("import --from {from} --to {dead}"), 1, "nothing was imported"),
     ] {
         let (code, out, err) = scene.try_eip(&args);
         assert_eq!(code, expected, "eip {args}: {out}{err}");
+        assert!(err.contains(words), "eip {args}: {out}{err}");
     }
 }
