@@ -4,6 +4,7 @@ use async_trait::async_trait;
 use eip_model::{Backend, InstanceReport, LocalNetwork};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 /// All instances of a backend and the networks that they live in.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -26,6 +27,24 @@ pub enum Sight {
         reason: String,
         known: Option<Listing>,
     },
+}
+
+impl Sight {
+    /// Tells this to who watches, unless it is what was told last. Returns whether it was news.
+    pub(crate) fn tell(self, watching: &watch::Sender<Self>) -> bool {
+        watching.send_if_modified(|told| {
+            let news = *told != self;
+            *told = self;
+            news
+        })
+    }
+}
+
+/// Tells that a backend was lost, and why; the same reason is told and logged once.
+pub(crate) fn lost(backend: Backend, sight: &watch::Sender<Sight>, reason: &str) {
+    if (Sight::Unreachable { reason: reason.to_owned(), known: None }).tell(sight) {
+        warn!(%backend, reason, "The compute backend does not answer; will retry");
+    }
 }
 
 /// One source of instances.

@@ -20,9 +20,9 @@ use eip_model::{Backend, InstanceReport, InstanceState, LocalNetwork};
 use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::info;
 
-use crate::sight::{ComputeBackend, Listing, Sight};
+use crate::sight::{self, ComputeBackend, Listing, Sight};
 
 /// Where Docker listens unless told otherwise.
 pub const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
@@ -60,19 +60,7 @@ impl ComputeBackend for DockerBackend {
     async fn watch(&self, sight: watch::Sender<Sight>, stop: CancellationToken) {
         loop {
             let Some(lost) = stop.run_until_cancelled(self.follow(&sight)).await else { return };
-            let reason = lost.to_string();
-            let news = sight.send_if_modified(|seen| {
-                let now = Sight::Unreachable { reason: reason.clone(), known: None };
-                let changed = *seen != now;
-                *seen = now;
-                changed
-            });
-            if news {
-                warn!(
-                    backend = "docker",
-                    reason, "The compute backend does not answer; will retry"
-                );
-            }
+            sight::lost(self.backend(), &sight, &lost.to_string());
             if stop.run_until_cancelled(tokio::time::sleep(RETRY)).await.is_none() {
                 return;
             }
@@ -131,12 +119,7 @@ impl DockerBackend {
                     answer("ask whether it lives", engine.docker.ping()).await?;
                 }
             }
-            let listing = Sight::Listed(engine.listing());
-            sight.send_if_modified(|seen| {
-                let changed = *seen != listing;
-                *seen = listing;
-                changed
-            });
+            Sight::Listed(engine.listing()).tell(sight);
         }
     }
 }

@@ -23,9 +23,8 @@ use async_trait::async_trait;
 use eip_model::Backend;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
 
-use crate::sight::{ComputeBackend, Sight};
+use crate::sight::{self, ComputeBackend, Sight};
 use engine::{Engine, Memory};
 use neighbours::Neighbours;
 pub use uri::{LibvirtUri, LibvirtUriError, UserPlaces};
@@ -70,18 +69,7 @@ impl ComputeBackend for LibvirtBackend {
         loop {
             let following = Engine::follow(&self.uri, &mut memory, seen.clone(), &sight, &stop);
             let Some(reason) = following.await else { return };
-            let news = sight.send_if_modified(|seen| {
-                let now = Sight::Unreachable { reason: reason.clone(), known: None };
-                let changed = *seen != now;
-                *seen = now;
-                changed
-            });
-            if news {
-                warn!(
-                    backend = "libvirt",
-                    reason, "The compute backend does not answer; will retry"
-                );
-            }
+            sight::lost(self.backend(), &sight, &reason);
             if stop.run_until_cancelled(tokio::time::sleep(RETRY)).await.is_none() {
                 return;
             }

@@ -54,11 +54,7 @@ impl ComputeBackend for SandboxBackend {
                 Ok(records) => Sight::Listed(listing(records)),
                 Err(error) => Sight::Unreachable { reason: chain(error), known: None },
             };
-            sight.send_if_modified(|before| {
-                let changed = *before != told;
-                *before = told;
-                changed
-            });
+            told.tell(&sight);
             let records = seen.unwrap_or_default();
             if stop.run_until_cancelled(change(news, &records)).await.is_none() {
                 return;

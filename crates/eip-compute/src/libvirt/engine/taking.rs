@@ -347,11 +347,7 @@ impl Engine<'_> {
             false => Sight::Listed(listing),
             true => Sight::Unreachable { reason: UNRESPONSIVE.to_owned(), known: Some(listing) },
         };
-        self.sight.send_if_modified(|seen| {
-            let changed = *seen != told;
-            *seen = told;
-            changed
-        });
+        told.tell(self.sight);
     }
 
     /// Whether a domain is plugged into a bridge that was not looked at yet.

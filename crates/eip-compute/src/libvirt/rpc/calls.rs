@@ -187,8 +187,7 @@ impl Link {
         body: Writer,
         read: impl Fn(&[u8]) -> Result<T, XdrError>,
     ) -> Result<T, CallError> {
-        let answer = self.call(doing, procedure, body.done(), Some(ANSWER)).await?;
-        read(&answer).map_err(|source| CallError::Garbage { doing, source })
+        self.ask_within(Some(ANSWER), doing, procedure, body, read).await
     }
 
     async fn ask<T>(
@@ -198,7 +197,18 @@ impl Link {
         body: Writer,
         read: impl Fn(&[u8]) -> Result<T, XdrError>,
     ) -> Result<T, CallError> {
-        let answer = self.call(doing, procedure, body.done(), None).await?;
+        self.ask_within(None, doing, procedure, body, read).await
+    }
+
+    async fn ask_within<T>(
+        &self,
+        limit: Option<Duration>,
+        doing: &'static str,
+        procedure: u32,
+        body: Writer,
+        read: impl Fn(&[u8]) -> Result<T, XdrError>,
+    ) -> Result<T, CallError> {
+        let answer = self.call(doing, procedure, body.done(), limit).await?;
         read(&answer).map_err(|source| CallError::Garbage { doing, source })
     }
 }
