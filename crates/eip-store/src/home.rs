@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
+use tokio::task::AbortHandle;
 
 use crate::open::OpenError;
 
@@ -39,9 +40,9 @@ impl Home {
         Ok(Self { handle, _held: Arc::new(held) })
     }
 
-    /// Runs a task on the thread.
-    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.handle.spawn(task);
+    /// Runs a task on the thread, to its end unless it is aborted.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
+        self.handle.spawn(task).abort_handle()
     }
 
     /// Runs this where it is awaited, but what it begins (tasks, connections) belongs to the thread.

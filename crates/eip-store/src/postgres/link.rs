@@ -44,6 +44,11 @@ impl Link {
         &self.doubts
     }
 
+    /// Who drives its connections.
+    pub(super) fn home(&self) -> &Home {
+        &self.home
+    }
+
     pub(super) async fn connect(&self) -> Result<(Client, Driver), tokio_postgres::Error> {
         self.config.connect(self.tls.connector.clone()).await
     }

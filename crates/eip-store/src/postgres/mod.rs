@@ -75,7 +75,7 @@ impl Postgres {
             let heard = listener.heard();
             (listener, Manner::Bouncer { heard })
         } else {
-            (Listener::start(link, home).await, Manner::Direct)
+            (Listener::start(link), Manner::Direct)
         };
         Ok(Self { place, cluster_id, pool, doubts, manner, listener })
     }

@@ -13,7 +13,6 @@ use tokio_postgres::{AsyncMessage, Client};
 
 use super::config::ANSWER;
 use super::link::{Driver, Link};
-use crate::home::Home;
 use crate::news::{self, News, Telling};
 
 /// The channel on which servers of one database tell each other of commits.
@@ -52,10 +51,9 @@ pub(super) struct Listener {
 }
 
 impl Listener {
-    pub(super) async fn start(link: Link, home: &Home) -> Self {
+    pub(super) fn start(link: Link) -> Self {
         let heard = news::channel();
-        let listen = listen(link, heard.clone());
-        let listening = home.within(async { tokio::spawn(listen).abort_handle() }).await;
+        let listening = link.home().clone().spawn(listen(link, heard.clone()));
         Self { heard, listening: Some(listening) }
     }
 

@@ -7,7 +7,7 @@ use eip_testkit::eventually_async;
 use eip_testkit::pgbouncer::TestBouncer;
 use eip_testkit::postgres::TestCluster;
 use rstest::rstest;
-use tokio_postgres::NoTls;
+use tokio_postgres::{Client, NoTls};
 
 use crate::world::{Kind, World, bouncer_url, new_allocation, refusal, take};
 
@@ -27,13 +27,8 @@ async fn a_commit_that_no_standby_confirmed_is_not_known_to_be_one(
     let between = bouncer.then(|| TestBouncer::before(&cluster));
     let way = between.as_ref().map_or(url.clone(), |between| bouncer_url(between, &url));
     let world = World::on(way).await;
-    let (operator, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
-    tokio::spawn(connection);
-    operator.batch_execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'").await.unwrap();
-    operator.batch_execute("SELECT pg_reload_conf()").await.unwrap();
-    let end = format!(
-        "SELECT 1 FROM (SELECT {how}(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep') done"
-    );
+    let operator = operator_without_standby(&url).await;
+    let end = end_waits(how);
     let repo = world.repo.clone();
     let allocating = tokio::spawn(async move {
         // The first ones may be through before all of PostgreSQL has read the new settings.
@@ -76,13 +71,8 @@ async fn an_import_that_no_standby_confirmed_is_not_known_to_be_one(
     let url = cluster.fresh_database().await;
     let between = bouncer.then(|| TestBouncer::before(&cluster));
     let way = between.as_ref().map_or(url.clone(), |between| bouncer_url(between, &url));
-    let (operator, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
-    tokio::spawn(connection);
-    operator.batch_execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'").await.unwrap();
-    operator.batch_execute("SELECT pg_reload_conf()").await.unwrap();
-    let end = format!(
-        "SELECT 1 FROM (SELECT {how}(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep') done"
-    );
+    let operator = operator_without_standby(&url).await;
+    let end = end_waits(how);
     let ended = eventually_async("the import waits", Duration::from_secs(10), async || {
         operator.query_opt(&end, &[]).await.unwrap()
     });
@@ -95,4 +85,20 @@ async fn an_import_that_no_standby_confirmed_is_not_known_to_be_one(
     // Here it was committed, and whoever looks sees it.
     let pools = operator.query_one("SELECT count(*) FROM pool", &[]).await.unwrap();
     assert_eq!(pools.get::<_, i64>(0), 1);
+}
+
+/// Has commits wait for a standby that does not exist, and returns who may end their wait.
+async fn operator_without_standby(url: &str) -> Client {
+    let (operator, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
+    tokio::spawn(connection);
+    operator.batch_execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'").await.unwrap();
+    operator.batch_execute("SELECT pg_reload_conf()").await.unwrap();
+    operator
+}
+
+/// Ends the commits that wait for a standby; a row says that there were some.
+fn end_waits(how: &str) -> String {
+    format!(
+        "SELECT 1 FROM (SELECT {how}(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep') done"
+    )
 }
