@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
+pub use eip_dataplane::{Announce, Options as KernelOptions};
 use keep::{Keep, keep_up};
 pub use kernel::{Kernel, KernelError};
 pub use netfilter::open_kernel;

@@ -1,14 +1,15 @@
 //! The data plane of this host as the agent's kernel.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use eip_dataplane::firewall::{
     Accept, Doubts, FirewallError, ensure_docker_accept, ensure_libvirt_accept,
 };
-use eip_dataplane::{ApplyError, DataPlane, DesiredState};
+use eip_dataplane::{ApplyError, DataPlane, DesiredState, Options};
 use eip_model::{Ipv4Range, LocalNetwork, chain};
-use tracing::{debug, warn};
+use tracing::warn;
 
 use crate::kernel::{Kernel, KernelError};
 
@@ -22,6 +23,8 @@ struct Netfilter {
     plane: DataPlane,
     passage: Arc<Mutex<Passage>>,
     compared: Instant,
+    /// What has been said: a warning that lasts is said once.
+    warned: BTreeSet<String>,
 }
 
 /// What the firewalls of others are asked to let through: what is sent to the ranges, into these
@@ -37,11 +40,11 @@ struct Passage {
 ///
 /// # Errors
 /// The reason, for people: the missing right, or what the kernel lacks.
-pub fn open_kernel() -> Result<Box<dyn Kernel>, String> {
-    let plane = DataPlane::open().map_err(|error| chain(&error))?;
+pub fn open_kernel(options: Options) -> Result<Box<dyn Kernel>, String> {
+    let plane = DataPlane::open_with(options).map_err(|error| chain(&error))?;
     let passage = Arc::new(Mutex::new(Passage::default()));
     watch_firewalls(&passage).map_err(|error| format!("cannot start a thread: {error}"))?;
-    Ok(Box::new(Netfilter { plane, passage, compared: Instant::now() }))
+    Ok(Box::new(Netfilter { plane, passage, compared: Instant::now(), warned: BTreeSet::new() }))
 }
 
 impl Kernel for Netfilter {
@@ -78,7 +81,9 @@ impl Netfilter {
     fn settle(&mut self, wanted: &DesiredState) -> Result<bool, KernelError> {
         let applied = self.plane.apply(wanted).map_err(|error| refused(&error))?;
         for warning in &applied.warnings {
-            debug!(%warning, "Applied with a warning");
+            if self.warned.insert(warning.to_string()) {
+                warn!(%warning, "Applied, with a warning");
+            }
         }
         Ok(!applied.changed_nothing())
     }

@@ -15,8 +15,8 @@ pub struct Applied {
     pub detached: usize,
     pub routes_added: usize,
     pub routes_removed: usize,
-    /// Elastic IPs announced, times the interfaces on which they were.
-    pub announcements: usize,
+    /// Elastic IPs whose announcement has begun. It goes on for two seconds.
+    pub announced: usize,
     /// What did not work and is not in the way of traffic.
     pub warnings: Vec<Warning>,
 }
@@ -37,10 +37,8 @@ pub enum Warning {
     Redirects(ApplyError),
     /// Without `CAP_NET_RAW` neighbours find out when their ARP entries expire.
     CannotAnnounce(io::ErrorKind),
-    NotAnnounced {
-        interface: String,
-        error: io::Error,
-    },
+    /// Neighbours that ask for an elastic IP are not answered: it is on no interface.
+    Unanswered { interface: String, arp_ignore: u8 },
 }
 
 impl fmt::Display for Warning {
@@ -52,9 +50,11 @@ impl fmt::Display for Warning {
                 "cannot announce elastic IPs to neighbours ({kind}); eip needs the capability \
                  CAP_NET_RAW for that"
             ),
-            Self::NotAnnounced { interface, error } => {
-                write!(f, "some announcements on {interface} were not sent: {error}")
-            }
+            Self::Unanswered { interface, arp_ignore } => write!(
+                f,
+                "net.ipv4.conf.{interface}.arp_ignore is {arp_ignore}: the kernel does not answer \
+                 neighbours on {interface} who ask for an elastic IP; set it to 0, for all too"
+            ),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Gratuitous ARP: telling neighbours at once that an elastic IP is here now.
+//! Gratuitous ARP: what a neighbour is told when an elastic IP is here now.
 //!
 //! Both forms are sent, since some neighbours heed only one: the request, which is the announcement
 //! of RFC 5227 (section 2.3), and the reply of RFC 826 to nobody's question. In both the
@@ -27,11 +27,11 @@ enum Operation {
 
 /// A socket that may send frames. It belongs to the namespace of the thread that opened it.
 #[derive(Debug)]
-pub(crate) struct Announcer {
+pub(crate) struct FrameSocket {
     fd: OwnedFd,
 }
 
-impl Announcer {
+impl FrameSocket {
     /// Needs the capability `CAP_NET_RAW`.
     pub(crate) fn open() -> io::Result<Self> {
         // Protocol 0: nothing is ever received on it.

@@ -22,6 +22,7 @@
 //!   are dropped: this host is no one-armed router for elastic IPs of others.
 //! - IPv4 only.
 
+mod announce;
 mod applied;
 mod arp;
 mod conntrack;
@@ -31,6 +32,7 @@ mod expr;
 pub mod firewall;
 mod host;
 mod nft;
+mod options;
 mod plane;
 mod routes;
 mod sets;
@@ -41,6 +43,7 @@ mod wire;
 
 pub use applied::{Applied, Warning};
 pub use error::{ApplyError, OpenError};
+pub use options::{Announce, Options};
 pub use plane::{DataPlane, DesiredState};
 pub use routes::ROUTE_PROTOCOL;
 pub use table::ACCEPT_MARK;

@@ -9,13 +9,14 @@ use std::os::unix::fs::MetadataExt;
 use eip_model::{Change, Ipv4Range, LocalNetwork, changes};
 use tracing::{debug, warn};
 
+use crate::announce::Announcer;
 use crate::applied::{Applied, Warning};
-use crate::arp::Announcer;
 use crate::conntrack::Sweeper;
 use crate::elements::{ATTACHMENT_SETS, shared_target};
 use crate::error::{ApplyError, OpenError};
 use crate::host::{Host, Lookout};
 use crate::nft::{Batch, Nft, Refused};
+use crate::options::{Announce, Options};
 use crate::routes::{Held, Routes};
 use crate::sets::Sets;
 use crate::sysctl;
@@ -52,12 +53,15 @@ pub struct DataPlane {
     nft: Nft,
     lookout: Lookout,
     routes: Routes,
-    announcer: io::Result<Announcer>,
+    /// None where nothing is to be announced.
+    announcer: Option<io::Result<Announcer>>,
     sweeper: Sweeper,
     in_force: Option<InForce>,
     /// The preferred source that our routes have, once they are known to be those of `in_force`.
     routed: Option<Option<Ipv4Addr>>,
     settled_networks: Option<Vec<LocalNetwork>>,
+    /// The networks that are inside, as far as announcements know.
+    announced_beside: Option<Vec<LocalNetwork>>,
 }
 
 impl DataPlane {
@@ -66,6 +70,14 @@ impl DataPlane {
     /// # Errors
     /// [`OpenError`] tells missing rights from what the kernel lacks.
     pub fn open() -> Result<Self, OpenError> {
+        Self::open_with(Options::default())
+    }
+
+    /// The same, with what an operator may choose.
+    ///
+    /// # Errors
+    /// [`OpenError`] tells missing rights from what the kernel lacks.
+    pub fn open_with(options: Options) -> Result<Self, OpenError> {
         let mut nft = Nft::open().map_err(|source| OpenError::new("speak nf_tables", source))?;
         nft.rehearse().map_err(|refused| match refused.source.raw_os_error() {
             Some(libc::EPERM) => OpenError::NoRights(refused.source),
@@ -79,11 +91,15 @@ impl DataPlane {
             nft,
             lookout: Lookout::open().map_err(io("speak rtnetlink"))?,
             routes: Routes::open().map_err(io("speak rtnetlink"))?,
-            announcer: Announcer::open(),
+            announcer: match options.announce {
+                Announce::Arp => Some(Announcer::start()),
+                Announce::None => None,
+            },
             sweeper: Sweeper::start().map_err(io("speak ctnetlink"))?,
             in_force: None,
             routed: None,
             settled_networks: None,
+            announced_beside: None,
         })
     }
 
@@ -113,7 +129,7 @@ impl DataPlane {
         }
         let source = host.primary(&desired.networks);
         let fresh = self.change_routes(desired, &changed, source, &mut applied)?;
-        self.announce_on(&host, &desired.networks, &fresh, &mut applied);
+        self.announce(&host, host_changed, desired, &fresh, &mut applied);
         Ok(applied)
     }
 
@@ -140,29 +156,6 @@ impl DataPlane {
     /// router may be hundreds of thousands; a look of our own now and then is cheaper.
     pub fn distrust_routes(&mut self) {
         self.routed = None;
-    }
-
-    /// Tells the neighbours again that these elastic IPs are here.
-    ///
-    /// Linux ignores an announcement within a second of the last change of its entry (`locktime`),
-    /// so whoever needs to be sure repeats it, at 0.1, 1 and 2 seconds for instance.
-    ///
-    /// # Errors
-    /// When the interfaces cannot be listed.
-    pub fn announce(
-        &mut self,
-        networks: &[LocalNetwork],
-        addresses: &[Ipv4Addr],
-    ) -> Result<Applied, ApplyError> {
-        let mut applied = Applied::default();
-        // What it reports as changed is for `apply` to act on.
-        let look = |source| ApplyError::Look { what: "the network", source };
-        let (host, host_changed) = self.lookout.look().map_err(look)?;
-        if host_changed {
-            self.routed = None;
-        }
-        self.announce_on(&host, networks, addresses, &mut applied);
-        Ok(applied)
     }
 
     fn refuse_other_namespace(&self) -> Result<(), ApplyError> {
@@ -269,11 +262,19 @@ impl DataPlane {
         source: Option<Ipv4Addr>,
         applied: &mut Applied,
     ) -> Result<Vec<Ipv4Addr>, ApplyError> {
-        let (gone, missing, fresh) = if self.routed == Some(source) {
+        let known = self.routed == Some(source);
+        let (gone, missing, fresh) = if known {
             by_changes(steps, source)
         } else {
             by_comparison(&self.routes.list()?, desired, source)
         };
+        if let Some(Ok(announcer)) = &self.announcer {
+            if known {
+                announcer.withdraw(gone.iter().map(|held| held.0));
+            } else {
+                announcer.withdraw_all_but(|address| desired.targets.contains_key(&address));
+            }
+        }
         self.routed = None;
         applied.routes_removed = gone.len();
         applied.routes_added = missing.len();
@@ -285,35 +286,43 @@ impl DataPlane {
         Ok(fresh)
     }
 
-    fn announce_on(
-        &self,
+    /// Announces what is new here, and everything where it can be heard only now.
+    fn announce(
+        &mut self,
         host: &Host,
-        networks: &[LocalNetwork],
-        addresses: &[Ipv4Addr],
+        host_changed: bool,
+        desired: &DesiredState,
+        fresh: &[Ipv4Addr],
         applied: &mut Applied,
     ) {
-        if addresses.is_empty() {
-            return;
-        }
         let announcer = match &self.announcer {
-            Ok(announcer) => announcer,
-            Err(error) => {
-                applied.warnings.push(Warning::CannotAnnounce(error.kind()));
+            Some(Ok(announcer)) => announcer,
+            Some(Err(error)) => {
+                if !fresh.is_empty() {
+                    applied.warnings.push(Warning::CannotAnnounce(error.kind()));
+                }
                 return;
             }
+            None => return,
         };
-        for interface in host.announce_on(networks) {
-            let mut failed = None;
-            for address in addresses {
-                match announcer.announce(*address, &interface) {
-                    Ok(()) => applied.announcements += 1,
-                    Err(error) => failed = Some(error),
-                }
-            }
-            if let Some(error) = failed {
-                let interface = interface.name.clone();
-                applied.warnings.push(Warning::NotAnnounced { interface, error });
-            }
+        let networks_changed = self.announced_beside.as_ref() != Some(&desired.networks);
+        let mut newly_heard = false;
+        if host_changed || networks_changed {
+            let interfaces = host.announce_on(&desired.networks);
+            applied.warnings.extend(interfaces.iter().filter_map(|one| {
+                let interface = one.name.clone();
+                sysctl::ignores_arp(&interface)
+                    .map(|arp_ignore| Warning::Unanswered { interface, arp_ignore })
+            }));
+            newly_heard = announcer.on(interfaces);
+            self.announced_beside = Some(desired.networks.clone());
+        }
+        if newly_heard {
+            applied.announced = desired.targets.len();
+            announcer.announce(desired.targets.keys().copied());
+        } else if !fresh.is_empty() {
+            applied.announced = fresh.len();
+            announcer.announce(fresh.iter().copied());
         }
     }
 }

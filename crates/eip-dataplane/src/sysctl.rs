@@ -29,6 +29,17 @@ pub(crate) fn no_redirects(networks: &[LocalNetwork]) -> Vec<ApplyError> {
         .collect()
 }
 
+/// Returns the value that keeps the kernel from answering ARP for an address that is on no interface,
+/// if it has one: any but 0 does (`arp_ignore` in `ip-sysctl`). The larger of `all` and the
+/// interface's own counts.
+pub(crate) fn ignores_arp(interface: &str) -> Option<u8> {
+    let read = |name: &str| {
+        let file = format!("/proc/sys/net/ipv4/conf/{name}/arp_ignore");
+        std::fs::read_to_string(file).ok()?.trim().parse::<u8>().ok()
+    };
+    read("all").max(read(interface)).filter(|value| *value != 0)
+}
+
 /// Writes only what differs, so that a read-only `/proc/sys` with the right values will do.
 fn set(file: &Path, value: &'static str) -> Result<(), ApplyError> {
     let path = Path::new("/proc/sys/net/ipv4").join(file);

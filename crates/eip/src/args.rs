@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use eip_compute::sandbox::SandboxName;
 use eip_model::{HostName, Label, PoolName, ProjectName};
+use serde::Deserialize;
 
 /// Elastic IPs for machines you own.
 #[derive(Debug, Parser)]
@@ -144,6 +145,17 @@ pub(crate) struct Host {
     /// Carry no traffic: record and report only.
     #[arg(long)]
     pub(crate) no_data_plane: bool,
+    /// How the network learns that an elastic IP is on this host: `arp`, or `none` where the
+    /// upstream routes the pool to it [default: arp].
+    #[arg(long, env = "EIP_ANNOUNCE", value_name = "HOW")]
+    pub(crate) announce: Option<Announce>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Announce {
+    Arp,
+    None,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -7,7 +7,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use eip_agent::{AgentConfig, Kernel, ServerLink};
+use eip_agent::{AgentConfig, Announce, Kernel, KernelOptions, ServerLink};
 use eip_compute::ComputeBackend;
 use eip_model::{HostName, Ipv4Range, PoolConfig, chain};
 use eip_server::{ApiKey, ApiState, Service, ServiceConfig};
@@ -66,7 +66,7 @@ pub(crate) async fn serve(command: args::Serve, settings: &Settings) -> Result<(
         let key = agent_key(&data_dir)?;
         service.admit_agent(&key, host.clone()).await.map_err(unusable)?;
         let link = server_link(&format!("http://{}", reachable(bound)), key.expose())?;
-        let config = agent_config(&command.host, host, backends, &data_dir);
+        let config = agent_config(&command.host, settings, host, backends, &data_dir);
         said.extend(introduce(&config));
         Some(tokio::spawn(eip_agent::run(config, link, stop.clone())))
     };
@@ -91,7 +91,7 @@ pub(crate) async fn agent(command: args::Agent, settings: &Settings) -> Result<(
     let link = server_link(&url, &key)?;
     let host = host_name(&command.host, settings)?;
     let backends = backends(&command.host, settings, &data_dir)?;
-    let config = agent_config(&command.host, host, backends, &data_dir);
+    let config = agent_config(&command.host, settings, host, backends, &data_dir);
     let mut said = vec![("server", url)];
     said.extend(introduce(&config));
     for (name, value) in said {
@@ -103,6 +103,7 @@ pub(crate) async fn agent(command: args::Agent, settings: &Settings) -> Result<(
 
 fn agent_config(
     asked: &args::Host,
+    settings: &Settings,
     host: HostName,
     backends: Vec<Arc<dyn ComputeBackend>>,
     data_dir: &Path,
@@ -110,9 +111,17 @@ fn agent_config(
     let kernel: Result<Box<dyn Kernel>, String> = if asked.no_data_plane {
         Err("this host was told to carry no traffic".to_owned())
     } else {
-        eip_agent::open_kernel()
+        eip_agent::open_kernel(options(asked, settings))
     };
     AgentConfig { host, data_dir: data_dir.to_owned(), backends, kernel }
+}
+
+fn options(asked: &args::Host, settings: &Settings) -> KernelOptions {
+    let announce = match asked.announce.or(settings.announce) {
+        Some(args::Announce::Arp) | None => Announce::Arp,
+        Some(args::Announce::None) => Announce::None,
+    };
+    KernelOptions { announce }
 }
 
 pub(crate) fn cannot_open(error: &eip_store::OpenError) -> Failure {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use eip_model::HostName;
 use serde::Deserialize;
 
+use crate::args::Announce;
 use crate::exit::{Exit, Failure};
 
 /// What a settings file may say. The one in the home folder wins over `/etc/eip/config.toml`.
@@ -20,6 +21,7 @@ pub(crate) struct Settings {
     pub(crate) compute: Option<Vec<String>>,
     pub(crate) pool: Option<Vec<String>>,
     pub(crate) host_name: Option<HostName>,
+    pub(crate) announce: Option<Announce>,
 }
 
 const BUILT_IN_URL: &str = "http://127.0.0.1:8080";
@@ -122,8 +124,9 @@ mod tests {
         let path = dir.path().join("config.toml");
         std::fs::write(&path, "lisen = \"127.0.0.1:1\"").unwrap();
         assert!(read(&path).unwrap_err().to_string().contains("lisen"));
-        std::fs::write(&path, "listen = \"127.0.0.1:1\"").unwrap();
-        assert!(read(&path).unwrap().unwrap().listen.is_some());
+        std::fs::write(&path, "listen = \"127.0.0.1:1\"\nannounce = \"none\"").unwrap();
+        let settings = read(&path).unwrap().unwrap();
+        assert!(settings.listen.is_some() && settings.announce == Some(Announce::None));
         assert!(read(&dir.path().join("none")).unwrap().is_none());
     }
 }

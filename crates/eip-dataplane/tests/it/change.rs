@@ -170,25 +170,3 @@ fn a_network_that_is_new_is_inside_from_then_on() {
     assert!(world.apply_state(state).expect("an apply").changed_nothing());
     assert_eq!(world.host.sh("cat /proc/sys/net/ipv4/conf/br1/send_redirects").trim(), "0");
 }
-
-#[test]
-fn neighbours_are_told_at_once_who_has_the_address() {
-    let world = World::with(&[]);
-    // The client believes that another machine has it.
-    world.client.ip(&["neigh replace 100.64.0.1 lladdr 02:00:00:00:00:99 dev eth0 nud reachable"]);
-    let applied = world.apply(&[(eip(1), WEB_1)]);
-    assert_eq!(applied.announcements, 1);
-    let mac = world.host.sh("cat /sys/class/net/u0/address 2>/dev/null; ip -br link show u0");
-    eventually("the client to believe it", SOON, || {
-        let known = world.client.sh("ip neigh show 100.64.0.1");
-        let lladdr = known.split_whitespace().nth(4)?.to_owned();
-        if mac.contains(&lladdr) {
-            return Some(());
-        }
-        // Linux heeds no announcement within a second of the last change of its entry.
-        world.plane(|plane| {
-            plane.announce(&crate::world::desired(&[]).networks, &[eip(1)]).expect("announced");
-        });
-        None
-    });
-}

@@ -7,7 +7,7 @@ use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use eip_dataplane::{Applied, DataPlane, DesiredState};
+use eip_dataplane::{Applied, DataPlane, DesiredState, Options};
 use eip_model::LocalNetwork;
 use eip_testkit::eventually;
 use eip_testkit::netns::{Namespace, fetch, fetch_udp, link};
@@ -40,6 +40,10 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new() -> Self {
+        Self::opened_with(Options::default())
+    }
+
+    pub(crate) fn opened_with(options: Options) -> Self {
         let client = Namespace::new("client");
         let host = Namespace::new("host");
         link(&client, &host, "eth0", "u0");
@@ -71,7 +75,8 @@ impl World {
             );
         client.serve_tcp(TCP);
         client.serve_udp(UDP);
-        let plane = Arc::new(Mutex::new(host.run(|| DataPlane::open().expect("a data plane"))));
+        let plane = host.run(move || DataPlane::open_with(options).expect("a data plane"));
+        let plane = Arc::new(Mutex::new(plane));
         Self { client, host, web_1, web_2, web_3, plane }
     }
 
