@@ -3,7 +3,7 @@
 use tokio_postgres::Row;
 
 use super::attempt::{Lent, ORDER, unconfirmed, unreachable, was_refused};
-use super::config::PATIENCE;
+use super::config::{ANSWER, PATIENCE};
 use super::session::Session;
 use super::statements::{in_time, is_lost, lists, meaning, unnested};
 use super::wake::CHANNEL;
@@ -37,7 +37,8 @@ pub(super) async fn settle<B: Batch>(
     // A connection that is lost before anything was sent is no reason to doubt anything.
     let statement = in_time(B::DOING, PATIENCE, session.ready(&sql)).await?;
     let doubts = session.doubts().heard();
-    let asked = tokio::time::timeout(PATIENCE, session.query(&statement, &values)).await;
+    // It may wait for locks as long as PostgreSQL lets it, which then says so itself.
+    let asked = tokio::time::timeout(ANSWER, session.query(&statement, &values)).await;
     let rows = match asked {
         Ok(_) if session.doubts().heard() != doubts => return Err(unconfirmed(B::DOING).into()),
         Ok(Ok(rows)) => rows,
