@@ -5,12 +5,15 @@ use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use eip_compute::Listing;
-use eip_model::{Backend, DesiredSet, InstanceReport, LocalNetwork, chain};
+use eip_model::{Backend, DesiredSet, Generation, InstanceReport, LocalNetwork, chain};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tracing::{error, warn};
+
+use crate::server::ServerLink;
 
 /// The file, and what is in it.
 #[derive(Debug)]
@@ -24,6 +27,9 @@ struct Kept {
     /// Instances are where they were only until the host is started anew.
     boot_id: String,
     desired: Option<DesiredSet>,
+    /// The newest generation that a server had acknowledged when this was written.
+    #[serde(default)]
+    acknowledged: Generation,
     listings: BTreeMap<Backend, KeptListing>,
 }
 
@@ -33,21 +39,41 @@ struct KeptListing {
     networks: Vec<LocalNetwork>,
 }
 
+/// How long what was acknowledged may be in no file.
+const LATER: Duration = Duration::from_secs(2);
+
 /// The last desired set, and the last list of every backend.
 pub(crate) type ToKeep = (DesiredSet, BTreeMap<Backend, Listing>);
 
 /// Writes what is to be kept, the newest of it when it comes faster than the disk, until nothing
 /// more can come. Beside the loop, because a change must not wait for the disk.
-pub(crate) async fn keep_up(mut keep: Keep, mut news: watch::Receiver<Option<ToKeep>>) {
-    while news.changed().await.is_ok() {
-        let Some((desired, listings)) = news.borrow_and_update().clone() else { continue };
-        let save = move || {
-            keep.save(&desired, &listings);
-            keep
+pub(crate) async fn keep_up(
+    mut keep: Keep,
+    mut news: watch::Receiver<Option<ToKeep>>,
+    server: ServerLink,
+) {
+    loop {
+        let told = tokio::select! {
+            changed = news.changed() => changed.is_ok(),
+            // What was acknowledged since is worth a write of its own, but not at every change.
+            () = tokio::time::sleep(LATER), if server.acknowledged() != keep.acknowledged() => true,
         };
-        match tokio::task::spawn_blocking(save).await {
-            Ok(kept) => keep = kept,
-            Err(error) => return error!(%error, "The file of the agent is not written any more"),
+        let kept = news.borrow_and_update().clone();
+        let acknowledged = server.acknowledged();
+        if let Some((desired, listings)) = kept {
+            let save = move || {
+                keep.save(&desired, acknowledged, &listings);
+                keep
+            };
+            match tokio::task::spawn_blocking(save).await {
+                Ok(kept) => keep = kept,
+                Err(error) => {
+                    return error!(%error, "The file of the agent is not written any more");
+                }
+            }
+        }
+        if !told {
+            return;
         }
     }
 }
@@ -80,6 +106,10 @@ impl Keep {
         self.kept.desired.clone()
     }
 
+    pub(crate) fn acknowledged(&self) -> Generation {
+        self.kept.acknowledged
+    }
+
     pub(crate) fn listings(&self) -> BTreeMap<Backend, Listing> {
         let read = |(backend, kept): (&Backend, &KeptListing)| {
             let KeptListing { instances, networks } = kept.clone();
@@ -89,13 +119,19 @@ impl Keep {
     }
 
     /// Writes what is new, if anything is, whole or not at all.
-    pub(crate) fn save(&mut self, desired: &DesiredSet, listings: &BTreeMap<Backend, Listing>) {
+    pub(crate) fn save(
+        &mut self,
+        desired: &DesiredSet,
+        acknowledged: Generation,
+        listings: &BTreeMap<Backend, Listing>,
+    ) {
         let same = |(backend, kept): (&Backend, &KeptListing)| {
             listings
                 .get(backend)
                 .is_some_and(|now| now.instances == kept.instances && now.networks == kept.networks)
         };
         if self.kept.desired.as_ref() == Some(desired)
+            && self.kept.acknowledged == acknowledged
             && self.kept.listings.len() == listings.len()
             && self.kept.listings.iter().all(same)
         {
@@ -108,6 +144,7 @@ impl Keep {
         let now = Kept {
             boot_id: self.kept.boot_id.clone(),
             desired: Some(desired.clone()),
+            acknowledged,
             listings: listings.iter().map(write).collect(),
         };
         match replace(&self.path, &now) {
@@ -136,13 +173,14 @@ fn replace(path: &Path, kept: &Kept) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use eip_model::{ClusterId, Generation};
+    use eip_model::ClusterId;
 
     fn desired(generation: u64) -> DesiredSet {
         DesiredSet {
             cluster_id: ClusterId::new("f47ac10b-58cc-4372-a567-0e02c7d2e3f4".parse().unwrap()),
             host: "hv1".parse().unwrap(),
             generation: Generation::new(generation),
+            replaces: None,
             ranges: vec!["100.64.0.0/10".parse().unwrap()],
             attachments: Vec::new(),
         }
@@ -152,9 +190,10 @@ mod tests {
     fn what_was_kept_is_there_after_a_restart() {
         let dir = tempfile::tempdir().unwrap();
         let listings = BTreeMap::from([(Backend::Docker, Listing::default())]);
-        Keep::open(dir.path()).save(&desired(3), &listings);
+        Keep::open(dir.path()).save(&desired(3), Generation::new(2), &listings);
         let keep = Keep::open(dir.path());
         assert_eq!(keep.desired(), Some(desired(3)));
+        assert_eq!(keep.acknowledged(), Generation::new(2));
         assert_eq!(keep.listings(), listings);
     }
 
@@ -171,7 +210,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut keep = Keep::open(dir.path());
         keep.kept.boot_id = "an earlier one".into();
-        keep.save(&desired(3), &BTreeMap::from([(Backend::Docker, Listing::default())]));
+        keep.save(
+            &desired(3),
+            Generation::new(2),
+            &BTreeMap::from([(Backend::Docker, Listing::default())]),
+        );
         let keep = Keep::open(dir.path());
         assert_eq!(keep.desired(), Some(desired(3)));
         assert!(keep.listings().is_empty());

@@ -12,13 +12,13 @@ mod server;
 mod turn;
 mod world;
 
+use std::cmp::Ordering;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use eip_compute::ComputeBackend;
-use eip_model::{DesiredSet, HostName, chain};
-use serde::Serialize;
+use eip_model::{AppliedReport, DesiredSet, Generation, HostName, InventoryReport, chain};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -58,6 +58,7 @@ pub async fn run(config: AgentConfig, server: ServerLink, stop: CancellationToke
     let AgentConfig { host, data_dir, backends, kernel } = config;
     let tasks = TaskTracker::new();
     let keep = Keep::open(&data_dir);
+    server.resume_from(keep.acknowledged());
     let sights = backends.into_iter().map(|backend| {
         let (tell, sight) = watch::channel(eip_compute::Sight::Unseen);
         let kind = backend.backend();
@@ -70,14 +71,26 @@ pub async fn run(config: AgentConfig, server: ServerLink, stop: CancellationToke
     let (inventory_tx, inventory_rx) = watch::channel(None);
     let (applied_tx, applied_rx) = watch::channel(None);
 
-    tasks.spawn(pull(server.clone(), host, desired_tx, stop.clone()));
-    tasks.spawn(tell(server.clone(), "inventory", inventory_rx, stop.clone()));
-    tasks.spawn(tell(server, "applied", applied_rx, stop.clone()));
+    let (refused_tx, refused_rx) = watch::channel(None);
+    tasks.spawn(pull(server.clone(), host, desired_tx, refused_tx, stop.clone()));
+    let link = server.clone();
+    let put_inventory = move |report: InventoryReport| {
+        let link = link.clone();
+        async move { link.put("inventory", &report).await }
+    };
+    tasks.spawn(tell(put_inventory, inventory_rx, stop.clone()));
+    let link = server.clone();
+    let put_applied = move |report: AppliedReport| {
+        let link = link.clone();
+        async move { link.put_applied(&report).await }
+    };
+    tasks.spawn(tell(put_applied, applied_rx, stop.clone()));
     let (kept_tx, kept_rx) = watch::channel(None);
-    tasks.spawn(keep_up(keep, kept_rx));
+    tasks.spawn(keep_up(keep, kept_rx, server));
     let turns = Turns {
         world,
         desired: desired_rx,
+        refused: refused_rx,
         inventory: inventory_tx,
         applied: applied_tx,
         kept: kept_tx,
@@ -87,48 +100,41 @@ pub async fn run(config: AgentConfig, server: ServerLink, stop: CancellationToke
     tasks.wait().await;
 }
 
-/// Asks for the desired set again and again, and passes on what may be trusted.
+/// Asks for the desired set again and again, and passes on what may be trusted. What may not is
+/// told to `refused`, until something that may has come.
 async fn pull(
     server: ServerLink,
     host: HostName,
     desired: watch::Sender<Option<DesiredSet>>,
+    refused: watch::Sender<Option<String>>,
     stop: CancellationToken,
 ) {
     let mut retry = FIRST_RETRY;
-    let mut silent = false;
-    let mut turned_down = None;
+    let mut trouble: Option<String> = None;
     loop {
-        let known = desired.borrow().as_ref().map(|set| set.generation);
+        let known = desired.borrow().as_ref().map(|set| (set.cluster_id, set.generation));
         let asked = server.desired(known, LONG_POLL_SECONDS);
         let Some(answer) = stop.run_until_cancelled(asked).await else { return };
         let pause = match answer {
             Ok(fetched) => {
-                if silent {
+                if trouble.take().is_some() {
                     info!("The server answers again");
                 }
-                silent = false;
                 retry = FIRST_RETRY;
                 match fetched {
-                    Fetched::Unchanged => None,
-                    Fetched::Set(set) => {
-                        let before = turned_down;
-                        turned_down = take(&host, &desired, set);
-                        if let Some(reason) = turned_down.filter(|_| turned_down != before) {
-                            error!(
-                                reason,
-                                "Turned down a desired set; remove agent.json and restart the \
-                                 agent to accept it"
-                            );
-                        }
-                        turned_down.map(|_| LONGEST_RETRY)
+                    Fetched::Unchanged => {
+                        refused.send_if_modified(|why| why.take().is_some());
+                        None
                     }
+                    Fetched::Set(set) => take(&host, &desired, &refused, &server, set),
                 }
             }
             Err(error) => {
-                if !silent {
-                    warn!(error = %chain(&error), "The server does not answer; rules stay as they are");
+                let said = chain(&error);
+                if trouble.as_ref() != Some(&said) {
+                    warn!(error = said, "No desired set from the server; rules stay as they are");
                 }
-                silent = true;
+                trouble = Some(said);
                 retry = (retry * 2).min(LONGEST_RETRY);
                 Some(retry)
             }
@@ -141,42 +147,73 @@ async fn pull(
     }
 }
 
-/// Passes a desired set on, unless it cannot be the successor of the one that is known. Returns
-/// why it was turned down, if it was.
-///
-/// A server that lost its record, or another one at the same address, must not clear a host.
+/// Passes a desired set on, or says why not. Returns how long to wait before the next question.
 fn take(
     host: &HostName,
     desired: &watch::Sender<Option<DesiredSet>>,
+    refused: &watch::Sender<Option<String>>,
+    server: &ServerLink,
     set: DesiredSet,
-) -> Option<&'static str> {
-    let why_not = match &*desired.borrow() {
-        _ if set.host != *host => Some("it is another host's"),
-        Some(known) if known.cluster_id != set.cluster_id => Some("it is of another record"),
-        Some(known) if known.generation > set.generation => {
-            Some("it is older than the one in force")
+) -> Option<Duration> {
+    let why_not = why_not(host, desired.borrow().as_ref(), &set);
+    let news = refused.send_if_modified(|last| {
+        let news = *last != why_not;
+        last.clone_from(&why_not);
+        news
+    });
+    if let Some(reason) = why_not {
+        if news {
+            error!(reason, "Turned down a desired set; rules stay as they are");
         }
-        Some(_) | None => None,
-    };
-    if why_not.is_none() {
-        desired.send_replace(Some(set));
+        return Some(LONGEST_RETRY);
     }
-    why_not
+    if desired.borrow().as_ref().is_some_and(|known| known.cluster_id != set.cluster_id) {
+        server.resume_from(Generation::default());
+    }
+    desired.send_replace(Some(set));
+    None
 }
 
-/// Sends the newest report to one of the agent's paths, when there is news and again in its time: a
-/// server that has not heard of this host, or whose record was replaced, learns it anew.
-async fn tell<T: Serialize + Clone>(
-    server: ServerLink,
-    path: &'static str,
+/// Says why a desired set cannot be the successor of the one that is known, if it cannot.
+///
+/// An empty set may well be one. But a server that lost its record, an old copy of it, another one at the
+/// same address, or an answer that was overtaken must not clear a host.
+fn why_not(host: &HostName, known: Option<&DesiredSet>, set: &DesiredSet) -> Option<String> {
+    let turned_down = |reason: &str| Some(format!("turned down a desired set: {reason}"));
+    if set.host != *host {
+        return turned_down("it is another host's");
+    }
+    if let Err(reason) = set.check() {
+        return turned_down(&reason);
+    }
+    let known = known?;
+    if known.cluster_id != set.cluster_id {
+        return match set.replaces {
+            Some(replaced) if replaced == known.cluster_id => None,
+            Some(_) | None => turned_down("it is of another record"),
+        };
+    }
+    match set.generation.cmp(&known.generation) {
+        Ordering::Less => turned_down("it is older than the one in force"),
+        Ordering::Equal if set != known => {
+            turned_down("it has the generation of the one in force, and says something else")
+        }
+        Ordering::Equal | Ordering::Greater => None,
+    }
+}
+
+/// Sends the newest report by `put`, when there is news and again in its time: a server that has not
+/// heard of this host, or whose record was replaced, learns it anew.
+async fn tell<T: Clone, F: Future<Output = Result<(), LinkError>>>(
+    put: impl Fn(T) -> F,
     mut news: watch::Receiver<Option<T>>,
     stop: CancellationToken,
 ) {
     loop {
         let report = news.borrow_and_update().clone();
         let sent = async {
-            match &report {
-                Some(report) => server.put(path, report).await,
+            match report {
+                Some(report) => put(report).await,
                 None => Ok(()),
             }
         };
@@ -204,5 +241,60 @@ async fn pause<T>(
     match stop.run_until_cancelled(tokio::time::timeout(wait, news.changed())).await {
         Some(Ok(Err(_))) | None => false,
         Some(Ok(Ok(())) | Err(_)) => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use eip_model::{Attachment, ClusterId, ElasticIpId, InstanceId};
+    use uuid::Uuid;
+
+    fn set(cluster: u128, generation: u64, addresses: &[u8]) -> DesiredSet {
+        let attachment = |last: &u8| Attachment {
+            public_ip: std::net::Ipv4Addr::new(100, 64, 0, *last),
+            elastic_ip_id: ElasticIpId::new(Uuid::from_u128(u128::from(*last))),
+            instance_id: InstanceId::new(Uuid::from_u128(u128::from(*last))),
+        };
+        DesiredSet {
+            cluster_id: ClusterId::new(Uuid::from_u128(cluster)),
+            host: "hv1".parse().unwrap(),
+            generation: Generation::new(generation),
+            replaces: None,
+            ranges: vec!["100.64.0.0/10".parse().unwrap()],
+            attachments: addresses.iter().map(attachment).collect(),
+        }
+    }
+
+    fn reason(known: &DesiredSet, set: &DesiredSet) -> Option<String> {
+        why_not(&"hv1".parse().unwrap(), Some(known), set)
+    }
+
+    #[test]
+    fn only_a_successor_of_what_is_known_is_taken() {
+        let known = set(1, 5, &[1, 2]);
+        for fine in [set(1, 5, &[1, 2]), set(1, 6, &[1]), set(1, 6, &[]), set(1, 99, &[1, 2, 3])] {
+            assert_eq!(reason(&known, &fine), None, "{fine:?}");
+        }
+        let told = |set: &DesiredSet| reason(&known, set).expect("a reason");
+        assert!(told(&set(1, 4, &[1, 2])).contains("older than the one in force"));
+        assert!(told(&set(1, 5, &[1])).contains("says something else"));
+        assert!(told(&set(1, 5, &[])).contains("says something else"));
+        assert!(told(&set(2, 6, &[1, 2])).contains("of another record"));
+        assert!(told(&set(1, 6, &[2, 1])).contains("not sorted"));
+        assert!(told(&set(1, 6, &[1, 1])).contains("twice"));
+        let another = DesiredSet { host: "hv2".parse().unwrap(), ..set(1, 6, &[]) };
+        assert!(told(&another).contains("another host's"));
+    }
+
+    #[test]
+    fn another_record_is_taken_where_it_was_accepted_in_place_of_this_one() {
+        let known = set(1, 5, &[1, 2]);
+        let replacing = |cluster: u128| DesiredSet {
+            replaces: Some(ClusterId::new(Uuid::from_u128(cluster))),
+            ..set(2, 1, &[])
+        };
+        assert_eq!(reason(&known, &replacing(1)), None);
+        assert!(reason(&known, &replacing(3)).expect("a reason").contains("another record"));
     }
 }

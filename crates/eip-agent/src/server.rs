@@ -1,8 +1,10 @@
 //! The line to the server: HTTP, also inside one process.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use eip_model::{DesiredSet, Generation};
+use eip_model::{AppliedReport, ClusterId, DesiredSet, Generation};
 use reqwest::header::{HeaderMap, HeaderValue};
 use reqwest::{Client, StatusCode, Url};
 use serde::Serialize;
@@ -15,6 +17,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 pub struct ServerLink {
     client: Client,
     base: Url,
+    acknowledged: Arc<AtomicU64>,
 }
 
 /// The address or the key of the server cannot be used.
@@ -62,17 +65,21 @@ impl ServerLink {
             // Below the server's deadline for the next request on an idle connection.
             .pool_idle_timeout(Duration::from_secs(8))
             .build();
-        Ok(Self { client: client.map_err(ServerUrlError::Client)?, base })
+        let client = client.map_err(ServerUrlError::Client)?;
+        Ok(Self { client, base, acknowledged: Arc::default() })
     }
 
     /// Waits up to `seconds` for a desired set that is not the known one.
     pub(crate) async fn desired(
         &self,
-        known: Option<Generation>,
+        known: Option<(ClusterId, Generation)>,
         seconds: u64,
     ) -> Result<Fetched, LinkError> {
         let mut query = vec![("wait_seconds", seconds.to_string())];
-        query.extend(known.map(|known| ("known", known.to_string())));
+        if let Some((cluster, known)) = known {
+            query.extend([("cluster", cluster.to_string()), ("known", known.to_string())]);
+            query.push(("acknowledged", self.acknowledged().to_string()));
+        }
         let request = self.client.get(self.at("desired")).query(&query);
         let deadline = DEADLINE + Duration::from_secs(seconds);
         let answer = accepted(request.timeout(deadline).send().await?).await?;
@@ -86,6 +93,25 @@ impl ServerLink {
     pub(crate) async fn put(&self, what: &str, report: &impl Serialize) -> Result<(), LinkError> {
         let request = self.client.put(self.at(what)).timeout(DEADLINE).json(report);
         accepted(request.send().await?).await.map(drop)
+    }
+
+    /// Tells what is in force, and remembers what of that was acknowledged.
+    pub(crate) async fn put_applied(&self, report: &AppliedReport) -> Result<(), LinkError> {
+        let known = [("acknowledged", self.acknowledged().to_string())];
+        let request = self.client.put(self.at("applied")).query(&known);
+        accepted(request.timeout(DEADLINE).json(report).send().await?).await?;
+        self.acknowledged.fetch_max(report.generation.value(), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// The newest generation whose report a server has taken: it is in the record since.
+    pub(crate) fn acknowledged(&self) -> Generation {
+        Generation::new(self.acknowledged.load(Ordering::Relaxed))
+    }
+
+    /// Begins with what an earlier run was acknowledged, or anew with another record.
+    pub(crate) fn resume_from(&self, acknowledged: Generation) {
+        self.acknowledged.store(acknowledged.value(), Ordering::Relaxed);
     }
 
     fn at(&self, what: &str) -> Url {

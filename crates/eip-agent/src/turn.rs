@@ -26,6 +26,8 @@ const FIRST_LOOK: Duration = Duration::from_secs(5);
 pub(crate) struct Turns {
     pub(crate) world: World,
     pub(crate) desired: watch::Receiver<Option<DesiredSet>>,
+    /// Why the newest desired set was turned down, if it was.
+    pub(crate) refused: watch::Receiver<Option<String>>,
     pub(crate) inventory: watch::Sender<Option<InventoryReport>>,
     pub(crate) applied: watch::Sender<Option<AppliedReport>>,
     /// What is to be on disk.
@@ -68,6 +70,7 @@ impl Turns {
                 () = stop.cancelled() => return,
                 () = self.world.changed() => {}
                 changed = self.desired.changed() => if changed.is_err() { return },
+                changed = self.refused.changed() => if changed.is_err() { return },
                 _ = mend.tick() => plane.mend().await,
             }
         }
@@ -94,7 +97,7 @@ impl Turns {
             let report = AppliedReport {
                 cluster_id: desired.cluster_id,
                 generation: plane.generation,
-                data_plane: plane.health(),
+                data_plane: plane.health(self.refused.borrow_and_update().as_deref()),
                 problems,
             };
             publish(&self.applied, report);
@@ -178,11 +181,12 @@ impl Plane {
         Some(done.await.unwrap_or_else(|_| Err(panicked())))
     }
 
-    fn health(&self) -> DataPlaneHealth {
-        match (&self.kernel, &self.failure) {
-            (Err(reason), _) => DataPlaneHealth::Absent { reason: reason.clone() },
-            (Ok(_), Some(error)) => DataPlaneHealth::Failing { reason: error.to_string() },
-            (Ok(_), None) => DataPlaneHealth::Ready,
+    fn health(&self, refused: Option<&str>) -> DataPlaneHealth {
+        match (&self.kernel, &self.failure, refused) {
+            (Err(reason), ..) => DataPlaneHealth::Absent { reason: reason.clone() },
+            (Ok(_), Some(error), _) => DataPlaneHealth::Failing { reason: error.to_string() },
+            (Ok(_), None, Some(why)) => DataPlaneHealth::Failing { reason: why.to_owned() },
+            (Ok(_), None, None) => DataPlaneHealth::Ready,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What a server and a host's agent say to each other: the desired set going down, reports going up.
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
@@ -21,10 +22,42 @@ pub struct DesiredSet {
     pub cluster_id: ClusterId,
     pub host: HostName,
     pub generation: Generation,
+    /// Another record, whose set this one may take the place of: an operator said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaces: Option<ClusterId>,
     /// Every range of every pool: what the host must keep from its own services, associated or not.
     pub ranges: Vec<Ipv4Range>,
     /// Sorted by address.
     pub attachments: Vec<Attachment>,
+}
+
+impl DesiredSet {
+    /// Returns what shows that this is not a whole set as a server makes it, if anything does.
+    ///
+    /// # Errors
+    /// In words, for people.
+    pub fn check(&self) -> Result<(), String> {
+        let mut last = None;
+        let mut instances = BTreeSet::new();
+        for attachment in &self.attachments {
+            let public_ip = attachment.public_ip;
+            if last == Some(public_ip) {
+                return Err(format!("it has {public_ip} twice"));
+            }
+            if last > Some(public_ip) {
+                return Err(format!("it is not sorted: {public_ip} comes late"));
+            }
+            if !self.ranges.iter().any(|range| range.contains(public_ip)) {
+                return Err(format!("{public_ip} is in none of its ranges"));
+            }
+            if !instances.insert(attachment.instance_id) {
+                let instance = attachment.instance_id;
+                return Err(format!("it has two addresses for the instance {instance}"));
+            }
+            last = Some(public_ip);
+        }
+        Ok(())
+    }
 }
 
 /// One association, as the host that runs the instance needs to know it.
@@ -119,5 +152,38 @@ impl std::str::FromStr for ProblemKind {
         [Self::Failing, Self::Unknown].into_iter().find(|one| one.as_str() == text).ok_or_else(
             || crate::instance::UnknownWord { text: text.to_owned(), known: "failing, unknown" },
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use uuid::Uuid;
+
+    fn set(pairs: &[(u8, u128)]) -> DesiredSet {
+        let attachment = |(last, instance): &(u8, u128)| Attachment {
+            public_ip: Ipv4Addr::new(100, 64, 0, *last),
+            elastic_ip_id: ElasticIpId::new(Uuid::from_u128(1000 + u128::from(*last))),
+            instance_id: InstanceId::new(Uuid::from_u128(*instance)),
+        };
+        DesiredSet {
+            cluster_id: ClusterId::new(Uuid::from_u128(1)),
+            host: "hv1".parse().unwrap(),
+            generation: Generation::new(1),
+            replaces: None,
+            ranges: vec!["100.64.0.0/28".parse().unwrap()],
+            attachments: pairs.iter().map(attachment).collect(),
+        }
+    }
+
+    #[test]
+    fn a_set_that_no_server_makes_is_told_from_one_that_it_does() {
+        assert_eq!(set(&[]).check(), Ok(()));
+        assert_eq!(set(&[(1, 1), (2, 2), (15, 3)]).check(), Ok(()));
+        let wrong = |pairs: &[(u8, u128)]| set(pairs).check().unwrap_err();
+        assert_eq!(wrong(&[(1, 1), (1, 2)]), "it has 100.64.0.1 twice");
+        assert_eq!(wrong(&[(2, 1), (1, 2)]), "it is not sorted: 100.64.0.1 comes late");
+        assert_eq!(wrong(&[(1, 1), (16, 2)]), "100.64.0.16 is in none of its ranges");
+        assert!(wrong(&[(1, 1), (2, 1)]).starts_with("it has two addresses for the instance"));
     }
 }

@@ -41,6 +41,7 @@ codes! {
     Forbidden, "forbidden", 403, "The key may not do this";
     NotFound, "not_found", 404, "There is nothing at this path";
     ElasticIpNotFound, "elastic_ip_not_found", 404, "No such elastic IP";
+    HostNotFound, "host_not_found", 404, "No such host";
     InstanceNotFound, "instance_not_found", 404, "No such instance";
     PoolNotFound, "pool_not_found", 404, "No such pool";
     MethodNotAllowed, "method_not_allowed", 405, "The path does not take this method";
@@ -53,6 +54,7 @@ codes! {
     InstanceNotRunning, "instance_not_running", 409, "The instance does not run";
     InstanceHasNoNetwork, "instance_has_no_network", 409, "The instance has no address to point at";
     InstanceAmbiguous, "instance_ambiguous", 409, "Several instances have this name";
+    HostAhead, "host_ahead", 409, "The host holds what this record never gave it";
     PoolExhausted, "pool_exhausted", 409, "The pool has no free address";
     QuotaExceeded, "quota_exceeded", 409, "The project's quota is used up";
     IdempotencyConflict, "idempotency_conflict", 409, "The idempotency key was used for something else";

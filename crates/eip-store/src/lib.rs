@@ -30,9 +30,9 @@ pub use import::{ImportError, Imported, import};
 pub use news::News;
 pub use open::{OpenError, open};
 pub use records::{
-    Allocated, ApiKeyRecord, AssociateCommand, AssociationRecord, DisassociateCommand,
-    ElasticIpFilter, ElasticIpRecord, HostRecord, InstanceFilter, InventoryOutcome, ListPlace,
-    NewAllocation, NewApiKey, OnceKey, PoolCounts, PoolLoad, ReleaseCommand, Released, Scope,
-    UpdateCommand, Wish,
+    Ahead, Allocated, ApiKeyRecord, AssociateCommand, AssociationRecord, DisassociateCommand,
+    ElasticIpFilter, ElasticIpRecord, HostProgress, HostRecord, InstanceFilter, InventoryOutcome,
+    ListPlace, NewAllocation, NewApiKey, OnceKey, PoolCounts, PoolLoad, ReleaseCommand, Released,
+    Scope, UpdateCommand, Wish,
 };
 pub use repository::Repository;

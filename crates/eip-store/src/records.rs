@@ -3,9 +3,9 @@
 use std::net::Ipv4Addr;
 
 use eip_model::{
-    AssociationView, BackendStatus, DataPlaneHealth, ElasticIp, ElasticIpId, ElasticIpRef,
-    ElasticIpStatus, Generation, Host, HostName, InstanceId, InstanceRef, Ipv4Range, KeyId, Label,
-    LettingGo, PoolName, ProjectName, REPORT_SILENCE_SECONDS, Role, Tags, data_plane,
+    AssociationView, BackendStatus, ClusterId, DataPlaneHealth, ElasticIp, ElasticIpId,
+    ElasticIpRef, ElasticIpStatus, Generation, Host, HostName, InstanceId, InstanceRef, Ipv4Range,
+    KeyId, Label, LettingGo, PoolName, ProjectName, REPORT_SILENCE_SECONDS, Role, Tags, data_plane,
     idle_data_plane,
 };
 use jiff::{Timestamp, ToSpan};
@@ -260,6 +260,26 @@ pub struct InventoryOutcome {
     pub ended: Vec<Ipv4Addr>,
     /// Instances that were left out because another host holds their id.
     pub refused: Vec<InstanceId>,
+}
+
+/// What a host holds that this record never gave it: the record is behind, or it is another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ahead {
+    pub generation: Generation,
+    /// Whose set it is, where that is another record.
+    pub cluster: Option<ClusterId>,
+}
+
+/// How far a host has come, as far as this record knows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct HostProgress {
+    pub desired: Generation,
+    /// The newest generation that the host has ever reported.
+    pub reported: Generation,
+    /// While there is one, the host is given no desired set.
+    pub ahead: Option<Ahead>,
+    /// The record that this one may take the place of on the host.
+    pub accepted: Option<ClusterId>,
 }
 
 /// A host as recorded.

@@ -13,9 +13,9 @@ use tokio::sync::broadcast;
 use crate::error::StoreError;
 use crate::news::News;
 use crate::records::{
-    Allocated, ApiKeyRecord, AssociateCommand, DisassociateCommand, ElasticIpFilter,
-    ElasticIpRecord, HostRecord, InstanceFilter, InventoryOutcome, NewAllocation, NewApiKey,
-    PoolCounts, PoolLoad, ReleaseCommand, Released, Scope, UpdateCommand, Wish,
+    Ahead, Allocated, ApiKeyRecord, AssociateCommand, DisassociateCommand, ElasticIpFilter,
+    ElasticIpRecord, HostProgress, HostRecord, InstanceFilter, InventoryOutcome, NewAllocation,
+    NewApiKey, PoolCounts, PoolLoad, ReleaseCommand, Released, Scope, UpdateCommand, Wish,
 };
 
 /// The record of the service, whatever database keeps it.
@@ -178,4 +178,21 @@ pub trait Repository: std::fmt::Debug + Send + Sync + 'static {
 
     /// Returns the generation of the host's desired set and the newest one it reported.
     async fn generations(&self, host: &HostName) -> Result<(Generation, Generation), StoreError>;
+
+    /// Returns how far the host has come. One that is not known has come nowhere.
+    async fn host_progress(&self, host: &HostName) -> Result<HostProgress, StoreError>;
+
+    /// Notes that a host holds what this record never gave it, and what to tell callers of that. It
+    /// stays so until [`Self::accept_host`].
+    async fn mark_ahead(
+        &self,
+        host: &HostName,
+        ahead: Ahead,
+        reason: &str,
+        now: Timestamp,
+    ) -> Result<(), StoreError>;
+
+    /// Makes the desired set of a host that is ahead the successor of what it holds. Returns
+    /// whether there is such a host; for one that is not ahead nothing changes.
+    async fn accept_host(&self, host: &HostName) -> Result<bool, StoreError>;
 }

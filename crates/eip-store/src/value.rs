@@ -44,6 +44,7 @@ from! {
     &'a str, one => Self::Text(Some(one));
     Option<&'a str>, one => Self::Text(one);
     Uuid, one => Self::Uuid(Some(one));
+    Option<Uuid>, one => Self::Uuid(one);
     &'a [u8], one => Self::Bytes(one);
     Timestamp, one => Self::Time(Some(one));
     Option<Timestamp>, one => Self::Time(one);

@@ -346,6 +346,8 @@ pub(crate) enum Hosts {
     /// List them, with what they report.
     #[command(visible_alias = "ls")]
     List,
+    /// Give a host that holds a newer or another desired set what this record has.
+    Accept { host: HostName },
 }
 
 #[derive(Debug, Subcommand)]

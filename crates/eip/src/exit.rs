@@ -141,6 +141,7 @@ const fn exit_of(code: ErrorCode) -> Exit {
         ErrorCode::NotFound
         | ErrorCode::ElasticIpNotFound
         | ErrorCode::InstanceNotFound
+        | ErrorCode::HostNotFound
         | ErrorCode::PoolNotFound => Exit::NotFound,
         ErrorCode::AddressInUse
         | ErrorCode::NameInUse
@@ -151,6 +152,7 @@ const fn exit_of(code: ErrorCode) -> Exit {
         | ErrorCode::InstanceNotRunning
         | ErrorCode::InstanceHasNoNetwork
         | ErrorCode::InstanceAmbiguous
+        | ErrorCode::HostAhead
         | ErrorCode::IdempotencyConflict
         | ErrorCode::PreconditionFailed => Exit::Conflict,
         ErrorCode::PoolExhausted | ErrorCode::QuotaExceeded => Exit::Exhausted,

@@ -86,6 +86,53 @@ async fn a_server_that_lost_its_record_does_not_clear_the_host() {
     scene.in_force(&[(1, 2)]).await;
     assert_eq!(scene.kernel.applied(), applied);
     assert!(scene.data_dir().join("agent.json").exists());
+    let accepted = scene.post("/hosts/hv1/accept", "").await;
+    assert_eq!(accepted["name"], "hv1", "{accepted}");
+    scene.in_force(&[(9, 2)]).await;
+    scene.told("100.64.0.9", "active").await;
+}
+
+#[tokio::test]
+async fn an_old_copy_of_the_record_is_not_applied_however_far_it_catches_up() {
+    let mut scene = Scene::new().await;
+    scene.start_agent();
+    scene.runs(vec![container(2), container(3), container(4)]);
+    scene.associate(1, 2).await;
+    scene.stop_server().await;
+    let copy = |from: &str, to: &str| {
+        let folder = scene.data_dir();
+        std::fs::copy(folder.join(from), folder.join(to)).unwrap();
+    };
+    copy("eip.db", "old.db");
+    scene.start_server("eip.db").await;
+    scene.associate(3, 3).await;
+    scene.told("100.64.0.3", "active").await;
+    // Nobody restarts the agent, and it may be that nobody hears it for a while.
+    scene.stop_agent().await;
+    scene.stop_server().await;
+    scene.start_server("old.db").await;
+    for last in [5, 6, 7] {
+        let path = "/elastic-ips/100.64.0.1";
+        scene.post(&format!("{path}/disassociate"), r#"{"wait_seconds": 0}"#).await;
+        let id = if last % 2 == 0 { 3 } else { 2 };
+        let body = format!(r#"{{"instance_id": "web-{id}", "wait_seconds": 0}}"#);
+        scene.post(&format!("{path}/associate"), &body).await;
+    }
+    let applied = scene.kernel.applied();
+    scene.start_agent();
+    let reason = scene.told("100.64.0.1", "failing").await;
+    assert!(reason.contains("may be an old copy"), "{reason}");
+    assert!(reason.contains("eip host accept hv1"), "{reason}");
+    // The same set as before, from its file: nothing of what the old copy wishes.
+    scene.in_force(&[(1, 2), (3, 3)]).await;
+    assert!(scene.kernel.applied() <= applied + 1);
+    let accepted = scene.post("/hosts/hv1/accept", "").await;
+    assert!(accepted["desired_generation"].as_u64() > Some(3), "{accepted}");
+    scene.in_force(&[(1, 2)]).await;
+    scene.told("100.64.0.1", "active").await;
+    // It is one history again: the next change needs nobody.
+    scene.associate(4, 4).await;
+    scene.in_force(&[(1, 2), (4, 4)]).await;
 }
 
 #[tokio::test]

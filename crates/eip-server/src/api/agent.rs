@@ -5,21 +5,32 @@ use std::time::Duration;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use eip_model::{AppliedReport, Generation, InventoryReport};
+use eip_model::{AppliedReport, ClusterId, Generation, InventoryReport};
 use serde::Deserialize;
 
 use super::body::{AgentJson, Params};
 use super::{ApiState, finish};
-use crate::service::{Caller, Error};
+use crate::service::{Caller, Error, Holds};
 
 /// How long an agent may wait for a change, in seconds.
 const LONGEST_WAIT: u64 = 60;
 
-/// `?known=GENERATION&wait_seconds=N`
+/// `?acknowledged=GENERATION`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct AppliedParams {
+    #[serde(default)]
+    acknowledged: u64,
+}
+
+/// `?cluster=UUID&known=GENERATION&acknowledged=GENERATION&wait_seconds=N`
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct DesiredParams {
+    cluster: Option<ClusterId>,
     known: Option<u64>,
+    #[serde(default)]
+    acknowledged: u64,
     #[serde(default)]
     wait_seconds: u64,
 }
@@ -36,9 +47,11 @@ pub(crate) async fn inventory(
 pub(crate) async fn applied(
     State(state): State<ApiState>,
     caller: Caller,
+    Params(params): Params<AppliedParams>,
     AgentJson(report): AgentJson<AppliedReport>,
 ) -> Result<StatusCode, Error> {
-    finish(async move { state.service.take_report(&caller, &report).await }).await?;
+    let acknowledged = Generation::new(params.acknowledged);
+    finish(async move { state.service.take_report(&caller, &report, acknowledged).await }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -49,8 +62,12 @@ pub(crate) async fn desired(
     Params(params): Params<DesiredParams>,
 ) -> Result<Response, Error> {
     let wait = Duration::from_secs(params.wait_seconds.min(LONGEST_WAIT));
-    let known = params.known.map(Generation::new);
-    let set = state.service.await_desired(&caller, known, wait);
+    let holds = Holds {
+        cluster: params.cluster,
+        known: params.known.map(Generation::new),
+        acknowledged: Generation::new(params.acknowledged),
+    };
+    let set = state.service.await_desired(&caller, &holds, wait);
     match state.stop.run_until_cancelled(set).await {
         Some(set) => Ok(match set? {
             Some(set) => axum::Json(set).into_response(),

@@ -2,10 +2,10 @@
 
 use axum::Json;
 use axum::extract::State;
-use eip_model::{HostList, Instance, InstanceList, PoolList};
+use eip_model::{Host, HostList, Instance, InstanceList, PoolList};
 
-use super::ApiState;
 use super::body::Segment;
+use super::{ApiState, finish};
 use crate::service::{Caller, Error};
 
 pub(crate) async fn instances(
@@ -30,6 +30,14 @@ pub(crate) async fn hosts(
 ) -> Result<Json<HostList>, Error> {
     let items = state.service.hosts(&caller).await?;
     Ok(Json(HostList { items, next_cursor: None }))
+}
+
+pub(crate) async fn accept_host(
+    State(state): State<ApiState>,
+    caller: Caller,
+    Segment(named): Segment,
+) -> Result<Json<Host>, Error> {
+    finish(async move { state.service.accept_host(&caller, &named).await }).await.map(Json)
 }
 
 pub(crate) async fn pools(

@@ -60,6 +60,7 @@ pub fn router(state: ApiState) -> Router {
         .route("/instances", get(inventory::instances))
         .route("/instances/{id}", get(inventory::instance))
         .route("/hosts", get(inventory::hosts))
+        .route("/hosts/{name}/accept", post(inventory::accept_host))
         .route("/pools", get(inventory::pools))
         .route("/api-keys", post(keys::create))
         .route("/agent/v1/inventory", put(agent::inventory))

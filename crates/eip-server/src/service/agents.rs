@@ -3,17 +3,51 @@
 use std::time::Duration;
 
 use eip_model::{
-    AppliedReport, DataPlaneHealth, DesiredSet, Generation, HostName, InventoryReport,
+    AppliedReport, ClusterId, DesiredSet, Generation, Host, HostName, InventoryReport,
 };
+use eip_store::{Ahead, HostProgress};
 use jiff::Timestamp;
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::{Caller, Error, Service};
 
 /// How often a waiting agent's desired set is looked at without a wake-up: another server may have
 /// changed it.
 const SLOW_POLL: Duration = Duration::from_millis(500);
+
+/// What a host says it holds.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Holds {
+    /// The record that its desired set is of.
+    pub(crate) cluster: Option<ClusterId>,
+    pub(crate) known: Option<Generation>,
+    /// The newest generation of which a server took its report.
+    pub(crate) acknowledged: Generation,
+}
+
+impl Holds {
+    /// Returns what the host holds that this record never gave it.
+    ///
+    /// Comparing with the newest generation is not enough: an old copy may have been changed often
+    /// enough to have caught up. But what a report was acknowledged for is in the record for ever,
+    /// unless it is an old copy.
+    fn ahead_of(&self, record: &HostProgress, ours: ClusterId) -> Option<Ahead> {
+        match self.cluster {
+            Some(other) if other != ours => {
+                let accepted = record.accepted == Some(other);
+                let cluster = Some(other);
+                (!accepted).then_some(Ahead { generation: Generation::default(), cluster })
+            }
+            Some(_) | None => {
+                let known = self.known.unwrap_or_default();
+                let behind = known > record.desired || self.acknowledged > record.reported;
+                let generation = known.max(self.acknowledged);
+                behind.then_some(Ahead { generation, cluster: None })
+            }
+        }
+    }
+}
 
 impl Service {
     /// Takes in the instances of the caller's host.
@@ -45,19 +79,21 @@ impl Service {
         &self,
         caller: &Caller,
         report: &AppliedReport,
+        acknowledged: Generation,
     ) -> Result<(), Error> {
         let host = caller.host()?;
-        let (desired, _) = self.repository().generations(host).await.map_err(Error::Store)?;
-        let foreign = if report.cluster_id != self.repository().cluster_id() {
-            Some("the host holds the desired set of another record")
-        } else if report.generation > desired {
-            Some("the host holds a newer desired set than this record, which may be an old copy")
-        } else {
-            None
+        let holds = Holds {
+            cluster: Some(report.cluster_id),
+            known: Some(report.generation),
+            acknowledged,
         };
-        if let Some(reason) = foreign {
-            return self.turn_down(host, reason).await;
+        let progress = self.trusted(host, &holds).await?;
+        if report.cluster_id != self.repository().cluster_id() {
+            // It was accepted that this record takes the other's place; the host has yet to hear.
+            let reason = "the report is about another record".to_owned();
+            return Err(Error::HostAhead { host: host.clone(), reason });
         }
+        debug_assert!(progress.ahead.is_none(), "nothing is taken from a host that is ahead");
         let freed = self
             .repository()
             .record_applied(host, report, Timestamp::now())
@@ -71,36 +107,62 @@ impl Service {
         Ok(())
     }
 
-    /// Records that the host will not apply what is wished here, and why, so that callers are told.
-    async fn turn_down(&self, host: &HostName, reason: &str) -> Result<(), Error> {
-        let hint = "remove agent.json on the host and restart its agent to accept this record";
-        let report = AppliedReport {
-            cluster_id: self.repository().cluster_id(),
-            generation: Generation::default(),
-            data_plane: DataPlaneHealth::Failing { reason: format!("{reason}; {hint}") },
-            problems: Vec::new(),
+    /// Returns how far the host has come, unless it holds what this record never gave it: then
+    /// nothing that is said or wished here is to be believed of it before an operator looked.
+    async fn trusted(&self, host: &HostName, holds: &Holds) -> Result<HostProgress, Error> {
+        let progress = self.repository().host_progress(host).await.map_err(Error::Store)?;
+        let ours = self.repository().cluster_id();
+        let found = holds.ahead_of(&progress, ours);
+        let Some(ahead) = found.or(progress.ahead) else { return Ok(progress) };
+        let reason = match ahead.cluster {
+            Some(_) => "the host holds the desired set of another record".to_owned(),
+            None => format!(
+                "the host has had desired set {}, and this record gave it no newer one than {}: it \
+                 may be an old copy",
+                ahead.generation,
+                progress.reported.min(progress.desired)
+            ),
         };
-        let recorded = self.repository().record_applied(host, &report, Timestamp::now()).await;
-        recorded.map_err(Error::Store)?;
+        if progress.ahead.is_none() {
+            error!(%host, reason, "A host is given no desired set any more");
+        }
+        let said = format!("{reason}; eip host accept {host} gives it what is wished here");
+        let marked = self.repository().mark_ahead(host, ahead, &said, Timestamp::now()).await;
+        marked.map_err(Error::Store)?;
         self.signals.observed_changed(host);
-        Err(Error::invalid(reason, hint))
+        Err(Error::HostAhead { host: host.clone(), reason })
     }
 
-    /// Returns the desired set of the caller's host as soon as it is not `known`, or nothing when
-    /// `wait` has passed.
+    /// Has a host that is ahead of this record take what is wished here.
+    pub(crate) async fn accept_host(&self, caller: &Caller, named: &str) -> Result<Host, Error> {
+        caller.may_administer()?;
+        let unknown = || Error::HostNotFound { named: named.to_owned() };
+        let host: HostName = named.parse().map_err(|_| unknown())?;
+        if !self.repository().accept_host(&host).await.map_err(Error::Store)? {
+            return Err(unknown());
+        }
+        warn!(%host, by = caller.actor(), "A host is to take what this record has");
+        self.signals.desired_changed(&host);
+        let hosts = self.hosts(caller).await?;
+        hosts.into_iter().find(|one| one.name == host).ok_or_else(unknown)
+    }
+
+    /// Returns the desired set of the caller's host as soon as it is not the one that it holds, or
+    /// nothing when `wait` has passed.
     pub(crate) async fn await_desired(
         &self,
         caller: &Caller,
-        known: Option<Generation>,
+        holds: &Holds,
         wait: Duration,
     ) -> Result<Option<DesiredSet>, Error> {
         let host = caller.host()?;
         let deadline = Instant::now() + wait;
         let mut changes = self.signals.watch_desired(host);
+        let foreign = holds.cluster.is_some_and(|held| held != self.repository().cluster_id());
         loop {
             changes.borrow_and_update();
-            let (desired, _) = self.repository().generations(host).await.map_err(Error::Store)?;
-            if known != Some(desired) {
+            let progress = self.trusted(host, holds).await?;
+            if foreign || holds.known != Some(progress.desired) {
                 return self.repository().desired_set(host).await.map(Some).map_err(Error::Store);
             }
             let left = deadline.saturating_duration_since(Instant::now());

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::Ipv4Addr;
 
-use eip_model::{ErrorCode, InstanceState, PoolName, Unusable};
+use eip_model::{ErrorCode, HostName, InstanceState, PoolName, Unusable};
 use eip_store::{Refusal, StoreError};
 use serde_json::{Map, Value, json};
 
@@ -25,6 +25,10 @@ pub(crate) enum Error {
     ElasticIpNotFound { target: String },
     #[error("there is no instance {named}")]
     InstanceNotFound { named: String },
+    #[error("there is no host {named}")]
+    HostNotFound { named: String },
+    #[error("{reason}")]
+    HostAhead { host: HostName, reason: String },
     #[error("there is no pool {pool}")]
     PoolNotFound { pool: PoolName },
     #[error("{address} is not free")]
@@ -79,6 +83,8 @@ impl Error {
             Self::MethodNotAllowed { .. } => ErrorCode::MethodNotAllowed,
             Self::ElasticIpNotFound { .. } => ErrorCode::ElasticIpNotFound,
             Self::InstanceNotFound { .. } => ErrorCode::InstanceNotFound,
+            Self::HostNotFound { .. } => ErrorCode::HostNotFound,
+            Self::HostAhead { .. } => ErrorCode::HostAhead,
             Self::PoolNotFound { .. } => ErrorCode::PoolNotFound,
             Self::AddressInUse { .. } => ErrorCode::AddressInUse,
             Self::NameInUse { .. } => ErrorCode::NameInUse,
@@ -123,6 +129,10 @@ impl Error {
             Self::ElasticIpNotFound { .. } => "see GET /elastic-ips for those you hold".into(),
             Self::InstanceNotFound { .. } => {
                 "see GET /instances; a container of another project is not shown".into()
+            }
+            Self::HostNotFound { .. } => "see GET /hosts".into(),
+            Self::HostAhead { host, .. } => {
+                format!("eip host accept {host} gives the host what this record has")
             }
             Self::PoolNotFound { .. } => "see GET /pools".into(),
             Self::AddressInUse { .. } => {
@@ -184,6 +194,8 @@ impl Error {
             }
             Self::PoolExhausted { pool, size } => json!({ "pool": pool, "size": size }),
             Self::QuotaExceeded { quota } => json!({ "quota": quota }),
+            Self::HostNotFound { named } => json!({ "host": named }),
+            Self::HostAhead { host, .. } => json!({ "host": host }),
             Self::PoolNotFound { pool } => json!({ "pool": pool }),
             Self::NameInUse { name } => json!({ "name": name }),
             Self::PayloadTooLarge { limit } => json!({ "limit": limit }),

@@ -24,6 +24,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
+pub(crate) use agents::Holds;
 use allocator::Allocator;
 pub(crate) use caller::Caller;
 pub(crate) use elastic_ips::ListQuery;

@@ -43,7 +43,48 @@ async fn a_report_of_another_record_is_turned_down() {
     host.has(vec![container(2)]).await;
     let other = ClusterId::new(Uuid::new_v4());
     let (status, problem) = host.report(other, Generation::new(1)).await;
-    assert_eq!((status, &problem["code"]), (StatusCode::BAD_REQUEST, &"invalid_request".into()));
+    assert_eq!((status, &problem["code"]), (StatusCode::CONFLICT, &"host_ahead".into()));
+}
+
+#[rstest]
+#[case(Store::Sqlite)]
+#[case(Store::Postgres)]
+#[tokio::test]
+async fn a_host_that_is_ahead_of_the_record_is_given_nothing_until_it_is_accepted(
+    #[case] store: Store,
+) {
+    let world = World::new(store).await;
+    let host = world.host("hv1").await;
+    host.has(vec![container(2)]).await;
+    let id = world.allocate().await;
+    world.associate(&id, "web-2").await;
+    let set = host.desired(None).await.unwrap();
+    host.applied(&set).await;
+    let newer = Generation::new(set.generation.value() + 5);
+    let (status, problem) = host.report(set.cluster_id, newer).await;
+    assert_eq!((status, &problem["code"]), (StatusCode::CONFLICT, &"host_ahead".into()));
+    let (_, hosts) = world.get("/hosts").await;
+    let host_of = &hosts["items"][0];
+    assert_eq!(host_of["data_plane"], "failing", "{hosts}");
+    assert!(host_of["data_plane_reason"].as_str().unwrap().contains("eip host accept hv1"));
+    // Not by a report that would fit, either: the record is what is doubted.
+    let (status, _) = host.report(set.cluster_id, set.generation).await;
+    assert_eq!(status, StatusCode::CONFLICT);
+    let (status, problem) = world.post("/hosts/nobody/accept", "").await;
+    assert_eq!((status, &problem["code"]), (StatusCode::NOT_FOUND, &"host_not_found".into()));
+    let (status, accepted) = world.post("/hosts/hv1/accept", "").await;
+    assert_eq!(status, StatusCode::OK, "{accepted}");
+    let next = host.desired(Some(newer)).await.expect("a set that is newer than what it holds");
+    assert!(next.generation > newer);
+    assert_eq!(next.attachments, set.attachments);
+    host.applied(&next).await;
+    let (_, after) = world.get(&format!("/elastic-ips/{id}")).await;
+    assert_eq!(after["data_plane"]["state"], "active", "{after}");
+    let (status, again) = world.post("/hosts/hv1/accept", "").await;
+    assert_eq!(
+        (status, &again["desired_generation"]),
+        (StatusCode::OK, &next.generation.value().into())
+    );
 }
 
 #[tokio::test]

@@ -212,7 +212,11 @@ async fn note<T: Tx>(
     }
     tx.later(
         "UPDATE host
-            SET observed_generation = given.observed, health = given.health,
+            SET observed_generation = given.observed,
+                reported_generation = CASE WHEN given.observed > host.reported_generation
+                                           THEN given.observed
+                                           ELSE host.reported_generation END,
+                health = given.health,
                 health_reason = given.reason, last_seen_at = given.now
            FROM {given} WHERE host.name = given.host",
         Given::of(progress)

@@ -2,6 +2,7 @@
 
 use eip_model::{ClusterId, DesiredSet, Generation, HostName};
 
+use super::trust::ReadProgress;
 use crate::records::HostRecord;
 use crate::rows::{self, Cells};
 use crate::transaction::{Failure, Tx, UseCase};
@@ -57,7 +58,7 @@ impl UseCase for ReadDesiredSet {
 
     /// An association that waits for another host to let go is not in the set.
     async fn run<T: Tx>(&self, tx: &mut T) -> Result<DesiredSet, Failure> {
-        let (generation, _) = Generations { host: self.host.clone() }.run(tx).await?;
+        let progress = ReadProgress { host: self.host.clone() }.run(tx).await?;
         let ranges = tx
             .rows("SELECT first, size FROM pool_range ORDER BY pool, position", values![])
             .await?;
@@ -76,7 +77,8 @@ impl UseCase for ReadDesiredSet {
         Ok(DesiredSet {
             cluster_id: self.cluster_id,
             host: self.host.clone(),
-            generation,
+            generation: progress.desired,
+            replaces: progress.accepted,
             ranges: ranges.iter().map(rows::range).collect::<Result<_, _>>()?,
             attachments: attachments.iter().map(rows::attachment).collect::<Result<_, _>>()?,
         })

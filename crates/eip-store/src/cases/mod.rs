@@ -15,6 +15,7 @@ mod inventory;
 mod inventory_diff;
 mod release;
 mod setup;
+mod trust;
 mod update;
 
 use std::net::Ipv4Addr;
@@ -33,9 +34,9 @@ use crate::home::Home;
 use crate::lane::Lane;
 use crate::news::News;
 use crate::records::{
-    Allocated, ApiKeyRecord, AssociateCommand, DisassociateCommand, ElasticIpFilter,
-    ElasticIpRecord, HostRecord, InstanceFilter, InventoryOutcome, NewAllocation, NewApiKey,
-    PoolCounts, PoolLoad, ReleaseCommand, Released, Scope, UpdateCommand, Wish,
+    Ahead, Allocated, ApiKeyRecord, AssociateCommand, DisassociateCommand, ElasticIpFilter,
+    ElasticIpRecord, HostProgress, HostRecord, InstanceFilter, InventoryOutcome, NewAllocation,
+    NewApiKey, PoolCounts, PoolLoad, ReleaseCommand, Released, Scope, UpdateCommand, Wish,
 };
 use crate::repository::Repository;
 use crate::transaction::Database;
@@ -230,5 +231,24 @@ impl<D: Database> Repository for Record<D> {
 
     async fn generations(&self, host: &HostName) -> Result<(Generation, Generation), StoreError> {
         self.database.look(desired::Generations { host: host.clone() }).await
+    }
+
+    async fn host_progress(&self, host: &HostName) -> Result<HostProgress, StoreError> {
+        self.database.look(trust::ReadProgress { host: host.clone() }).await
+    }
+
+    async fn mark_ahead(
+        &self,
+        host: &HostName,
+        ahead: Ahead,
+        reason: &str,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let (host, reason, now) = (host.clone(), reason.to_owned(), micros(now));
+        self.database.change(trust::MarkAhead { host, ahead, reason, now }).await
+    }
+
+    async fn accept_host(&self, host: &HostName) -> Result<bool, StoreError> {
+        self.database.change(trust::AcceptHost { host: host.clone() }).await
     }
 }

@@ -18,10 +18,11 @@ use super::config::PATIENCE;
 use super::link::{self, Link};
 use crate::open::{OpenError, SCHEMA};
 
-const MIGRATIONS: [(&str, &str); SCHEMA as usize] = [
+const MIGRATIONS: &[(&str, &str)] = &[
     ("V1__the_record", include_str!("../../migrations/postgres/V1__the_record.sql")),
     ("V2__batches", include_str!("../../migrations/postgres/V2__batches.sql")),
     ("V3__address_source", include_str!("../../migrations/postgres/V3__address_source.sql")),
+    ("V6__trust", include_str!("../../migrations/postgres/V6__trust.sql")),
 ];
 
 /// The lock that servers which start at once take in turn: "eip" in ASCII.

@@ -10,10 +10,11 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
 use crate::open::{OpenError, SCHEMA};
 
-const MIGRATIONS: [(&str, &str); SCHEMA as usize] = [
+const MIGRATIONS: &[(&str, &str)] = &[
     ("V1__the_record", include_str!("../../migrations/sqlite/V1__the_record.sql")),
     ("V2__batches", include_str!("../../migrations/sqlite/V2__batches.sql")),
     ("V3__address_source", include_str!("../../migrations/sqlite/V3__address_source.sql")),
+    ("V6__trust", include_str!("../../migrations/sqlite/V6__trust.sql")),
 ];
 
 /// Makes the folder and the file for this user only, and takes the lock that keeps others out.

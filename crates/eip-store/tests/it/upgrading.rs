@@ -231,7 +231,7 @@ async fn a_migration_that_fails_changes_nothing_and_the_next_start_makes_up_for_
         execute(&earlier.url, obstacle).await;
         let before = dump(&earlier.url).await;
         let error = open(&earlier.url).await.unwrap_err();
-        assert!(matches!(error, OpenError::Upgrade { to: 3, .. }), "{error:?}");
+        assert!(matches!(error, OpenError::Upgrade { to: 6, .. }), "{error:?}");
         assert_eq!(dump(&earlier.url).await, before, "{obstacle}");
         execute(&earlier.url, removal).await;
         let repo = open(&earlier.url).await.unwrap();

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use eip_model::{
     AllocateRequest, AssociateRequest, CreateKeyRequest, CreatedKey, DataPlaneState,
-    DisassociateRequest, ElasticIp, ElasticIpPage, HostList, Instance, InstanceId, InstanceList,
-    PoolList, Tags,
+    DisassociateRequest, ElasticIp, ElasticIpPage, Host, HostList, Instance, InstanceId,
+    InstanceList, PoolList, Tags,
 };
 
 use crate::args::{self, Client, Global, Hosts, Instances, Keys, Pools};
@@ -73,6 +73,11 @@ pub(crate) async fn run(
             shown.instance(&find::instance(&api, &instance).await?)
         }
         Client::Host(Hosts::List) => shown.hosts(&api.get::<HostList>("/hosts", &[]).await?),
+        Client::Host(Hosts::Accept { host }) => {
+            let path = format!("/hosts/{host}/accept");
+            let host = api.post::<Host>(&path, &serde_json::json!({})).await?;
+            shown.hosts(&HostList { items: vec![host], next_cursor: None })
+        }
         Client::Key(Keys::Create { role, project, host }) => {
             let role = role.as_str().to_owned();
             let request = CreateKeyRequest { role, project, host };

@@ -1,0 +1,12 @@
+-- Telling a record that is behind its hosts, such as an old copy that was restored.
+--
+-- The newest generation that the host has ever reported to this record.
+ALTER TABLE host ADD COLUMN reported_generation INTEGER NOT NULL DEFAULT 0;
+-- What the host holds that this record never gave it. Until it is accepted, the host is given
+-- nothing.
+ALTER TABLE host ADD COLUMN ahead_generation INTEGER;
+-- Whose set the host holds, where it is another record's.
+ALTER TABLE host ADD COLUMN ahead_cluster BLOB;
+-- The record that this one may take the place of on the host, as was accepted.
+ALTER TABLE host ADD COLUMN accepted_cluster BLOB;
+UPDATE host SET reported_generation = observed_generation;

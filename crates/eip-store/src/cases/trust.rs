@@ -1,0 +1,121 @@
+//! Whether a host and this record have one history, and what to do when they have not.
+
+use eip_model::{ClusterId, HostName};
+use jiff::Timestamp;
+
+use super::hosts::ensure;
+use crate::records::{Ahead, HostProgress};
+use crate::rows::{Cells, Wrong};
+use crate::transaction::{Failure, Tx, UseCase};
+use crate::value::values;
+
+#[derive(Debug)]
+pub(super) struct ReadProgress {
+    pub(super) host: HostName,
+}
+
+impl UseCase for ReadProgress {
+    type Answer = HostProgress;
+    const DOING: &'static str = "read how far a host has come";
+
+    async fn run<T: Tx>(&self, tx: &mut T) -> Result<HostProgress, Failure> {
+        let row = tx
+            .row(
+                "SELECT generation, reported_generation, ahead_generation, ahead_cluster,
+                        accepted_cluster
+                   FROM host WHERE name = $1",
+                values![&self.host],
+            )
+            .await?;
+        let Some(row) = row else { return Ok(HostProgress::default()) };
+        let read = || -> Result<_, Wrong> {
+            let ahead = match row.int("ahead_generation")? {
+                Some(_) => Some(Ahead {
+                    generation: row.generation("ahead_generation")?,
+                    cluster: row.uuid("ahead_cluster")?.map(ClusterId::new),
+                }),
+                None => None,
+            };
+            Ok(HostProgress {
+                desired: row.generation("generation")?,
+                reported: row.generation("reported_generation")?,
+                ahead,
+                accepted: row.uuid("accepted_cluster")?.map(ClusterId::new),
+            })
+        };
+        Ok(read().map_err(|e| e.within("host"))?)
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct MarkAhead {
+    pub(super) host: HostName,
+    pub(super) ahead: Ahead,
+    pub(super) reason: String,
+    pub(super) now: Timestamp,
+}
+
+impl UseCase for MarkAhead {
+    type Answer = ();
+    const DOING: &'static str = "note that a host is ahead of this record";
+
+    /// What was noted first stays, but for a generation that is newer still.
+    async fn run<T: Tx>(&self, tx: &mut T) -> Result<(), Failure> {
+        ensure(tx, &[&self.host], self.now).await?;
+        tx.run(
+            "UPDATE host
+                SET ahead_generation = CASE WHEN ahead_generation > $2 THEN ahead_generation
+                                            ELSE $2 END,
+                    ahead_cluster = CASE WHEN ahead_generation IS NULL THEN $3
+                                         ELSE ahead_cluster END,
+                    health = 'failing', health_reason = $4, last_seen_at = $5
+              WHERE name = $1",
+            values![
+                &self.host,
+                self.ahead.generation,
+                self.ahead.cluster.map(ClusterId::uuid),
+                self.reason.as_str(),
+                self.now
+            ],
+        )
+        .await?;
+        tx.wake(&self.host);
+        Ok(())
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct AcceptHost {
+    pub(super) host: HostName,
+}
+
+impl UseCase for AcceptHost {
+    /// Whether there is such a host.
+    type Answer = bool;
+    const DOING: &'static str = "have a host take this record's desired set";
+
+    /// The set gets a generation beyond the one that the host holds. A host that is not ahead stays
+    /// as it is.
+    async fn run<T: Tx>(&self, tx: &mut T) -> Result<bool, Failure> {
+        tx.run(
+            "UPDATE host
+                SET generation = CASE WHEN ahead_cluster IS NULL AND ahead_generation > generation
+                                      THEN ahead_generation ELSE generation END + 1,
+                    reported_generation =
+                        CASE WHEN ahead_cluster IS NULL
+                                  AND ahead_generation > reported_generation
+                             THEN ahead_generation ELSE reported_generation END,
+                    accepted_cluster = CASE WHEN ahead_cluster IS NULL THEN accepted_cluster
+                                            ELSE ahead_cluster END,
+                    ahead_generation = NULL, ahead_cluster = NULL
+              WHERE name = $1 AND ahead_generation IS NOT NULL",
+            values![&self.host],
+        )
+        .await?;
+        let found = tx.row("SELECT name FROM host WHERE name = $1", values![&self.host]).await?;
+        if found.is_some() {
+            tx.wake(&self.host);
+        }
+        Ok(found.is_some())
+    }
+}
