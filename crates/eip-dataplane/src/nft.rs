@@ -27,6 +27,10 @@ const GETGEN: u16 = 16;
 /// `NFNLGRP_NFTABLES` is 7; the mask counts from bit 0.
 const GROUP_NFTABLES: u32 = 1 << 6;
 
+/// A transaction of elements that is longer than this, in bytes, is committed while nobody listens:
+/// a few hundred attachments. Removing 39,000 took 0.93 s heard, and 0.18 s unheard.
+const LARGE: usize = 64 << 10;
+
 /// A transaction in the making: everything in it happens, or nothing does.
 #[derive(Debug)]
 pub(crate) struct Batch {
@@ -168,6 +172,10 @@ impl Nft {
 
     /// Changes elements of the table in force.
     pub(crate) fn commit_elements(&mut self, batch: Batch) -> Result<(), Refused> {
+        if batch.bytes.len() > LARGE {
+            let tampered = !self.intact().map_err(generation_unknown)?;
+            return self.commit_unheard(batch, tampered);
+        }
         let tampered = !self.intact().map_err(generation_unknown)?;
         self.commit(batch)?;
         let now = self.current_generation().map_err(generation_unknown)?;
@@ -184,11 +192,15 @@ impl Nft {
     }
 
     /// Replaces the table.
-    ///
-    /// Nobody listens meanwhile: the kernel would write a notification for each of the elements,
+    pub(crate) fn commit_table(&mut self, batch: Batch) -> Result<(), Refused> {
+        self.commit_unheard(batch, false)
+    }
+
+    /// Commits while nobody listens: the kernel would write a notification for each of the elements,
     /// which takes longer than adding them. The count of commits tells whether anyone else
     /// committed in that time; if so, the table counts as tampered with, and is replaced again.
-    pub(crate) fn commit_table(&mut self, batch: Batch) -> Result<(), Refused> {
+    /// `tampered` says whether the table will not be wholly ours even if nobody did.
+    fn commit_unheard(&mut self, batch: Batch, tampered: bool) -> Result<(), Refused> {
         let before = self.current_generation().map_err(generation_unknown)?;
         self.news = None;
         self.tampered = true;
@@ -197,7 +209,7 @@ impl Nft {
         self.news = Some(listen().map_err(listening)?);
         committed?;
         self.generation = self.current_generation().map_err(generation_unknown)?;
-        self.tampered = self.generation != before.wrapping_add(1);
+        self.tampered = tampered || self.generation != before.wrapping_add(1);
         Ok(())
     }
 

@@ -103,6 +103,7 @@ fn hint_of(problem: &Problem) -> &str {
         ErrorCode::ElasticIpNotFound => "see eip list",
         ErrorCode::InstanceNotFound => "see eip instance list",
         ErrorCode::PoolNotFound => "see eip pool list",
+        ErrorCode::HostNotFound => "see eip host list",
         ErrorCode::Unauthenticated => {
             "set EIP_API_KEY, or name the file of a key with --api-key-file"
         }
@@ -121,6 +122,7 @@ fn hint_of(problem: &Problem) -> &str {
         | ErrorCode::InstanceNotRunning
         | ErrorCode::InstanceHasNoNetwork
         | ErrorCode::InstanceAmbiguous
+        | ErrorCode::HostAhead
         | ErrorCode::PoolExhausted
         | ErrorCode::QuotaExceeded
         | ErrorCode::IdempotencyConflict

@@ -170,3 +170,41 @@ fn a_network_that_is_new_is_inside_from_then_on() {
     assert!(world.apply_state(state).expect("an apply").changed_nothing());
     assert_eq!(world.host.sh("cat /proc/sys/net/ipv4/conf/br1/send_redirects").trim(), "0");
 }
+
+#[test]
+fn a_thousand_moves_are_one_transaction_and_touch_no_route() {
+    let world = World::new();
+    let pairs = |shift: u32| -> Vec<_> {
+        let pair = |n: u32| {
+            (Ipv4Addr::from_bits(0x6440_1000 + n), Ipv4Addr::from_bits(0x0a00_0100 + (n + shift)))
+        };
+        (0..1000).map(pair).chain([(eip(1), WEB_1)]).collect()
+    };
+    assert!(world.apply(&pairs(0)).replaced);
+    let heard = world.commits_during(|| {
+        // Everyone gets the private address of the next.
+        let applied = world.apply(&pairs(1));
+        assert_eq!((applied.attached, applied.detached, applied.replaced), (1000, 1000, false));
+        assert_eq!((applied.routes_added, applied.routes_removed, applied.announced), (0, 0, 0));
+    });
+    // The kernel names the thread that commits.
+    assert_eq!(heard.matches("(host)").count(), 1, "{}", &heard[heard.len() - 500..]);
+    assert!(world.plane(|plane| plane.intact()).expect("an answer"));
+    assert_eq!(ask(&world.client, eip(1)), "web-1 saw 192.0.2.2");
+    let applied = world.apply(&[(eip(1), WEB_1)]);
+    assert_eq!((applied.detached, applied.routes_removed, applied.replaced), (1000, 1000, false));
+}
+
+#[test]
+fn what_a_stranger_did_before_a_large_change_is_noticed() {
+    let world = World::with(&[(eip(1), WEB_1)]);
+    let many: Vec<_> = (0..2000_u32)
+        .map(|n| (Ipv4Addr::from_bits(0x6440_1000 + n), Ipv4Addr::from_bits(0x0a00_0100 + n)))
+        .chain([(eip(1), WEB_1)])
+        .collect();
+    world.apply(&many);
+    world.host.sh("nft delete element ip eip zd { 100.64.0.1 }");
+    // Nobody has looked since, and the next change is one for which nobody listens.
+    assert!(world.apply(&[(eip(1), WEB_1)]).replaced);
+    assert_eq!(ask(&world.client, eip(1)), "web-1 saw 192.0.2.2");
+}

@@ -73,3 +73,28 @@ fn one_attach_with_its_route_and_its_announcement_takes_as_long_as_it_takes() {
     times.sort_unstable();
     println!("one attach: p50 {:?}, p99 {:?}", times[200], times[396]);
 }
+
+#[test]
+fn shrinking_and_growing_take_as_long_as_they_take() {
+    const LARGE: u32 = 100_000;
+    let world = World::new();
+    let all = many(LARGE);
+    let apply = |what: &str, pairs: &[(Ipv4Addr, Ipv4Addr)]| {
+        let state = desired(pairs);
+        let begun = Instant::now();
+        let applied = world.apply_state(state).expect("an apply");
+        let took = begun.elapsed();
+        println!("{what}: {took:?}, {applied:?}");
+        applied
+    };
+    apply("loading", &all);
+    for left in [LARGE - 1000, LARGE - 11_000, LARGE / 2, 0] {
+        let from = usize::try_from(LARGE - left).expect("fits");
+        apply(&format!("shrinking to {left}"), &all[from..]);
+        assert_eq!(ask(&world.client, eip(1)), "web-1 saw 192.0.2.2");
+    }
+    apply("growing to a half", &all[all.len() / 2..]);
+    apply("growing past capacity", &all);
+    assert_eq!(ask(&world.client, eip(1)), "web-1 saw 192.0.2.2");
+    assert_eq!(world.routes().lines().count(), all.len());
+}
