@@ -18,7 +18,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use eip_compute::ComputeBackend;
-use eip_model::{AppliedReport, DesiredSet, Generation, HostName, InventoryReport, chain};
+use eip_model::{
+    AppliedReport, DesiredNews, DesiredSet, Generation, HostName, InventoryReport, chain,
+};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -126,7 +128,10 @@ async fn pull(
                         refused.send_if_modified(|why| why.take().is_some());
                         None
                     }
-                    Fetched::Set(set) => take(&host, &desired, &refused, &server, set),
+                    Fetched::News(news) => {
+                        let taken = successor(&host, desired.borrow().as_ref(), news);
+                        take(taken, &desired, &refused, &server)
+                    }
                 }
             }
             Err(error) => {
@@ -149,13 +154,15 @@ async fn pull(
 
 /// Passes a desired set on, or says why not. Returns how long to wait before the next question.
 fn take(
-    host: &HostName,
+    set: Result<DesiredSet, String>,
     desired: &watch::Sender<Option<DesiredSet>>,
     refused: &watch::Sender<Option<String>>,
     server: &ServerLink,
-    set: DesiredSet,
 ) -> Option<Duration> {
-    let why_not = why_not(host, desired.borrow().as_ref(), &set);
+    let (set, why_not) = match set {
+        Ok(set) => (Some(set), None),
+        Err(why_not) => (None, Some(format!("turned down a desired set: {why_not}"))),
+    };
     let news = refused.send_if_modified(|last| {
         let news = *last != why_not;
         last.clone_from(&why_not);
@@ -167,6 +174,7 @@ fn take(
         }
         return Some(LONGEST_RETRY);
     }
+    let set = set?;
     if desired.borrow().as_ref().is_some_and(|known| known.cluster_id != set.cluster_id) {
         server.resume_from(Generation::default());
     }
@@ -174,31 +182,43 @@ fn take(
     None
 }
 
-/// Says why a desired set cannot be the successor of the one that is known, if it cannot.
+/// Returns the desired set that comes after the one that is known.
 ///
 /// An empty set may well be one. But a server that lost its record, an old copy of it, another one at the
 /// same address, or an answer that was overtaken must not clear a host.
-fn why_not(host: &HostName, known: Option<&DesiredSet>, set: &DesiredSet) -> Option<String> {
-    let turned_down = |reason: &str| Some(format!("turned down a desired set: {reason}"));
+///
+/// # Errors
+/// In words, for people: why what was answered cannot be the successor.
+fn successor(
+    host: &HostName,
+    known: Option<&DesiredSet>,
+    news: DesiredNews,
+) -> Result<DesiredSet, String> {
+    let set = match news {
+        DesiredNews::Whole(set) => set,
+        DesiredNews::Changes(changes) => {
+            let known = known.ok_or("it has only what changed")?;
+            // A mistake in it is found as it is in a whole set, but without going through all of it.
+            return known.with(&changes);
+        }
+    };
     if set.host != *host {
-        return turned_down("it is another host's");
+        return Err("it is another host's".to_owned());
     }
-    if let Err(reason) = set.check() {
-        return turned_down(&reason);
-    }
-    let known = known?;
+    set.check()?;
+    let Some(known) = known else { return Ok(set) };
     if known.cluster_id != set.cluster_id {
         return match set.replaces {
-            Some(replaced) if replaced == known.cluster_id => None,
-            Some(_) | None => turned_down("it is of another record"),
+            Some(replaced) if replaced == known.cluster_id => Ok(set),
+            Some(_) | None => Err("it is of another record".to_owned()),
         };
     }
     match set.generation.cmp(&known.generation) {
-        Ordering::Less => turned_down("it is older than the one in force"),
-        Ordering::Equal if set != known => {
-            turned_down("it has the generation of the one in force, and says something else")
+        Ordering::Less => Err("it is older than the one in force".to_owned()),
+        Ordering::Equal if set != *known => {
+            Err("it has the generation of the one in force, and says something else".to_owned())
         }
-        Ordering::Equal | Ordering::Greater => None,
+        Ordering::Equal | Ordering::Greater => Ok(set),
     }
 }
 
@@ -247,7 +267,7 @@ async fn pause<T>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use eip_model::{Attachment, ClusterId, ElasticIpId, InstanceId};
+    use eip_model::{Attachment, ClusterId, DesiredChanges, ElasticIpId, InstanceId};
     use uuid::Uuid;
 
     fn set(cluster: u128, generation: u64, addresses: &[u8]) -> DesiredSet {
@@ -267,7 +287,8 @@ mod tests {
     }
 
     fn reason(known: &DesiredSet, set: &DesiredSet) -> Option<String> {
-        why_not(&"hv1".parse().unwrap(), Some(known), set)
+        let news = DesiredNews::Whole(set.clone());
+        successor(&"hv1".parse().unwrap(), Some(known), news).err()
     }
 
     #[test]
@@ -285,6 +306,45 @@ mod tests {
         assert!(told(&set(1, 6, &[1, 1])).contains("twice"));
         let another = DesiredSet { host: "hv2".parse().unwrap(), ..set(1, 6, &[]) };
         assert!(told(&another).contains("another host's"));
+    }
+
+    #[test]
+    fn changes_are_taken_for_the_set_that_they_are_for_and_lead_to_the_next() {
+        let known = set(1, 5, &[1, 2, 4]);
+        let changes = |cluster, since, removed: &[u8], new: &[u8]| {
+            let DesiredSet { cluster_id, host, generation, ranges, attachments, .. } =
+                set(cluster, 6, new);
+            let since = Generation::new(since);
+            let ip = |last: &u8| std::net::Ipv4Addr::new(100, 64, 0, *last);
+            let removed = removed.iter().map(ip).collect();
+            let changes = DesiredChanges {
+                cluster_id,
+                host,
+                since,
+                generation,
+                ranges,
+                removed,
+                attachments,
+            };
+            successor(&"hv1".parse().unwrap(), Some(&known), DesiredNews::Changes(changes))
+        };
+        assert_eq!(changes(1, 5, &[2, 4], &[3, 4]), Ok(set(1, 6, &[1, 3, 4])));
+        assert_eq!(changes(1, 5, &[], &[]), Ok(set(1, 6, &[1, 2, 4])));
+        let told = |outcome: Result<DesiredSet, String>| outcome.expect_err("a reason");
+        assert!(told(changes(1, 4, &[2], &[])).contains("generation 4 of another set"));
+        assert!(told(changes(2, 5, &[2], &[])).contains("another set"));
+        assert!(told(changes(1, 5, &[], &[3, 3])).contains("twice"));
+        let news = DesiredNews::Changes(DesiredChanges {
+            cluster_id: known.cluster_id,
+            host: known.host.clone(),
+            since: known.generation,
+            generation: Generation::new(6),
+            ranges: Vec::new(),
+            removed: Vec::new(),
+            attachments: Vec::new(),
+        });
+        let taken = successor(&"hv1".parse().unwrap(), None, news);
+        assert!(told(taken).contains("only what changed"));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use eip_model::{AppliedReport, ClusterId, DesiredSet, Generation};
+use eip_model::{AppliedReport, ClusterId, DesiredNews, Generation};
 use reqwest::header::{HeaderMap, HeaderValue};
 use reqwest::{Client, StatusCode, Url};
 use serde::Serialize;
@@ -35,7 +35,7 @@ pub enum ServerUrlError {
 #[derive(Debug)]
 pub(crate) enum Fetched {
     Unchanged,
-    Set(DesiredSet),
+    News(DesiredNews),
 }
 
 /// Why the server was not reached, or did not do as asked.
@@ -80,12 +80,13 @@ impl ServerLink {
             query.extend([("cluster", cluster.to_string()), ("known", known.to_string())]);
             query.push(("acknowledged", self.acknowledged().to_string()));
         }
+        query.push(("changes", "true".to_owned()));
         let request = self.client.get(self.at("desired")).query(&query);
         let deadline = DEADLINE + Duration::from_secs(seconds);
         let answer = accepted(request.timeout(deadline).send().await?).await?;
         match answer.status() {
             StatusCode::NO_CONTENT => Ok(Fetched::Unchanged),
-            _ => Ok(Fetched::Set(answer.json().await?)),
+            _ => Ok(Fetched::News(answer.json().await?)),
         }
     }
 

@@ -60,6 +60,75 @@ impl DesiredSet {
     }
 }
 
+/// What a host needs to have the newest desired set: all of it, or what has changed since the one that
+/// it has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum DesiredNews {
+    Whole(DesiredSet),
+    Changes(DesiredChanges),
+}
+
+/// What leads from one generation of a host's desired set to a later one.
+///
+/// Its size is that of the change: a host with many associations hears of a move by one of them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DesiredChanges {
+    pub cluster_id: ClusterId,
+    pub host: HostName,
+    /// The generation that they are for, and no other.
+    pub since: Generation,
+    pub generation: Generation,
+    /// All ranges, as in a whole set.
+    pub ranges: Vec<Ipv4Range>,
+    /// What is not in the set any more. May be there again, with another instance.
+    pub removed: Vec<Ipv4Addr>,
+    /// What is new or different, sorted by address.
+    pub attachments: Vec<Attachment>,
+}
+
+impl DesiredSet {
+    /// Returns the set that the changes lead to.
+    ///
+    /// # Errors
+    /// In words, for people, when they are for another set than this one, or are not whole themselves.
+    pub fn with(&self, changes: &DesiredChanges) -> Result<Self, String> {
+        let DesiredChanges { cluster_id, host, since, generation, .. } = changes;
+        if (cluster_id, host, since) != (&self.cluster_id, &self.host, &self.generation) {
+            return Err(format!("they are for generation {since} of another set"));
+        }
+        if generation < since {
+            return Err(format!("they lead back to generation {generation}"));
+        }
+        let ranges = changes.ranges.clone();
+        let part = Self { attachments: changes.attachments.clone(), ranges, ..self.clone_empty() };
+        part.check()?;
+        let gone: BTreeSet<Ipv4Addr> = changes.removed.iter().copied().collect();
+        let new = part.attachments;
+        let replaced = |one: &&Attachment| {
+            new.binary_search_by_key(&one.public_ip, |other| other.public_ip).is_ok()
+        };
+        let stays = |one: &&Attachment| !gone.contains(&one.public_ip) && !replaced(one);
+        let mut attachments: Vec<Attachment> =
+            self.attachments.iter().filter(stays).copied().collect();
+        attachments.extend(&new);
+        // Two runs that are sorted: it costs a walk.
+        attachments.sort_by_key(|one| one.public_ip);
+        Ok(Self { generation: *generation, ranges: part.ranges, attachments, ..self.clone_empty() })
+    }
+
+    fn clone_empty(&self) -> Self {
+        Self {
+            cluster_id: self.cluster_id,
+            host: self.host.clone(),
+            generation: self.generation,
+            replaces: self.replaces,
+            ranges: Vec::new(),
+            attachments: Vec::new(),
+        }
+    }
+}
+
 /// One association, as the host that runs the instance needs to know it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Attachment {

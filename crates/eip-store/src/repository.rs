@@ -4,8 +4,8 @@ use std::net::Ipv4Addr;
 
 use async_trait::async_trait;
 use eip_model::{
-    AppliedReport, BackendInventory, ClusterId, DesiredSet, ElasticIpId, ElasticIpRef, Event,
-    Generation, HostName, Instance, PoolConfig, PoolName, ProjectName,
+    AppliedReport, BackendInventory, ClusterId, DesiredChanges, DesiredSet, ElasticIpId,
+    ElasticIpRef, Event, Generation, HostName, Instance, PoolConfig, PoolName, ProjectName,
 };
 use jiff::Timestamp;
 use tokio::sync::broadcast;
@@ -175,6 +175,14 @@ pub trait Repository: std::fmt::Debug + Send + Sync + 'static {
     /// Returns everything that should be in force on the host, as of one moment. A host that is not
     /// known has generation 0 and nothing.
     async fn desired_set(&self, host: &HostName) -> Result<DesiredSet, StoreError>;
+
+    /// Returns what has changed in the host's desired set since a generation of it, or nothing when
+    /// that is not known any more, or not yet. Costs what has changed, whatever the size of the set.
+    async fn desired_changes(
+        &self,
+        host: &HostName,
+        since: Generation,
+    ) -> Result<Option<DesiredChanges>, StoreError>;
 
     /// Returns the generation of the host's desired set and the newest one it reported.
     async fn generations(&self, host: &HostName) -> Result<(Generation, Generation), StoreError>;

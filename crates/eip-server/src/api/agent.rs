@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use eip_model::{AppliedReport, ClusterId, Generation, InventoryReport};
+use eip_model::{AppliedReport, ClusterId, DesiredNews, Generation, InventoryReport};
 use serde::Deserialize;
 
 use super::body::{AgentJson, Params};
@@ -23,7 +23,7 @@ pub(crate) struct AppliedParams {
     acknowledged: u64,
 }
 
-/// `?cluster=UUID&known=GENERATION&acknowledged=GENERATION&wait_seconds=N`
+/// `?cluster=UUID&known=GENERATION&acknowledged=GENERATION&changes=true&wait_seconds=N`
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct DesiredParams {
@@ -31,6 +31,8 @@ pub(crate) struct DesiredParams {
     known: Option<u64>,
     #[serde(default)]
     acknowledged: u64,
+    #[serde(default)]
+    changes: bool,
     #[serde(default)]
     wait_seconds: u64,
 }
@@ -55,7 +57,8 @@ pub(crate) async fn applied(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// 200 with the desired set as soon as it is not the known one, 204 when the wait is over.
+/// 200 with the desired set as soon as it is not the known one, 204 when the wait is over. An agent
+/// that asks for changes is told which of the two it gets: they, or the whole set.
 pub(crate) async fn desired(
     State(state): State<ApiState>,
     caller: Caller,
@@ -66,12 +69,14 @@ pub(crate) async fn desired(
         cluster: params.cluster,
         known: params.known.map(Generation::new),
         acknowledged: Generation::new(params.acknowledged),
+        changes: params.changes,
     };
     let set = state.service.await_desired(&caller, &holds, wait);
     match state.stop.run_until_cancelled(set).await {
         Some(set) => Ok(match set? {
-            Some(set) => axum::Json(set).into_response(),
-            None => StatusCode::NO_CONTENT.into_response(),
+            Some(news) if params.changes => axum::Json(news).into_response(),
+            Some(DesiredNews::Whole(set)) => axum::Json(set).into_response(),
+            Some(DesiredNews::Changes(_)) | None => StatusCode::NO_CONTENT.into_response(),
         }),
         None => Err(Error::Stopping),
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use eip_model::{
-    AppliedReport, ClusterId, DesiredSet, Generation, Host, HostName, InventoryReport,
+    AppliedReport, ClusterId, DesiredNews, Generation, Host, HostName, InventoryReport,
 };
 use eip_store::{Ahead, HostProgress};
 use jiff::Timestamp;
@@ -24,6 +24,8 @@ pub(crate) struct Holds {
     pub(crate) known: Option<Generation>,
     /// The newest generation of which a server took its report.
     pub(crate) acknowledged: Generation,
+    /// Whether it understands what has changed; else it is told all.
+    pub(crate) changes: bool,
 }
 
 impl Holds {
@@ -86,6 +88,7 @@ impl Service {
             cluster: Some(report.cluster_id),
             known: Some(report.generation),
             acknowledged,
+            changes: false,
         };
         let progress = self.trusted(host, &holds).await?;
         if report.cluster_id != self.repository().cluster_id() {
@@ -154,7 +157,7 @@ impl Service {
         caller: &Caller,
         holds: &Holds,
         wait: Duration,
-    ) -> Result<Option<DesiredSet>, Error> {
+    ) -> Result<Option<DesiredNews>, Error> {
         let host = caller.host()?;
         let deadline = Instant::now() + wait;
         let mut changes = self.signals.watch_desired(host);
@@ -163,7 +166,8 @@ impl Service {
             changes.borrow_and_update();
             let progress = self.trusted(host, holds).await?;
             if foreign || holds.known != Some(progress.desired) {
-                return self.repository().desired_set(host).await.map(Some).map_err(Error::Store);
+                let since = holds.known.filter(|_| holds.changes && !foreign);
+                return self.desired_since(host, since).await.map(Some);
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -172,5 +176,20 @@ impl Service {
             // Either outcome leads to another look.
             tokio::time::timeout(left.min(SLOW_POLL), changes.changed()).await.ok();
         }
+    }
+
+    /// Returns what has changed since, where that is known, or all.
+    async fn desired_since(
+        &self,
+        host: &HostName,
+        since: Option<Generation>,
+    ) -> Result<DesiredNews, Error> {
+        if let Some(since) = since {
+            let changes = self.repository().desired_changes(host, since).await;
+            if let Some(changes) = changes.map_err(Error::Store)? {
+                return Ok(DesiredNews::Changes(changes));
+            }
+        }
+        self.repository().desired_set(host).await.map(DesiredNews::Whole).map_err(Error::Store)
     }
 }

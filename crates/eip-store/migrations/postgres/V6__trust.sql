@@ -9,4 +9,5 @@ ALTER TABLE host
     ADD COLUMN ahead_cluster uuid,
     -- The record that this one may take the place of on the host, as was accepted.
     ADD COLUMN accepted_cluster uuid;
-UPDATE host SET reported_generation = observed_generation;
+-- Which was the newest is not known. At this one a host is told its whole set once more.
+UPDATE host SET reported_generation = generation;

@@ -1,6 +1,6 @@
 //! What should be in force on a host, and how far it has come.
 
-use eip_model::{ClusterId, DesiredSet, Generation, HostName};
+use eip_model::{ClusterId, DesiredChanges, DesiredSet, Generation, HostName};
 
 use super::trust::ReadProgress;
 use crate::records::HostRecord;
@@ -46,6 +46,16 @@ impl UseCase for Generations {
     }
 }
 
+const RANGES: &str = "SELECT first, size FROM pool_range ORDER BY pool, position";
+
+/// An association that waits for another host to let go is not in the set.
+const ATTACHMENTS: &str = "
+    SELECT a.address, e.id, a.instance_id
+      FROM association a JOIN elastic_ip e ON e.address = a.address
+     WHERE a.host = $1
+       AND NOT EXISTS (SELECT 1 FROM letting_go l
+                        WHERE l.address = a.address AND l.host <> a.host)";
+
 #[derive(Debug)]
 pub(super) struct ReadDesiredSet {
     pub(super) cluster_id: ClusterId,
@@ -56,24 +66,11 @@ impl UseCase for ReadDesiredSet {
     type Answer = DesiredSet;
     const DOING: &'static str = "read the desired set of a host";
 
-    /// An association that waits for another host to let go is not in the set.
     async fn run<T: Tx>(&self, tx: &mut T) -> Result<DesiredSet, Failure> {
         let progress = ReadProgress { host: self.host.clone() }.run(tx).await?;
-        let ranges = tx
-            .rows("SELECT first, size FROM pool_range ORDER BY pool, position", values![])
-            .await?;
-        let attachments = tx
-            .rows(
-                "SELECT a.address, e.id, a.instance_id
-                   FROM association a
-                   JOIN elastic_ip e ON e.address = a.address
-                  WHERE a.host = $1
-                    AND NOT EXISTS (SELECT 1 FROM letting_go l
-                                     WHERE l.address = a.address AND l.host <> a.host)
-                  ORDER BY a.address",
-                values![&self.host],
-            )
-            .await?;
+        let ranges = tx.rows(RANGES, values![]).await?;
+        let all = format!("{ATTACHMENTS} ORDER BY a.address");
+        let attachments = tx.rows(&all, values![&self.host]).await?;
         Ok(DesiredSet {
             cluster_id: self.cluster_id,
             host: self.host.clone(),
@@ -82,5 +79,50 @@ impl UseCase for ReadDesiredSet {
             ranges: ranges.iter().map(rows::range).collect::<Result<_, _>>()?,
             attachments: attachments.iter().map(rows::attachment).collect::<Result<_, _>>()?,
         })
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct ReadDesiredChanges {
+    pub(super) cluster_id: ClusterId,
+    pub(super) host: HostName,
+    pub(super) since: Generation,
+}
+
+impl UseCase for ReadDesiredChanges {
+    /// `None` when the record does not know any more what has changed since.
+    type Answer = Option<DesiredChanges>;
+    const DOING: &'static str = "read the changes of a host's desired set";
+
+    /// What was removed is remembered until the host has reported a generation without it, and
+    /// what it has not reported is not marked as applied: an index has both, and neither grows with
+    /// the set. Of a generation older than one that was ever reported this would not be all.
+    async fn run<T: Tx>(&self, tx: &mut T) -> Result<Self::Answer, Failure> {
+        let progress = ReadProgress { host: self.host.clone() }.run(tx).await?;
+        if self.since < progress.reported || self.since > progress.desired {
+            return Ok(None);
+        }
+        let ranges = tx.rows(RANGES, values![]).await?;
+        let removed = tx
+            .rows(
+                "SELECT address FROM letting_go WHERE host = $1 AND generation > $2
+                  ORDER BY address",
+                values![&self.host, self.since],
+            )
+            .await?;
+        let removed = removed.iter().map(|row| rows::address(row, "letting_go"));
+        let changed = format!(
+            "{ATTACHMENTS} AND a.applied_at IS NULL AND a.generation > $2 ORDER BY a.address"
+        );
+        let attachments = tx.rows(&changed, values![&self.host, self.since]).await?;
+        Ok(Some(DesiredChanges {
+            cluster_id: self.cluster_id,
+            host: self.host.clone(),
+            since: self.since,
+            generation: progress.desired,
+            ranges: ranges.iter().map(rows::range).collect::<Result<_, _>>()?,
+            removed: removed.collect::<Result<_, _>>()?,
+            attachments: attachments.iter().map(rows::attachment).collect::<Result<_, _>>()?,
+        }))
     }
 }

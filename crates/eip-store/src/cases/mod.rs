@@ -23,8 +23,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use eip_model::{
-    AppliedReport, BackendInventory, ClusterId, DesiredSet, ElasticIpId, ElasticIpRef, Event,
-    Generation, HostName, Instance, PoolConfig, PoolName, ProjectName,
+    AppliedReport, BackendInventory, ClusterId, DesiredChanges, DesiredSet, ElasticIpId,
+    ElasticIpRef, Event, Generation, HostName, Instance, PoolConfig, PoolName, ProjectName,
 };
 use jiff::Timestamp;
 use tokio::sync::broadcast;
@@ -227,6 +227,15 @@ impl<D: Database> Repository for Record<D> {
     async fn desired_set(&self, host: &HostName) -> Result<DesiredSet, StoreError> {
         let cluster_id = self.database.cluster_id();
         self.database.read(desired::ReadDesiredSet { cluster_id, host: host.clone() }).await
+    }
+
+    async fn desired_changes(
+        &self,
+        host: &HostName,
+        since: Generation,
+    ) -> Result<Option<DesiredChanges>, StoreError> {
+        let (cluster_id, host) = (self.cluster_id(), host.clone());
+        self.database.read(desired::ReadDesiredChanges { cluster_id, host, since }).await
     }
 
     async fn generations(&self, host: &HostName) -> Result<(Generation, Generation), StoreError> {

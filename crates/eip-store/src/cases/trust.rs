@@ -94,7 +94,8 @@ impl UseCase for AcceptHost {
     type Answer = bool;
     const DOING: &'static str = "have a host take this record's desired set";
 
-    /// The set gets a generation beyond the one that the host holds. A host that is not ahead stays
+    /// The set gets a generation beyond the one that the host holds, and what the host holds counts as
+    /// reported over: no changes of this record lead on from it. A host that is not ahead stays
     /// as it is.
     async fn run<T: Tx>(&self, tx: &mut T) -> Result<bool, Failure> {
         tx.run(
@@ -102,9 +103,8 @@ impl UseCase for AcceptHost {
                 SET generation = CASE WHEN ahead_cluster IS NULL AND ahead_generation > generation
                                       THEN ahead_generation ELSE generation END + 1,
                     reported_generation =
-                        CASE WHEN ahead_cluster IS NULL
-                                  AND ahead_generation > reported_generation
-                             THEN ahead_generation ELSE reported_generation END,
+                        CASE WHEN ahead_cluster IS NULL AND ahead_generation > generation
+                             THEN ahead_generation ELSE generation END + 1,
                     accepted_cluster = CASE WHEN ahead_cluster IS NULL THEN accepted_cluster
                                             ELSE ahead_cluster END,
                     ahead_generation = NULL, ahead_cluster = NULL

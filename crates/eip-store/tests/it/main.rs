@@ -6,6 +6,7 @@ mod associating;
 mod backing_up;
 mod batches;
 mod bouncer;
+mod changes;
 mod damage;
 mod events;
 mod fences;
