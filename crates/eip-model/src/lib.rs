@@ -45,6 +45,6 @@ pub use plan::{Change, Resolution, changes, resolve};
 pub use pool::{Pool, PoolConfig, PoolList, Reserved};
 pub use problem::{ErrorCode, Problem};
 pub use requests::{
-    AllocateRequest, AssociateRequest, CreateKeyRequest, CreatedKey, DisassociateRequest,
-    UpdateRequest,
+    AllocateRequest, AssociateManyRequest, AssociateOne, AssociateRequest, AssociatedMany,
+    AssociatedOne, CreateKeyRequest, CreatedKey, DisassociateRequest, MOST_AT_ONCE, UpdateRequest,
 };

@@ -8,8 +8,10 @@ use std::net::Ipv4Addr;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::elastic_ip::ElasticIp;
 use crate::key::KeyId;
 use crate::names::{HostName, Label, PoolName, ProjectName, Tags};
+use crate::problem::Problem;
 
 /// `POST /elastic-ips`. Everything is optional.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -42,6 +44,48 @@ pub struct AssociateRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 0, maximum = 60)]
     pub wait_seconds: Option<i64>,
+}
+
+/// How many elastic IPs one request may associate.
+pub const MOST_AT_ONCE: usize = 1_000;
+
+/// `POST /elastic-ips/associate`: many at once, each for itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AssociateManyRequest {
+    /// 1 to 1,000.
+    #[schema(min_items = 1, max_items = 1000)]
+    pub associations: Vec<AssociateOne>,
+    /// Take elastic IPs from the instances that have them now.
+    #[serde(default)]
+    pub allow_reassociation: bool,
+    /// How long to wait for the hosts, in seconds: 0 to 60, by default 5.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0, maximum = 60)]
+    pub wait_seconds: Option<i64>,
+}
+
+/// One of many: which elastic IP, and the instance that it is to reach.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AssociateOne {
+    /// Its id or its address.
+    pub elastic_ip: String,
+    /// As in `POST /elastic-ips/{id}/associate`.
+    pub instance_id: String,
+}
+
+/// What has become of each, in the order of the request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AssociatedMany {
+    pub items: Vec<AssociatedOne>,
+}
+
+/// The elastic IP as it is then, or why it was not associated: one of the two.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AssociatedOne {
+    pub elastic_ip: Option<ElasticIp>,
+    pub problem: Option<Problem>,
 }
 
 /// `POST /elastic-ips/{id}/disassociate`.

@@ -16,6 +16,8 @@ use crate::service::Error;
 
 /// How much a caller may send.
 const LIMIT: usize = 64 * 1024;
+/// How much a caller may send about many elastic IPs.
+const LONG_LIMIT: usize = 256 * 1024;
 /// How much an agent may send: the inventory of a large host.
 const AGENT_LIMIT: usize = 64 * 1024 * 1024;
 /// How long a body may take to arrive.
@@ -24,6 +26,10 @@ const DEADLINE: Duration = Duration::from_secs(15);
 /// A body of at most 64 KiB.
 #[derive(Debug)]
 pub(crate) struct Json<T>(pub(crate) T);
+
+/// A body that may name many things: at most 256 KiB.
+#[derive(Debug)]
+pub(crate) struct LongJson<T>(pub(crate) T);
 
 /// A body of an agent.
 #[derive(Debug)]
@@ -34,6 +40,14 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Error> {
         parse(&read(request, LIMIT).await?).map(Self)
+    }
+}
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for LongJson<T> {
+    type Rejection = Error;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, Error> {
+        parse(&read(request, LONG_LIMIT).await?).map(Self)
     }
 }
 
@@ -115,13 +129,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Target {
         let params = RawPathParams::from_request_parts(parts, state).await;
         let params = params.map_err(|_| Error::invalid("the path is not text", "use UTF-8"))?;
         let id = params.iter().find(|(name, _)| *name == "id").map_or("", |(_, value)| value);
-        match id.parse() {
-            Ok(target) => Ok(Self(target)),
-            Err(error) => {
-                let hint = "name the elastic IP by its id or its address; see GET /elastic-ips";
-                Err(Error::invalid(error.to_string(), hint))
-            }
-        }
+        Error::or_reference(id).map(Self)
     }
 }
 

@@ -2,18 +2,21 @@
 
 use std::net::Ipv4Addr;
 
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use eip_model::{
-    AllocateRequest, AssociateRequest, DisassociateRequest, ElasticIp, ElasticIpPage,
-    ElasticIpStatus, InstanceId, Label, PoolName, UpdateRequest,
+    AllocateRequest, AssociateManyRequest, AssociateRequest, AssociatedMany, AssociatedOne,
+    DisassociateRequest, ElasticIp, ElasticIpPage, ElasticIpStatus, InstanceId, Label, PoolName,
+    UpdateRequest,
 };
 use eip_store::ListPlace;
 use serde::{Deserialize, Serialize};
 
-use super::body::{Json, Once, Params, REPLAYED, Target};
+use super::body::{Json, LongJson, Once, Params, REPLAYED, Target};
 use super::events::EventList;
+use super::problem::problem;
+use super::trace::RequestId;
 use super::{ApiState, cursor, finish};
 use crate::service::{Caller, Error, ListQuery};
 
@@ -130,6 +133,22 @@ pub(crate) async fn associate(
     finish(async move { state.service.associate(&caller, target, request).await })
         .await
         .map(axum::Json)
+}
+
+pub(crate) async fn associate_many(
+    State(state): State<ApiState>,
+    caller: Caller,
+    Extension(RequestId(request_id)): Extension<RequestId>,
+    LongJson(request): LongJson<AssociateManyRequest>,
+) -> Result<axum::Json<AssociatedMany>, Error> {
+    let all = finish(async move { state.service.associate_many(&caller, request).await }).await?;
+    let item = |outcome| match outcome {
+        Ok(elastic_ip) => AssociatedOne { elastic_ip: Some(elastic_ip), problem: None },
+        Err(error) => {
+            AssociatedOne { elastic_ip: None, problem: Some(problem(&error, &request_id)) }
+        }
+    };
+    Ok(axum::Json(AssociatedMany { items: all.into_iter().map(item).collect() }))
 }
 
 pub(crate) async fn disassociate(

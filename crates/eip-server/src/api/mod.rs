@@ -52,6 +52,7 @@ pub fn router(state: ApiState) -> Router {
             "/elastic-ips/{id}",
             get(elastic_ips::show).patch(elastic_ips::update).delete(elastic_ips::release),
         )
+        .route("/elastic-ips/associate", post(elastic_ips::associate_many))
         .route("/elastic-ips/{id}/associate", post(elastic_ips::associate))
         .route("/elastic-ips/{id}/disassociate", post(elastic_ips::disassociate))
         .route("/elastic-ips/{id}/events", get(elastic_ips::events))

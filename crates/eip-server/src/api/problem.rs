@@ -27,17 +27,7 @@ impl IntoResponse for Error {
 /// Writes the body of a problem that a handler or a layer left behind.
 pub(crate) fn render(error: &Error, request_id: &str, mut response: Response) -> Response {
     let code = error.code();
-    let problem = Problem {
-        kind: format!("{EXPLAINED}#{code}"),
-        title: code.title().to_owned(),
-        status: code.status(),
-        detail: error.to_string(),
-        code,
-        hint: error.hint(),
-        request_id: request_id.to_owned(),
-        context: error.context(),
-    };
-    let body = serde_json::to_vec(&problem).unwrap_or_default();
+    let body = serde_json::to_vec(&problem(error, request_id)).unwrap_or_default();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     headers.remove(header::CONTENT_LENGTH);
@@ -51,4 +41,19 @@ pub(crate) fn render(error: &Error, request_id: &str, mut response: Response) ->
     headers.insert(HeaderName::from_static("cache-control"), HeaderValue::from_static("no-store"));
     *response.body_mut() = body.into();
     response
+}
+
+/// Says what went wrong, as a part of an answer or as all of it.
+pub(crate) fn problem(error: &Error, request_id: &str) -> Problem {
+    let code = error.code();
+    Problem {
+        kind: format!("{EXPLAINED}#{code}"),
+        title: code.title().to_owned(),
+        status: code.status(),
+        detail: error.to_string(),
+        code,
+        hint: error.hint(),
+        request_id: request_id.to_owned(),
+        context: error.context(),
+    }
 }

@@ -1,5 +1,6 @@
 //! Around every request: its id, its problem body, its log line and its metrics.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use axum::extract::{MatchedPath, Request};
@@ -15,10 +16,15 @@ use crate::service::Error;
 
 static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
+/// The id of a request, for handlers that write it into an answer themselves.
+#[derive(Debug, Clone)]
+pub(crate) struct RequestId(pub(crate) Arc<str>);
+
 /// Names the request, runs it, and says how it went.
-pub(crate) async fn request(request: Request, next: Next) -> Response {
+pub(crate) async fn request(mut request: Request, next: Next) -> Response {
     let begun = Instant::now();
     let id = request_id(&request);
+    request.extensions_mut().insert(RequestId(Arc::from(id.as_str())));
     let method = request.method().clone();
     let matched = request.extensions().get::<MatchedPath>().cloned();
     let route = matched.as_ref().map_or("none", MatchedPath::as_str);

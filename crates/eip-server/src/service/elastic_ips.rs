@@ -33,7 +33,7 @@ const MOST_LOOKS: u32 = 50;
 /// How long an instance may take to be reported as running, after whoever started it believes so.
 const GRACE: Duration = Duration::from_millis(500);
 /// How often a waiter looks by itself: another server may have taken the host's report.
-const SLOW_POLL: Duration = Duration::from_millis(250);
+pub(super) const SLOW_POLL: Duration = Duration::from_millis(250);
 
 /// Which elastic IPs a caller wants to see.
 #[derive(Debug, Clone, Default)]
@@ -204,8 +204,19 @@ impl Service {
         target: ElasticIpRef,
         request: AssociateRequest,
     ) -> Result<ElasticIp, Error> {
-        let scope = caller.may_write()?;
         let wait = wait_for(request.wait_seconds)?;
+        let wish = self.wish(caller, target, &request).await?;
+        self.settled(wish, target, &caller.may_write()?, wait).await
+    }
+
+    /// Records that an elastic IP is to reach an instance, and wakes the hosts concerned.
+    pub(super) async fn wish(
+        &self,
+        caller: &Caller,
+        target: ElasticIpRef,
+        request: &AssociateRequest,
+    ) -> Result<Wish, Error> {
+        let scope = caller.may_write()?;
         let named = InstanceRef::parse(&request.instance_id);
         let command = || AssociateCommand {
             target,
@@ -223,7 +234,7 @@ impl Service {
             );
         }
         self.wake(&wish);
-        self.settled(wish, target, &scope, wait).await
+        Ok(wish)
     }
 
     /// Associates, giving an instance that was started a moment ago the time to be reported.
@@ -379,7 +390,7 @@ impl Service {
 
     /// Waits until the data plane's state is not `pending` any more or the time is up, and returns
     /// what is true then.
-    async fn settled(
+    pub(super) async fn settled(
         &self,
         wish: Wish,
         target: ElasticIpRef,
@@ -444,7 +455,7 @@ fn always_somebody_elses() -> StoreError {
     StoreError::Unavailable { doing: "find a free address", outcome_unknown: false, source }
 }
 
-fn wait_for(seconds: Option<i64>) -> Result<Duration, Error> {
+pub(super) fn wait_for(seconds: Option<i64>) -> Result<Duration, Error> {
     let seconds = seconds.unwrap_or(WAIT_SECONDS);
     if !(0..=LONGEST_WAIT_SECONDS).contains(&seconds) {
         let detail = format!("wait_seconds is 0 to {LONGEST_WAIT_SECONDS}, not {seconds}");

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::Ipv4Addr;
 
-use eip_model::{ErrorCode, HostName, InstanceState, PoolName, Unusable};
+use eip_model::{ElasticIpRef, ErrorCode, HostName, InstanceState, PoolName, Unusable};
 use eip_store::{Refusal, StoreError};
 use serde_json::{Map, Value, json};
 
@@ -72,6 +72,12 @@ fn sentence(unusable: Option<Unusable>) -> &'static str {
 impl Error {
     pub(crate) fn invalid(detail: impl Into<String>, hint: impl Into<String>) -> Self {
         Self::Invalid { detail: detail.into(), hint: hint.into() }
+    }
+
+    /// Reads the id or the address of an elastic IP, or says how one is named.
+    pub(crate) fn or_reference(text: &str) -> Result<ElasticIpRef, Self> {
+        let hint = "name the elastic IP by its id or its address; see GET /elastic-ips";
+        text.parse::<ElasticIpRef>().map_err(|error| Self::invalid(error.to_string(), hint))
     }
 
     pub(crate) const fn code(&self) -> ErrorCode {

@@ -9,6 +9,7 @@ mod error;
 mod events;
 mod inventory;
 pub(crate) mod keys;
+mod many;
 mod signals;
 
 use std::sync::Arc;

@@ -4,6 +4,7 @@
 mod agents;
 mod bad_input;
 mod listing;
+mod many;
 mod outages;
 mod races;
 mod retrying;

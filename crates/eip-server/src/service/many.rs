@@ -1,0 +1,86 @@
+//! Associating many elastic IPs at once.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use eip_model::{
+    AssociateManyRequest, AssociateOne, AssociateRequest, ElasticIp, ElasticIpRef, Generation,
+    HostName, MOST_AT_ONCE,
+};
+use eip_store::{Scope, Wish};
+use futures_util::future::join_all;
+use tokio::time::Instant;
+
+use super::elastic_ips::{SLOW_POLL, wait_for};
+use super::{Caller, Error, Service};
+
+type Wished = Result<(ElasticIpRef, Wish), Error>;
+
+impl Service {
+    /// Associates many, each for itself: what stands in the way of one does not keep the others from
+    /// it. They are settled together, and the hosts are waited for once.
+    pub(crate) async fn associate_many(
+        &self,
+        caller: &Caller,
+        request: AssociateManyRequest,
+    ) -> Result<Vec<Result<ElasticIp, Error>>, Error> {
+        let scope = caller.may_write()?;
+        let AssociateManyRequest { associations, allow_reassociation, wait_seconds } = request;
+        let deadline = Instant::now() + wait_for(wait_seconds)?;
+        if !(1..=MOST_AT_ONCE).contains(&associations.len()) {
+            let detail =
+                format!("associations are 1 to {MOST_AT_ONCE}, not {}", associations.len());
+            return Err(Error::invalid(detail, "send them in several requests"));
+        }
+        let wish = |AssociateOne { elastic_ip, instance_id }| async move {
+            let target = Error::or_reference(&elastic_ip)?;
+            let request = AssociateRequest { instance_id, allow_reassociation, wait_seconds };
+            Ok((target, self.wish(caller, target, &request).await?))
+        };
+        let wishes: Vec<Wished> = join_all(associations.into_iter().map(wish)).await;
+        let mut hosts: BTreeMap<&HostName, Generation> = BTreeMap::new();
+        for (_, wish) in wishes.iter().flatten() {
+            let newest = hosts.entry(&wish.host).or_default();
+            *newest = wish.generation.max(*newest);
+        }
+        let reported = |(host, newest)| self.reported(host, newest, deadline);
+        let reported = join_all(hosts.into_iter().map(reported)).await;
+        reported.into_iter().collect::<Result<(), Error>>()?;
+        let outcome = |wished| self.outcome(wished, &scope, deadline);
+        Ok(join_all(wishes.into_iter().map(outcome)).await)
+    }
+
+    /// Says what is true now, or once another host has let go of the address.
+    async fn outcome(
+        &self,
+        wished: Wished,
+        scope: &Scope,
+        deadline: Instant,
+    ) -> Result<ElasticIp, Error> {
+        let (target, wish) = wished?;
+        // What was recorded was true before the host reported.
+        let wish = Wish { record: None, ..wish };
+        let left = deadline.saturating_duration_since(Instant::now());
+        self.settled(wish, target, scope, left).await
+    }
+
+    /// Waits until a host has reported a generation, or the deadline has passed.
+    async fn reported(
+        &self,
+        host: &HostName,
+        wanted: Generation,
+        deadline: Instant,
+    ) -> Result<(), Error> {
+        let mut reports = self.signals.watch_observed(host);
+        loop {
+            reports.borrow_and_update();
+            let (_, observed) = self.repository().generations(host).await.map_err(Error::Store)?;
+            let left: Duration = deadline.saturating_duration_since(Instant::now());
+            if observed >= wanted || left.is_zero() {
+                return Ok(());
+            }
+            // Either outcome leads to another look.
+            tokio::time::timeout(left.min(SLOW_POLL), reports.changed()).await.ok();
+        }
+    }
+}
