@@ -1,6 +1,6 @@
 //! The kernel side as the agent needs it, so that tests can put one there that fails on demand.
 
-use eip_dataplane::DesiredState;
+use eip_dataplane::{DesiredState, TrafficReader};
 
 /// What was tried, and the chain of what went wrong.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -22,4 +22,9 @@ pub trait Kernel: std::fmt::Debug + Send + 'static {
     /// # Errors
     /// When the kernel refused.
     fn mend(&mut self, wanted: &DesiredState) -> Result<Option<&'static str>, KernelError>;
+
+    /// Where to read what elastic IPs have carried, if that is counted.
+    fn traffic(&self) -> Option<TrafficReader> {
+        None
+    }
 }

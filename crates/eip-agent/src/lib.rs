@@ -9,6 +9,7 @@ mod keep;
 mod kernel;
 mod netfilter;
 mod server;
+mod traffic;
 mod turn;
 mod world;
 
@@ -26,12 +27,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
-pub use eip_dataplane::{Announce, Options as KernelOptions};
+pub use eip_dataplane::{Announce, Counters, Options as KernelOptions};
 use keep::{Keep, keep_up};
 pub use kernel::{Kernel, KernelError};
 pub use netfilter::open_kernel;
 use server::{Fetched, LinkError};
 pub use server::{ServerLink, ServerUrlError};
+use traffic::tell_traffic;
 use turn::Turns;
 use world::World;
 
@@ -73,6 +75,9 @@ pub async fn run(config: AgentConfig, server: ServerLink, stop: CancellationToke
     let (inventory_tx, inventory_rx) = watch::channel(None);
     let (applied_tx, applied_rx) = watch::channel(None);
 
+    if let Some(reader) = kernel.as_ref().ok().and_then(|kernel| kernel.traffic()) {
+        tasks.spawn(tell_traffic(reader, desired_rx.clone(), server.clone(), stop.clone()));
+    }
     let (refused_tx, refused_rx) = watch::channel(None);
     tasks.spawn(pull(server.clone(), host, desired_tx, refused_tx, stop.clone()));
     let link = server.clone();

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use eip_dataplane::firewall::{
     Accept, Doubts, FirewallError, ensure_docker_accept, ensure_libvirt_accept,
 };
-use eip_dataplane::{ApplyError, DataPlane, DesiredState, Options};
+use eip_dataplane::{ApplyError, DataPlane, DesiredState, Options, TrafficReader};
 use eip_model::{Ipv4Range, LocalNetwork, chain};
 use tracing::warn;
 
@@ -73,6 +73,10 @@ impl Kernel for Netfilter {
             (true, true) => Some("the routes of elastic IPs or the addresses of the host"),
             (true, false) => None,
         })
+    }
+
+    fn traffic(&self) -> Option<TrafficReader> {
+        self.plane.traffic()
     }
 }
 

@@ -39,11 +39,13 @@ mod sets;
 mod socket;
 mod sysctl;
 mod table;
+mod traffic;
 mod wire;
 
 pub use applied::{Applied, Warning};
 pub use error::{ApplyError, OpenError};
-pub use options::{Announce, Options};
+pub use options::{Announce, Counters, Options};
 pub use plane::{DataPlane, DesiredState};
 pub use routes::ROUTE_PROTOCOL;
 pub use table::ACCEPT_MARK;
+pub use traffic::TrafficReader;

@@ -12,16 +12,16 @@ use crate::wire::{self, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLMSG_ERROR, Rece
 
 const NFPROTO_UNSPEC: u8 = 0;
 const NFPROTO_IPV4: u8 = 2;
-const SUBSYSTEM: u16 = 10;
+pub(crate) const SUBSYSTEM: u16 = 10;
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
-const NEWTABLE: u16 = 0;
-const DELTABLE: u16 = 2;
-const NEWCHAIN: u16 = 3;
-const NEWRULE: u16 = 6;
-const NEWSET: u16 = 9;
-const NEWSETELEM: u16 = 12;
-const DELSETELEM: u16 = 14;
+pub(crate) const NEWTABLE: u16 = 0;
+pub(crate) const DELTABLE: u16 = 2;
+pub(crate) const NEWCHAIN: u16 = 3;
+pub(crate) const NEWRULE: u16 = 6;
+pub(crate) const NEWSET: u16 = 9;
+pub(crate) const NEWSETELEM: u16 = 12;
+pub(crate) const DELSETELEM: u16 = 14;
 const NEWGEN: u16 = 15;
 const GETGEN: u16 = 16;
 /// `NFNLGRP_NFTABLES` is 7; the mask counts from bit 0.
@@ -65,7 +65,7 @@ impl Batch {
         u32::try_from(self.labels.len() - 1).expect("a batch is far below 2^32 messages")
     }
 
-    fn push(
+    pub(crate) fn push(
         &mut self,
         kind: u16,
         flags: u16,
@@ -126,6 +126,13 @@ impl Batch {
         self.push(DELSETELEM, 0, format!("old elements of {set}").into(), |m| {
             encode_set_name(m, set);
         });
+    }
+
+    /// Ends a transaction that is acknowledged as a whole, and returns it as it is sent.
+    pub(crate) fn finish(mut self) -> Vec<u8> {
+        self.acknowledge_last();
+        self.control(BATCH_END);
+        self.bytes
     }
 
     fn acknowledge_last(&mut self) {

@@ -10,8 +10,17 @@ pub enum Announce {
     None,
 }
 
+/// Whether the packets and bytes of each elastic IP are counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Counters {
+    #[default]
+    On,
+    Off,
+}
+
 /// The choices, fixed while the data plane is open.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Options {
     pub announce: Announce,
+    pub counters: Counters,
 }

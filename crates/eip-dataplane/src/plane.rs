@@ -16,10 +16,11 @@ use crate::elements::{ATTACHMENT_SETS, shared_target};
 use crate::error::{ApplyError, OpenError};
 use crate::host::{Host, Lookout};
 use crate::nft::{Batch, Nft, Refused};
-use crate::options::{Announce, Options};
+use crate::options::{Announce, Counters, Options};
 use crate::routes::{Held, Routes};
 use crate::sets::Sets;
 use crate::sysctl;
+use crate::traffic::{Meter, TrafficReader};
 
 /// The least that the maps of the table are made for.
 const LEAST_CAPACITY: usize = 1024;
@@ -56,6 +57,7 @@ pub struct DataPlane {
     /// None where nothing is to be announced.
     announcer: Option<io::Result<Announcer>>,
     sweeper: Sweeper,
+    meter: Option<Meter>,
     in_force: Option<InForce>,
     /// The preferred source that our routes have, once they are known to be those of `in_force`.
     routed: Option<Option<Ipv4Addr>>,
@@ -96,6 +98,7 @@ impl DataPlane {
                 Announce::None => None,
             },
             sweeper: Sweeper::start().map_err(io("speak ctnetlink"))?,
+            meter: meter(options.counters).map_err(io("count traffic"))?,
             in_force: None,
             routed: None,
             settled_networks: None,
@@ -127,6 +130,7 @@ impl DataPlane {
             // With an address the kernel removes the routes that prefer it as a source.
             self.routed = None;
         }
+        self.tell_meter(desired, &changed, &applied);
         let source = host.primary(&desired.networks);
         let fresh = self.change_routes(desired, &changed, source, &mut applied)?;
         self.announce(&host, host_changed, desired, &fresh, &mut applied);
@@ -156,6 +160,30 @@ impl DataPlane {
     /// router may be hundreds of thousands; a look of our own now and then is cheaper.
     pub fn distrust_routes(&mut self) {
         self.routed = None;
+    }
+
+    /// What is counted, for whoever wants to look; nothing where counting is off.
+    #[must_use]
+    pub fn traffic(&self) -> Option<TrafficReader> {
+        self.meter.as_ref().map(Meter::reader)
+    }
+
+    /// Has the counters read now, and not only in their time, and waits until they are.
+    pub fn read_traffic(&self) {
+        if let Some(meter) = &self.meter {
+            meter.read_now();
+        }
+    }
+
+    fn tell_meter(&self, desired: &DesiredState, steps: &[Change], applied: &Applied) {
+        let Some(meter) = &self.meter else { return };
+        if applied.replaced {
+            meter.all(desired.targets.keys().copied());
+        } else if !steps.is_empty() {
+            let (gone, come, _) = by_changes(steps, None);
+            let addresses = |held: Vec<Held>| held.into_iter().map(|held| held.0).collect();
+            meter.changed(addresses(gone), addresses(come));
+        }
     }
 
     fn refuse_other_namespace(&self) -> Result<(), ApplyError> {
@@ -478,6 +506,13 @@ fn by_comparison(
         found.iter().filter(|held| !desired.targets.contains_key(&held.0)).copied().collect();
     let fresh = missing.iter().map(|held| held.0).filter(|a| !known.contains(a)).collect();
     (gone, missing, fresh)
+}
+
+fn meter(counters: Counters) -> io::Result<Option<Meter>> {
+    match counters {
+        Counters::On => Meter::start().map(Some),
+        Counters::Off => Meter::remove().map(|()| None),
+    }
 }
 
 /// Returns the inode that stands for the network namespace of this thread.

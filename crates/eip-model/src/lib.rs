@@ -19,6 +19,7 @@ mod plan;
 mod pool;
 mod problem;
 mod requests;
+mod traffic;
 
 pub use address::{CraftError, Ipv4Range, OFFSET_SPACE, RangeError, craft_id, derive_offset};
 pub use agent::{
@@ -48,3 +49,4 @@ pub use requests::{
     AllocateRequest, AssociateManyRequest, AssociateOne, AssociateRequest, AssociatedMany,
     AssociatedOne, CreateKeyRequest, CreatedKey, DisassociateRequest, MOST_AT_ONCE, UpdateRequest,
 };
+pub use traffic::{Counted, Traffic, TrafficReport, Volume};

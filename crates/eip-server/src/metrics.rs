@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{LazyLock, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
+use eip_model::Volume;
 use metrics::{Counter, Histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio_util::sync::CancellationToken;
@@ -48,6 +49,25 @@ pub(crate) fn count_request(method: &'static str, route: &str, status: u16, seco
         duration.record(seconds);
         let mut routes = REQUESTS.write().unwrap_or_else(PoisonError::into_inner);
         routes.entry(route.to_owned()).or_default().insert((method, status), (count, duration));
+    }
+}
+
+/// What each host has counted altogether, by its last report.
+static TRAFFIC: LazyLock<RwLock<HashMap<String, Volume>>> = LazyLock::new(RwLock::default);
+
+/// Counts what came since the last report of a host to this process.
+pub(crate) fn count_traffic(host: &str, total: Volume) {
+    recorder();
+    let mut hosts = TRAFFIC.write().unwrap_or_else(PoisonError::into_inner);
+    let before = hosts.insert(host.to_owned(), total).unwrap_or_default();
+    drop(hosts);
+    let total = total.since(before);
+    let counts =
+        [("in", total.packets_in, total.bytes_in), ("out", total.packets_out, total.bytes_out)];
+    for (direction, packets, bytes) in counts {
+        let labels = [("host", host.to_owned()), ("direction", direction.to_owned())];
+        metrics::counter!("eip_traffic_packets_total", &labels).increment(packets);
+        metrics::counter!("eip_traffic_bytes_total", &labels).increment(bytes);
     }
 }
 

@@ -4,8 +4,7 @@ use std::net::Ipv4Addr;
 
 use async_trait::async_trait;
 use eip_model::{
-    AppliedReport, BackendInventory, ClusterId, DesiredChanges, DesiredSet, ElasticIpId,
-    ElasticIpRef, Event, Generation, HostName, Instance, PoolConfig, PoolName, ProjectName,
+    AppliedReport, BackendInventory, ClusterId, Counted, DesiredChanges, DesiredSet, ElasticIpId, ElasticIpRef, Event, Generation, HostName, Instance, PoolConfig, PoolName, ProjectName, Traffic,
 };
 use jiff::Timestamp;
 use tokio::sync::broadcast;
@@ -199,6 +198,22 @@ pub trait Repository: std::fmt::Debug + Send + Sync + 'static {
         reason: &str,
         now: Timestamp,
     ) -> Result<(), StoreError>;
+
+    /// Adds what elastic IPs on a host have carried since its last report. Each address comes once,
+    /// with its counter as it stands, so that repeating a report changes nothing.
+    async fn record_traffic(
+        &self,
+        host: &HostName,
+        counted: &[Counted],
+        now: Timestamp,
+    ) -> Result<(), StoreError>;
+
+    /// Returns what this holder of the address has carried, if any host has told of it.
+    async fn traffic(
+        &self,
+        address: Ipv4Addr,
+        id: ElasticIpId,
+    ) -> Result<Option<Traffic>, StoreError>;
 
     /// Makes the desired set of a host that is ahead the successor of what it holds. Returns
     /// whether there is such a host; for one that is not ahead nothing changes.

@@ -149,6 +149,9 @@ pub(crate) struct Host {
     /// upstream routes the pool to it [default: arp].
     #[arg(long, env = "EIP_ANNOUNCE", value_name = "HOW")]
     pub(crate) announce: Option<Announce>,
+    /// Whether the packets and bytes of each elastic IP are counted [default: on].
+    #[arg(long, env = "EIP_COUNTERS", value_name = "ON_OR_OFF")]
+    pub(crate) counters: Option<Counters>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
@@ -156,6 +159,13 @@ pub(crate) struct Host {
 pub(crate) enum Announce {
     Arp,
     None,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Counters {
+    On,
+    Off,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -7,7 +7,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use eip_agent::{AgentConfig, Announce, Kernel, KernelOptions, ServerLink};
+use eip_agent::{AgentConfig, Announce, Counters, Kernel, KernelOptions, ServerLink};
 use eip_compute::ComputeBackend;
 use eip_model::{HostName, Ipv4Range, PoolConfig, chain};
 use eip_server::{ApiKey, ApiState, Service, ServiceConfig};
@@ -121,7 +121,11 @@ fn options(asked: &args::Host, settings: &Settings) -> KernelOptions {
         Some(args::Announce::Arp) | None => Announce::Arp,
         Some(args::Announce::None) => Announce::None,
     };
-    KernelOptions { announce }
+    let counters = match asked.counters.or(settings.counters) {
+        Some(args::Counters::On) | None => Counters::On,
+        Some(args::Counters::Off) => Counters::Off,
+    };
+    KernelOptions { announce, counters }
 }
 
 pub(crate) fn cannot_open(error: &eip_store::OpenError) -> Failure {

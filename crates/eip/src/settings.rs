@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use eip_model::HostName;
 use serde::Deserialize;
 
-use crate::args::Announce;
+use crate::args::{Announce, Counters};
 use crate::exit::{Exit, Failure};
 
 /// What a settings file may say. The one in the home folder wins over `/etc/eip/config.toml`.
@@ -22,6 +22,7 @@ pub(crate) struct Settings {
     pub(crate) pool: Option<Vec<String>>,
     pub(crate) host_name: Option<HostName>,
     pub(crate) announce: Option<Announce>,
+    pub(crate) counters: Option<Counters>,
 }
 
 const BUILT_IN_URL: &str = "http://127.0.0.1:8080";

@@ -175,7 +175,7 @@ fn ask_who_has(world: &World, address: Ipv4Addr) -> String {
 
 #[test]
 fn where_the_upstream_routes_the_pool_nothing_is_announced_and_the_guards_stay() {
-    let world = World::opened_with(Options { announce: Announce::None });
+    let world = World::opened_with(Options { announce: Announce::None, ..Options::default() });
     world.client.ip(&["route replace 100.64.0.0/16 via 192.0.2.1"]);
     let heard = listen(&world);
     assert_eq!(world.apply(&[(eip(1), WEB_1)]).announced, 0);

@@ -4,6 +4,7 @@
 
 mod announce;
 mod change;
+mod counting;
 mod firewall;
 mod guard;
 mod libvirt;

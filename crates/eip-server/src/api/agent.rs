@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use eip_model::{AppliedReport, ClusterId, DesiredNews, Generation, InventoryReport};
+use eip_model::{AppliedReport, ClusterId, DesiredNews, Generation, InventoryReport, TrafficReport};
 use serde::Deserialize;
 
 use super::body::{AgentJson, Params};
@@ -54,6 +54,15 @@ pub(crate) async fn applied(
 ) -> Result<StatusCode, Error> {
     let acknowledged = Generation::new(params.acknowledged);
     finish(async move { state.service.take_report(&caller, &report, acknowledged).await }).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(crate) async fn traffic(
+    State(state): State<ApiState>,
+    caller: Caller,
+    AgentJson(report): AgentJson<TrafficReport>,
+) -> Result<StatusCode, Error> {
+    finish(async move { state.service.take_traffic(&caller, report).await }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -6,9 +6,7 @@ use axum::extract::{Extension, State};
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use eip_model::{
-    AllocateRequest, AssociateManyRequest, AssociateRequest, AssociatedMany, AssociatedOne,
-    DisassociateRequest, ElasticIp, ElasticIpPage, ElasticIpStatus, InstanceId, Label, PoolName,
-    UpdateRequest,
+    AllocateRequest, AssociateManyRequest, AssociateRequest, AssociatedMany, AssociatedOne, DisassociateRequest, ElasticIp, ElasticIpPage, ElasticIpStatus, InstanceId, Label, PoolName, Traffic, UpdateRequest,
 };
 use eip_store::ListPlace;
 use serde::{Deserialize, Serialize};
@@ -160,6 +158,14 @@ pub(crate) async fn disassociate(
     finish(async move { state.service.disassociate(&caller, target, request).await })
         .await
         .map(axum::Json)
+}
+
+pub(crate) async fn traffic(
+    State(state): State<ApiState>,
+    caller: Caller,
+    Target(target): Target,
+) -> Result<axum::Json<Traffic>, Error> {
+    state.service.traffic(&caller, target).await.map(axum::Json)
 }
 
 pub(crate) async fn events(

@@ -1,9 +1,10 @@
 //! What the agents of hosts ask and tell.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use eip_model::{
-    AppliedReport, ClusterId, DesiredNews, Generation, Host, HostName, InventoryReport,
+    AppliedReport, ClusterId, DesiredNews, Generation, Host, HostName, InventoryReport, TrafficReport,
 };
 use eip_store::{Ahead, HostProgress};
 use jiff::Timestamp;
@@ -11,6 +12,7 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use super::{Caller, Error, Service};
+use crate::metrics;
 
 /// How often a waiting agent's desired set is looked at without a wake-up: another server may have
 /// changed it.
@@ -134,6 +136,21 @@ impl Service {
         marked.map_err(Error::Store)?;
         self.signals.observed_changed(host);
         Err(Error::HostAhead { host: host.clone(), reason })
+    }
+
+    /// Takes in what elastic IPs of the caller's host have carried.
+    pub(crate) async fn take_traffic(
+        &self,
+        caller: &Caller,
+        report: TrafficReport,
+    ) -> Result<(), Error> {
+        let host = caller.host()?;
+        metrics::count_traffic(host.as_str(), report.total);
+        let unique: BTreeMap<_, _> =
+            report.counted.into_iter().map(|one| (one.public_ip, one)).collect();
+        let counted: Vec<_> = unique.into_values().collect();
+        let taken = self.repository().record_traffic(host, &counted, Timestamp::now()).await;
+        taken.map_err(Error::Store)
     }
 
     /// Has a host that is ahead of this record take what is wished here.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use eip_model::{
     AllocateRequest, AssociateRequest, DataPlaneState, DisassociateRequest, ElasticIp,
     ElasticIpPage, ElasticIpRef, ElasticIpStatus, Event, InstanceId, InstanceRef, Label,
-    PoolConfig, PoolName, ProjectName, Reserved, UpdateRequest,
+    PoolConfig, PoolName, ProjectName, Reserved, Traffic, UpdateRequest, Volume,
 };
 use eip_store::{
     Allocated, AssociateCommand, DisassociateCommand, ElasticIpFilter, ElasticIpRecord, ListPlace,
@@ -331,6 +331,18 @@ impl Service {
     ) -> Result<ElasticIp, Error> {
         let record = self.find(target, &caller.may_read()?).await?;
         Ok(record.at(Timestamp::now()))
+    }
+
+    /// Returns what the elastic IP has carried; nothing, and no times, while no host has told of it.
+    pub(crate) async fn traffic(
+        &self,
+        caller: &Caller,
+        target: ElasticIpRef,
+    ) -> Result<Traffic, Error> {
+        let record = self.find(target, &caller.may_read()?).await?;
+        let told = self.repository().traffic(record.address, record.id).await;
+        let nothing = Traffic { volume: Volume::default(), since: None, at: None };
+        Ok(told.map_err(Error::Store)?.unwrap_or(nothing))
     }
 
     /// Returns a page; the caller makes `next_cursor` of the last address when the page is full.

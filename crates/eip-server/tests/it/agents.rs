@@ -1,7 +1,7 @@
 //! What agents ask and tell.
 
 use eip_model::{ClusterId, Generation};
-use reqwest::StatusCode;
+use reqwest::{Method, StatusCode};
 use rstest::rstest;
 use uuid::Uuid;
 
@@ -109,4 +109,39 @@ async fn a_move_between_hosts_waits_until_the_old_one_has_let_go() {
     new.applied(&set).await;
     let (_, after) = world.get(&format!("/elastic-ips/{id}")).await;
     assert_eq!(after["data_plane"]["state"], "active", "{after}");
+}
+
+#[rstest]
+#[case(Store::Sqlite)]
+#[case(Store::Postgres)]
+#[tokio::test]
+async fn what_a_host_counts_is_told_of_the_elastic_ip_and_of_the_host(#[case] store: Store) {
+    let world = World::new(store).await;
+    let name = format!("hv-{store:?}").to_lowercase();
+    let host = world.host(&name).await;
+    host.has(vec![container(2)]).await;
+    let id = world.allocate().await;
+    let traffic = format!("/elastic-ips/{id}/traffic");
+    let (status, none) = world.get(&traffic).await;
+    assert_eq!(status, StatusCode::OK);
+    assert_eq!((&none["packets_in"], &none["since"]), (&0.into(), &serde_json::Value::Null));
+    let (_, associated) = world.associate(&id, "web-2").await;
+    let counted = |packets_in: u64| {
+        let volume = serde_json::json!({"packets_in": packets_in, "bytes_in": 90 * packets_in,
+            "packets_out": 1, "bytes_out": 100});
+        serde_json::json!({"total": volume, "counted": [{"public_ip": associated["public_ip"],
+            "elastic_ip_id": id, "volume": volume}]})
+    };
+    for (said, told) in [(5, 5), (5, 5), (12, 12), (2, 14)] {
+        assert_eq!(host.counted(&counted(said)).await, StatusCode::NO_CONTENT);
+        let (_, shown) = world.get(&traffic).await;
+        assert_eq!(shown["packets_in"], told, "{shown}");
+        assert_eq!(shown["bytes_in"], told * 90, "{shown}");
+        assert!(shown["since"].is_string() && shown["at"].is_string(), "{shown}");
+    }
+    let shown = world.request(Method::GET, "/metrics").send().await.unwrap().text().await.unwrap();
+    let line = format!("eip_traffic_packets_total{{host=\"{name}\",direction=\"in\"}} 14");
+    assert!(shown.contains(&line), "{shown}");
+    let (status, _) = world.get("/elastic-ips/100.64.255.255/traffic").await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
 }

@@ -203,6 +203,11 @@ impl Host {
         read(self.request(Method::PUT, "applied").json(&report)).await
     }
 
+    /// Reports counters, and returns the status.
+    pub(crate) async fn counted(&self, report: &Value) -> StatusCode {
+        self.request(Method::PUT, "traffic").json(report).send().await.unwrap().status()
+    }
+
     /// Applies whatever is desired, at once, until the task is dropped.
     pub(crate) fn obey(&self) -> AbortOnDropHandle<()> {
         let host = self.clone();

@@ -15,6 +15,7 @@ mod inventory;
 mod inventory_diff;
 mod release;
 mod setup;
+mod traffic;
 mod trust;
 mod update;
 
@@ -23,8 +24,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use eip_model::{
-    AppliedReport, BackendInventory, ClusterId, DesiredChanges, DesiredSet, ElasticIpId,
-    ElasticIpRef, Event, Generation, HostName, Instance, PoolConfig, PoolName, ProjectName,
+    AppliedReport, BackendInventory, ClusterId, Counted, DesiredChanges, DesiredSet, ElasticIpId, ElasticIpRef, Event, Generation, HostName, Instance, PoolConfig, PoolName, ProjectName, Traffic,
 };
 use jiff::Timestamp;
 use tokio::sync::broadcast;
@@ -255,6 +255,24 @@ impl<D: Database> Repository for Record<D> {
     ) -> Result<(), StoreError> {
         let (host, reason, now) = (host.clone(), reason.to_owned(), micros(now));
         self.database.change(trust::MarkAhead { host, ahead, reason, now }).await
+    }
+
+    async fn record_traffic(
+        &self,
+        host: &HostName,
+        counted: &[Counted],
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let (host, counted, now) = (host.clone(), counted.to_vec(), micros(now));
+        self.database.change(traffic::RecordTraffic { host, counted, now }).await
+    }
+
+    async fn traffic(
+        &self,
+        address: Ipv4Addr,
+        id: ElasticIpId,
+    ) -> Result<Option<Traffic>, StoreError> {
+        self.database.look(traffic::ReadTraffic { address, id }).await
     }
 
     async fn accept_host(&self, host: &HostName) -> Result<bool, StoreError> {

@@ -9,7 +9,7 @@ use crate::postgres::import::Target;
 pub(crate) use source::{Column, Kind, Piece, Source};
 
 /// The tables of the record, each behind those that it refers to.
-pub(crate) const TABLES: [&str; 14] = [
+pub(crate) const TABLES: [&str; 15] = [
     "cluster",
     "project",
     "pool",
@@ -24,6 +24,7 @@ pub(crate) const TABLES: [&str; 14] = [
     "attachment_problem",
     "event",
     "answer",
+    "traffic",
 ];
 
 /// A record that was imported.

@@ -22,7 +22,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V1__the_record", include_str!("../../migrations/postgres/V1__the_record.sql")),
     ("V2__batches", include_str!("../../migrations/postgres/V2__batches.sql")),
     ("V3__address_source", include_str!("../../migrations/postgres/V3__address_source.sql")),
-    ("V6__trust", include_str!("../../migrations/postgres/V6__trust.sql")),
+    ("V6__trust_and_traffic", include_str!("../../migrations/postgres/V6__trust_and_traffic.sql")),
 ];
 
 /// The lock that servers which start at once take in turn: "eip" in ASCII.

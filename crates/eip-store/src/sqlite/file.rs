@@ -14,7 +14,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V1__the_record", include_str!("../../migrations/sqlite/V1__the_record.sql")),
     ("V2__batches", include_str!("../../migrations/sqlite/V2__batches.sql")),
     ("V3__address_source", include_str!("../../migrations/sqlite/V3__address_source.sql")),
-    ("V6__trust", include_str!("../../migrations/sqlite/V6__trust.sql")),
+    ("V6__trust_and_traffic", include_str!("../../migrations/sqlite/V6__trust_and_traffic.sql")),
 ];
 
 /// Makes the folder and the file for this user only, and takes the lock that keeps others out.

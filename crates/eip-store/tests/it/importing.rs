@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use eip_model::{
-    AttachmentProblem, Backend, BackendInventory, BackendListing, ElasticIpRef, EventKind, KeyId,
-    PoolConfig, ProblemKind, Role,
+    AttachmentProblem, Backend, BackendInventory, BackendListing, Counted, ElasticIpRef, EventKind,
+    KeyId, PoolConfig, ProblemKind, Role, Volume,
 };
 use eip_store::{
     ImportError, NewAllocation, NewApiKey, OnceKey, OpenError, Repository, UpdateCommand, import,
@@ -77,6 +77,9 @@ async fn eventful() -> World {
     };
     world.applied_with("hv1", world.generation("hv1").await, &[problem]).await;
     world.applied("hv2", world.generation("hv2").await).await;
+    let volume = Volume { packets_in: 1 << 40, bytes_in: 1 << 50, packets_out: 0, bytes_out: 7 };
+    let counted = Counted { public_ip: held[0].address, elastic_ip_id: held[0].id, volume };
+    repo.record_traffic(&host("hv1"), &[counted], at(11)).await.unwrap();
     // Moved while the host that had it is silent: it waits.
     world.part(&held[3]).await.unwrap();
     world.shift(&held[1], 12).await;

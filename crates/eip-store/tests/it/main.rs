@@ -26,6 +26,7 @@ mod reports;
 mod silence;
 mod standby;
 mod tls;
+mod traffic;
 mod two_servers;
 mod upgrading;
 mod whole;

@@ -33,7 +33,12 @@ pub(crate) async fn run(
     match command {
         Client::Allocate(args) => shown.elastic_ip(&allocate(&api, args).await?),
         Client::List(args) => shown.elastic_ips(&list(&api, args).await?),
-        Client::Show { elastic_ip } => shown.one(&find::elastic_ip(&api, &elastic_ip).await?),
+        Client::Show { elastic_ip } => {
+            let found = find::elastic_ip(&api, &elastic_ip).await?;
+            // A server of an earlier version does not know it.
+            let traffic = api.get(&format!("/elastic-ips/{}/traffic", found.id), &[]).await.ok();
+            shown.one(&found, traffic)
+        }
         Client::Associate(args) => {
             let found = find::elastic_ip(&api, &args.elastic_ip).await?;
             let wait = args.wait.seconds();

@@ -5,7 +5,7 @@ use std::io::{IsTerminal as _, Write as _};
 use comfy_table::{ContentArrangement, Table};
 use eip_model::{
     CreatedKey, DataPlaneState, ElasticIp, ElasticIpPage, ElasticIpStatus, HostList, Instance,
-    InstanceList, PoolList,
+    InstanceList, PoolList, Traffic,
 };
 use jiff::Timestamp;
 use serde::Serialize;
@@ -35,7 +35,7 @@ impl Shown {
     }
 
     /// Shows all there is to say about an elastic IP.
-    pub(crate) fn one(self, one: &ElasticIp) -> Result<(), Failure> {
+    pub(crate) fn one(self, one: &ElasticIp, traffic: Option<Traffic>) -> Result<(), Failure> {
         let text = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
         let tags = one.tags.as_map().iter().map(|(key, value)| format!("{key}={value}"));
         let plane = &one.data_plane;
@@ -61,6 +61,8 @@ impl Shown {
             ("host", text(one.host.clone().map(String::from))),
             ("allocated", one.allocated_at.to_string()),
             ("associated", text(one.associated_at.map(|at| at.to_string()))),
+            ("received", text(traffic.map(|t| volume(t.volume.packets_in, t.volume.bytes_in)))),
+            ("sent", text(traffic.map(|t| volume(t.volume.packets_out, t.volume.bytes_out)))),
         ];
         if self.quiet && self.output == Output::Table {
             print_line(&one.public_ip.to_string());
@@ -204,6 +206,10 @@ fn row(one: &ElasticIp, terminal: bool) -> Vec<String> {
         or_dash(one.host.clone().map(String::from)),
         age(one.allocated_at),
     ]
+}
+
+fn volume(packets: u64, bytes: u64) -> String {
+    format!("{packets} packets, {bytes} bytes")
 }
 
 const fn status(status: ElasticIpStatus) -> &'static str {

@@ -38,6 +38,15 @@ fn an_address_is_allocated_pointed_reached_moved_and_given_back() {
     assert!(scene.page(address).unwrap().starts_with("web-2\n"));
     let seen_as = scene.eip(&format!("sandbox exec web-2 -- curl -sf -m 2 {WHO}"));
     assert_eq!(seen_as.trim(), address);
+    let counted = eventually("what it carried to be counted", SOON * 6, || {
+        let path = format!("localhost:8080/elastic-ips/{id}/traffic");
+        let (status, traffic) = scene.curl(&format!(r#"{path} -H "X-API-Key: $API_KEY""#));
+        assert_eq!(status, 200, "{traffic}");
+        (traffic["bytes_in"].as_u64()? > 0 && traffic["bytes_out"].as_u64()? > 0).then_some(traffic)
+    });
+    assert!(counted["since"].is_string(), "{counted}");
+    let shown = scene.eip(&format!("show {address}"));
+    assert!(shown.contains("received") && !shown.contains("0 packets, 0 bytes"), "{shown}");
     let seen_as = scene.eip(&format!("sandbox exec web-1 -- curl -sf -m 2 {WHO}"));
     assert_eq!(seen_as.trim(), "192.0.2.1", "the old one is seen as its host again");
 
