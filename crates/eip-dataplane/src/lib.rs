@@ -9,9 +9,8 @@
 //!
 //! # The instance that calls itself
 //! An instance reaches its own elastic IP through the bridge it sits on. Where bridged frames are
-//! filtered as IP (`net.bridge.bridge-nf-call-iptables=1`, which Docker sets), the frame would have to
-//! leave by the port it came in, which a bridge does only for ports in hairpin mode
-//! (`bridge link set dev PORT hairpin on`). Ports belong to whoever made them; they are left alone.
+//! filtered as IP (`net.bridge.bridge-nf-call-iptables=1`, which Docker sets), its port has to be in
+//! hairpin mode for that; it is put in it while it has an elastic IP.
 //!
 //! # Limits
 //! - What instances send to the outside with a private source that nobody has masqueraded goes out
@@ -30,6 +29,7 @@ mod elements;
 mod error;
 mod expr;
 pub mod firewall;
+mod hairpin;
 mod host;
 mod nft;
 mod options;

@@ -14,6 +14,7 @@ use crate::applied::{Applied, Warning};
 use crate::conntrack::Sweeper;
 use crate::elements::{ATTACHMENT_SETS, shared_target};
 use crate::error::{ApplyError, OpenError};
+use crate::hairpin::Hairpin;
 use crate::host::{Host, Lookout};
 use crate::nft::{Batch, Nft, Refused};
 use crate::options::{Announce, Counters, Options};
@@ -58,6 +59,7 @@ pub struct DataPlane {
     announcer: Option<io::Result<Announcer>>,
     sweeper: Sweeper,
     meter: Option<Meter>,
+    hairpin: Hairpin,
     in_force: Option<InForce>,
     /// The preferred source that our routes have, once they are known to be those of `in_force`.
     routed: Option<Option<Ipv4Addr>>,
@@ -98,6 +100,7 @@ impl DataPlane {
                 Announce::None => None,
             },
             sweeper: Sweeper::start().map_err(io("speak ctnetlink"))?,
+            hairpin: Hairpin::start().map_err(io("speak rtnetlink"))?,
             meter: meter(options.counters).map_err(io("count traffic"))?,
             in_force: None,
             routed: None,
@@ -131,6 +134,7 @@ impl DataPlane {
             self.routed = None;
         }
         self.tell_meter(desired, &changed, &applied);
+        self.tell_hairpin(desired, &changed, &applied);
         let source = host.primary(&desired.networks);
         let fresh = self.change_routes(desired, &changed, source, &mut applied)?;
         self.announce(&host, host_changed, desired, &fresh, &mut applied);
@@ -183,6 +187,21 @@ impl DataPlane {
             let (gone, come, _) = by_changes(steps, None);
             let addresses = |held: Vec<Held>| held.into_iter().map(|held| held.0).collect();
             meter.changed(addresses(gone), addresses(come));
+        }
+    }
+
+    fn tell_hairpin(&self, desired: &DesiredState, steps: &[Change], applied: &Applied) {
+        if applied.replaced {
+            self.hairpin.all(desired.targets.values().copied());
+        } else if !steps.is_empty() {
+            let (mut gone, mut come) = (Vec::new(), Vec::new());
+            for step in steps {
+                match step {
+                    Change::Detach { private_ip, .. } => gone.push(*private_ip),
+                    Change::Attach { private_ip, .. } => come.push(*private_ip),
+                }
+            }
+            self.hairpin.changed(gone, come);
         }
     }
 

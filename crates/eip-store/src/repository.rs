@@ -4,7 +4,9 @@ use std::net::Ipv4Addr;
 
 use async_trait::async_trait;
 use eip_model::{
-    AppliedReport, BackendInventory, ClusterId, Counted, DesiredChanges, DesiredSet, ElasticIpId, ElasticIpRef, Event, Generation, HostName, Instance, PoolConfig, PoolName, ProjectName, Traffic,
+    AppliedReport, BackendInventory, ClusterId, Counted, DesiredChanges, DesiredSet, ElasticIpId,
+    ElasticIpRef, Event, Generation, HostName, Instance, PoolConfig, PoolName, ProjectName,
+    Traffic,
 };
 use jiff::Timestamp;
 use tokio::sync::broadcast;

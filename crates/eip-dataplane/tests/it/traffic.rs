@@ -2,9 +2,12 @@
 
 use std::net::Ipv4Addr;
 
+use eip_testkit::eventually;
 use eip_testkit::netns::{Namespace, link};
 
-use crate::world::{CLIENT, HOST, TCP, UDP, WEB_1, WEB_2, WEB_3, World, ask, ask_over_tcp, eip};
+use crate::world::{
+    CLIENT, HOST, SOON, TCP, UDP, WEB_1, WEB_2, WEB_3, World, ask, ask_over_tcp, eip,
+};
 
 #[test]
 fn what_comes_in_reaches_the_instance_and_what_goes_out_carries_the_elastic_ip() {
@@ -38,9 +41,67 @@ fn an_instance_reaches_its_own_elastic_ip() {
     let world = World::with(&[(eip(1), WEB_1)]);
     world.filter_bridged_frames(0);
     assert_eq!(ask(&world.web_1, eip(1)), "web-1 saw 100.64.0.1");
+}
+
+#[test]
+fn an_instance_reaches_itself_where_bridged_frames_are_filtered_and_its_port_is_given_back() {
+    let world = World::new();
     world.filter_bridged_frames(1);
-    world.host.sh("bridge link set dev v-web-1 hairpin on");
+    let hairpin = |port: &str| world.host.sh(&format!("bridge -d link show dev {port}"));
+    let on = |port: &str| hairpin(port).contains("hairpin on");
+    world.host.sh("bridge link set dev v-web-2 hairpin on");
+    world.apply(&[(eip(1), WEB_1), (eip(2), WEB_2)]);
+    // The bridge has to have heard of it.
+    ask(&world.web_1, CLIENT);
+    ask(&world.web_2, CLIENT);
+    eventually("the port to be in hairpin mode", SOON, || on("v-web-1").then_some(()));
     assert_eq!(ask(&world.web_1, eip(1)), "web-1 saw 100.64.0.1");
+    assert_eq!(ask(&world.web_2, eip(2)), "web-2 saw 100.64.0.2");
+    assert!(!on("v-web-3"), "nobody asked for it");
+    world.apply(&[(eip(2), WEB_2)]);
+    eventually("the port to be as it was", SOON, || (!on("v-web-1")).then_some(()));
+    world.apply(&[]);
+    world.apply(&[(eip(3), WEB_3)]);
+    ask(&world.web_3, CLIENT);
+    eventually("the port to be in hairpin mode", SOON, || on("v-web-3").then_some(()));
+    assert!(on("v-web-2"), "what somebody else has set is theirs");
+}
+
+#[test]
+fn ping_path_mtu_and_traceroute_work_through_an_elastic_ip() {
+    let world = World::with(&[(eip(1), WEB_1), (eip(3), WEB_3)]);
+    for from in [&world.client, &world.host, &world.web_2, &world.web_3] {
+        from.sh("ping -q -c 1 -W 5 100.64.0.1");
+    }
+    // A hop of 1,300 bytes beyond the client: whoever is behind it is reached all the same.
+    let far = Namespace::new("far");
+    link(&world.client, &far, "narrow", "eth0");
+    world.client.sh("echo 1 > /proc/sys/net/ipv4/ip_forward");
+    world.client.ip(&["addr add 198.51.100.1/24 dev narrow", "link set narrow mtu 1300"]);
+    far.ip(&[
+        "addr add 198.51.100.2/24 dev eth0",
+        "link set eth0 mtu 1300",
+        "route add default via 198.51.100.1",
+    ]);
+    world.host.ip(&["route replace default via 192.0.2.2"]);
+    far.serve_tcp(TCP);
+    far.serve_udp(UDP);
+    let refused = world.web_1.try_sh("ping -c 1 -W 5 -M do -s 1400 198.51.100.2");
+    assert!(refused.1.contains("mtu = 1300") || refused.1.contains("mtu=1300"), "{}", refused.1);
+    assert_eq!(ask(&world.web_1, Ipv4Addr::new(198, 51, 100, 2)), "far saw 100.64.0.1");
+    // And the other way round: it is the instance's network that is narrow.
+    world.web_1.ip(&["link set eth0 mtu 1300"]);
+    world.host.ip(&["route add 10.0.0.11/32 dev br0 mtu lock 1300"]);
+    let refused = world.client.try_sh("ping -c 1 -W 5 -M do -s 1400 100.64.0.1");
+    assert!(refused.1.contains("mtu = 1300") || refused.1.contains("mtu=1300"), "{}", refused.1);
+    world.host.ip(&["route del 10.0.0.11/32 dev br0"]);
+    // What traceroute lives on: a packet whose time is over is told of, on both sides.
+    let inside = world.web_1.try_sh("ping -c 1 -W 5 -t 1 192.0.2.2").1;
+    assert!(inside.contains("From 10.0.0.1") && inside.contains("exceeded"), "{inside}");
+    let outside = world.client.try_sh("ping -c 1 -W 5 -t 1 100.64.0.1").1;
+    assert!(outside.contains("exceeded"), "{outside}");
+    let refused = world.client.try_sh("ping -c 1 -W 5 100.64.0.3");
+    assert!(refused.0, "{}", refused.1);
 }
 
 #[test]

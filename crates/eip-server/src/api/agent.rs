@@ -5,7 +5,9 @@ use std::time::Duration;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use eip_model::{AppliedReport, ClusterId, DesiredNews, Generation, InventoryReport, TrafficReport};
+use eip_model::{
+    AppliedReport, ClusterId, DesiredNews, Generation, InventoryReport, TrafficReport,
+};
 use serde::Deserialize;
 
 use super::body::{AgentJson, Params};

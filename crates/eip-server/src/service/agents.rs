@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use eip_model::{
-    AppliedReport, ClusterId, DesiredNews, Generation, Host, HostName, InventoryReport, TrafficReport,
+    AppliedReport, ClusterId, DesiredNews, Generation, Host, HostName, InventoryReport,
+    TrafficReport,
 };
 use eip_store::{Ahead, HostProgress};
 use jiff::Timestamp;

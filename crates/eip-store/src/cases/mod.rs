@@ -24,7 +24,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use eip_model::{
-    AppliedReport, BackendInventory, ClusterId, Counted, DesiredChanges, DesiredSet, ElasticIpId, ElasticIpRef, Event, Generation, HostName, Instance, PoolConfig, PoolName, ProjectName, Traffic,
+    AppliedReport, BackendInventory, ClusterId, Counted, DesiredChanges, DesiredSet, ElasticIpId,
+    ElasticIpRef, Event, Generation, HostName, Instance, PoolConfig, PoolName, ProjectName,
+    Traffic,
 };
 use jiff::Timestamp;
 use tokio::sync::broadcast;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use eip_model::{
     AllocateRequest, AssociateRequest, CreateKeyRequest, CreatedKey, DataPlaneState,
-    DisassociateRequest, ElasticIp, ElasticIpPage, Host, HostList, Instance, InstanceId,
+    DisassociateRequest, ElasticIp, ElasticIpPage, Host, HostList, HostName, Instance, InstanceId,
     InstanceList, PoolList, Tags,
 };
 
@@ -33,12 +33,7 @@ pub(crate) async fn run(
     match command {
         Client::Allocate(args) => shown.elastic_ip(&allocate(&api, args).await?),
         Client::List(args) => shown.elastic_ips(&list(&api, args).await?),
-        Client::Show { elastic_ip } => {
-            let found = find::elastic_ip(&api, &elastic_ip).await?;
-            // A server of an earlier version does not know it.
-            let traffic = api.get(&format!("/elastic-ips/{}/traffic", found.id), &[]).await.ok();
-            shown.one(&found, traffic)
-        }
+        Client::Show { elastic_ip } => show(&api, shown, &elastic_ip).await,
         Client::Associate(args) => {
             let found = find::elastic_ip(&api, &args.elastic_ip).await?;
             let wait = args.wait.seconds();
@@ -78,11 +73,7 @@ pub(crate) async fn run(
             shown.instance(&find::instance(&api, &instance).await?)
         }
         Client::Host(Hosts::List) => shown.hosts(&api.get::<HostList>("/hosts", &[]).await?),
-        Client::Host(Hosts::Accept { host }) => {
-            let path = format!("/hosts/{host}/accept");
-            let host = api.post::<Host>(&path, &serde_json::json!({})).await?;
-            shown.hosts(&HostList { items: vec![host], next_cursor: None })
-        }
+        Client::Host(Hosts::Accept { host }) => accept(&api, shown, &host).await,
         Client::Key(Keys::Create { role, project, host }) => {
             let role = role.as_str().to_owned();
             let request = CreateKeyRequest { role, project, host };
@@ -90,6 +81,19 @@ pub(crate) async fn run(
         }
         Client::Pool(Pools::List) => shown.pools(&api.get::<PoolList>("/pools", &[]).await?),
     }
+}
+
+async fn show(api: &Api, shown: Shown, named: &str) -> Result<(), Failure> {
+    let found = find::elastic_ip(api, named).await?;
+    // A server of an earlier version does not know it.
+    let traffic = api.get(&format!("/elastic-ips/{}/traffic", found.id), &[]).await.ok();
+    shown.one(&found, traffic)
+}
+
+async fn accept(api: &Api, shown: Shown, host: &HostName) -> Result<(), Failure> {
+    let path = format!("/hosts/{host}/accept");
+    let host = api.post::<Host>(&path, &serde_json::json!({})).await?;
+    shown.hosts(&HostList { items: vec![host], next_cursor: None })
 }
 
 /// Waits a moment until the service on this machine knows an instance, so that the next command can

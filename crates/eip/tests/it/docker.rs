@@ -39,6 +39,16 @@ fn an_address_is_pointed_at_a_container_reached_moved_and_given_back() {
     assert_eq!(first, "web-1\n");
     assert_eq!(engine.docker(&format!("exec web-1 wget -q -O - {WHO}")), address);
 
+    // A container reaches itself by its own elastic IP, with bridged frames filtered as Docker has it.
+    scene.host.sh("echo 1 > /proc/sys/net/bridge/bridge-nf-call-iptables");
+    let itself = eventually("the container to reach itself", SOON, || {
+        let asked = scene
+            .host
+            .try_sh(&engine.line(&format!("exec web-1 timeout 2 wget -q -O - http://{address}")));
+        asked.status.success().then(|| String::from_utf8_lossy(&asked.stdout).into_owned())
+    });
+    assert_eq!(itself, "web-1\n");
+
     scene.eip(&format!("move {address} docker:web-2"));
     assert_eq!(scene.page(address).unwrap(), "web-2\n");
     assert_eq!(engine.docker(&format!("exec web-2 wget -q -O - {WHO}")), address);

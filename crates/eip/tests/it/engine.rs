@@ -41,7 +41,7 @@ impl<'s> Engine<'s> {
         let root = self.scene.folder.path().join("image");
         std::fs::create_dir_all(root.join("bin")).unwrap();
         std::fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
-        for applet in ["sh", "httpd", "wget", "mkdir"] {
+        for applet in ["sh", "httpd", "wget", "mkdir", "timeout"] {
             std::os::unix::fs::symlink("busybox", root.join("bin").join(applet)).unwrap();
         }
         let archive = self.scene.folder.path().join("image.tar");
@@ -62,8 +62,12 @@ impl<'s> Engine<'s> {
     }
 
     fn run(&self, args: &str) -> Output {
-        let line = format!("docker -H unix://{} {args}", self.socket.display());
-        self.scene.host.try_sh(&line)
+        self.scene.host.try_sh(&self.line(args))
+    }
+
+    /// The shell line that runs a command of Docker's on this engine.
+    pub(crate) fn line(&self, args: &str) -> String {
+        format!("docker -H unix://{} {args}", self.socket.display())
     }
 
     /// Starts a container that serves a page with its name, and waits until the service knows it.
