@@ -23,6 +23,11 @@ pub trait Kernel: std::fmt::Debug + Send + 'static {
     /// When the kernel refused.
     fn mend(&mut self, wanted: &DesiredState) -> Result<Option<&'static str>, KernelError>;
 
+    /// What will not work for want of rights, though all else does, for people.
+    fn caveat(&self) -> Option<String> {
+        None
+    }
+
     /// Where to read what elastic IPs have carried, if that is counted.
     fn traffic(&self) -> Option<TrafficReader> {
         None

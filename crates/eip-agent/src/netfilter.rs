@@ -75,6 +75,10 @@ impl Kernel for Netfilter {
         })
     }
 
+    fn caveat(&self) -> Option<String> {
+        self.plane.caveat().map(|warning| warning.to_string())
+    }
+
     fn traffic(&self) -> Option<TrafficReader> {
         self.plane.traffic()
     }

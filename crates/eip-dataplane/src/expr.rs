@@ -93,6 +93,33 @@ const LOOKUP_INVERTED: u32 = 1;
 const NF_DROP: u32 = 0;
 
 impl Expr {
+    /// Returns the option that a kernel may be built without, and that this needs. Lookups,
+    /// comparisons, counters and verdicts are part of `nf_tables` itself.
+    pub(crate) const fn kernel_option(self) -> Option<&'static str> {
+        match self {
+            Self::DestinationRewritten
+            | Self::SourceRewritten
+            | Self::IsOriginal
+            | Self::FlowSource(..)
+            | Self::FlowDestination(..) => Some("CONFIG_NFT_CT"),
+            Self::SetOriginalZone => Some("CONFIG_NFT_CT with CONFIG_NF_CONNTRACK_ZONES"),
+            Self::DestinationIsUnicast | Self::WouldTurnBack => Some("CONFIG_NFT_FIB_IPV4"),
+            Self::RewriteDestination | Self::RewriteSource => Some("CONFIG_NFT_NAT"),
+            Self::Masquerade => Some("CONFIG_NFT_MASQ"),
+            Self::IifName
+            | Self::OifName
+            | Self::SourceAddress
+            | Self::DestinationAddress
+            | Self::In(_)
+            | Self::NotIn(_)
+            | Self::Map(_)
+            | Self::NotLoopback
+            | Self::AddMark(_)
+            | Self::Count
+            | Self::Drop => None,
+        }
+    }
+
     pub(crate) fn encode(self, buf: &mut Vec<u8>) {
         match self {
             Self::IifName => load_meta(buf, META_IIFNAME),

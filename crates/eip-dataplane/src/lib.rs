@@ -28,6 +28,8 @@ mod conntrack;
 mod elements;
 mod error;
 mod expr;
+#[cfg(feature = "faults")]
+pub mod faults;
 pub mod firewall;
 mod hairpin;
 mod host;

@@ -82,7 +82,9 @@ impl DataPlane {
     /// # Errors
     /// [`OpenError`] tells missing rights from what the kernel lacks.
     pub fn open_with(options: Options) -> Result<Self, OpenError> {
-        let mut nft = Nft::open().map_err(|source| OpenError::new("speak nf_tables", source))?;
+        let mut nft = Nft::open().map_err(|source| {
+            OpenError::new("speak nf_tables (CONFIG_NETFILTER_NETLINK)", source)
+        })?;
         nft.rehearse().map_err(|refused| match refused.source.raw_os_error() {
             Some(libc::EPERM) => OpenError::NoRights(refused.source),
             Some(_) | None => {
@@ -90,6 +92,7 @@ impl DataPlane {
             }
         })?;
         let io = |tried| move |source| OpenError::new(tried, source);
+        let meter = meter(options.counters, &nft).map_err(io("count traffic"))?;
         Ok(Self {
             namespace: namespace().map_err(io("tell network namespaces apart"))?,
             nft,
@@ -99,9 +102,9 @@ impl DataPlane {
                 Announce::Arp => Some(Announcer::start()),
                 Announce::None => None,
             },
-            sweeper: Sweeper::start().map_err(io("speak ctnetlink"))?,
+            sweeper: Sweeper::start().map_err(io("speak ctnetlink (CONFIG_NF_CT_NETLINK)"))?,
             hairpin: Hairpin::start().map_err(io("speak rtnetlink"))?,
-            meter: meter(options.counters).map_err(io("count traffic"))?,
+            meter,
             in_force: None,
             routed: None,
             settled_networks: None,
@@ -164,6 +167,15 @@ impl DataPlane {
     /// router may be hundreds of thousands; a look of our own now and then is cheaper.
     pub fn distrust_routes(&mut self) {
         self.routed = None;
+    }
+
+    /// Says what will not work for want of rights, though all else does.
+    #[must_use]
+    pub fn caveat(&self) -> Option<Warning> {
+        match &self.announcer {
+            Some(Err(error)) => Some(Warning::CannotAnnounce(error.kind())),
+            Some(Ok(_)) | None => None,
+        }
     }
 
     /// What is counted, for whoever wants to look; nothing where counting is off.
@@ -527,9 +539,9 @@ fn by_comparison(
     (gone, missing, fresh)
 }
 
-fn meter(counters: Counters) -> io::Result<Option<Meter>> {
+fn meter(counters: Counters, nft: &Nft) -> io::Result<Option<Meter>> {
     match counters {
-        Counters::On => Meter::start().map(Some),
+        Counters::On => Meter::start(nft.alone()).map(Some),
         Counters::Off => Meter::remove().map(|()| None),
     }
 }

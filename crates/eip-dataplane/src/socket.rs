@@ -9,6 +9,8 @@ use nix::sys::socket::{
     recv, send, setsockopt, socket, sockopt,
 };
 
+#[cfg(feature = "faults")]
+use crate::faults;
 use crate::wire::{self, NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, Received};
 
 /// What the kernel may queue for us: the errors of one batch, or notifications between two looks.
@@ -120,8 +122,13 @@ impl Netlink {
 
     fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.make_room(bytes.len())?;
+        #[cfg(feature = "faults")]
+        faults::strike(faults::When::Before)?;
         loop {
             match send(self.fd.as_raw_fd(), bytes, MsgFlags::empty()) {
+                #[cfg(feature = "faults")]
+                Ok(_) => return faults::strike(faults::When::After),
+                #[cfg(not(feature = "faults"))]
                 Ok(_) => return Ok(()),
                 Err(Errno::EINTR) => (),
                 Err(errno) => return Err(errno.into()),

@@ -31,6 +31,7 @@
 //! NAT of a flow stands); `srcnat + 10` is behind it, for what nobody else has masqueraded.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 
 use crate::expr::Direction::{Original, Reply};
 use crate::expr::Expr::{self, *};
@@ -335,7 +336,39 @@ pub(crate) fn encode_rule(buf: &mut Vec<u8>, chain: &Chain, rule: &[Expr]) {
     nest(buf, 4, |b| rule.iter().for_each(|one| one.encode(b)));
 }
 
-/// Names a rule for an error, by what it needs of the kernel.
-pub(crate) fn rule_label(chain: &Chain, number: usize) -> Cow<'static, str> {
-    format!("rule {number} of chain {}", chain.name).into()
+/// Names a rule for an error, with the kernel's options that it needs.
+pub(crate) fn rule_label(chain: &Chain, number: usize, rule: &[Expr]) -> Cow<'static, str> {
+    let options: BTreeSet<_> = rule.iter().filter_map(|one| one.kernel_option()).collect();
+    let needs: Vec<_> = options.into_iter().collect();
+    let needs = if needs.is_empty() { String::new() } else { format!(" ({})", needs.join(", ")) };
+    format!("rule {number} of chain {}{needs}", chain.name).into()
+}
+
+/// Names a chain for an error, likewise.
+pub(crate) fn chain_label(chain: &Chain) -> Cow<'static, str> {
+    let needs = if chain.kind == "nat" { " (CONFIG_NFT_NAT)" } else { "" };
+    format!("chain {}{needs}", chain.name).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_rule_needs_of_the_kernel_is_named_by_its_option() {
+        let label = |name: &str, number: usize| {
+            let chain = CHAINS.iter().find(|chain| chain.name == name).expect("a chain");
+            rule_label(chain, number, chain.rules[number - 1])
+        };
+        assert_eq!(
+            label("pre_raw", 3),
+            "rule 3 of chain pre_raw (CONFIG_NFT_CT with CONFIG_NF_CONNTRACK_ZONES, \
+             CONFIG_NFT_FIB_IPV4)"
+        );
+        assert_eq!(label("pre", 1), "rule 1 of chain pre (CONFIG_NFT_NAT)");
+        assert!(label("post_late", 1).ends_with("(CONFIG_NFT_MASQ)"));
+        assert_eq!(label("pre_raw", 1), "rule 1 of chain pre_raw");
+        let nat = CHAINS.iter().find(|chain| chain.name == "post").expect("a chain");
+        assert_eq!(chain_label(nat), "chain post (CONFIG_NFT_NAT)");
+    }
 }

@@ -87,11 +87,19 @@ pub(crate) struct Meter {
 }
 
 impl Meter {
-    pub(crate) fn start() -> io::Result<Self> {
+    /// `alone` is held while the thread commits.
+    pub(crate) fn start(alone: Arc<Mutex<()>>) -> io::Result<Self> {
         let socket = Netlink::open(SockProtocol::NetlinkNetFilter, 0)?;
         let (news, inbox) = mpsc::channel();
         let reader = TrafficReader::default();
-        let mut counting = Counting { socket, reader: reader.clone(), ..Counting::new()? };
+        let mut counting = Counting {
+            socket,
+            alone,
+            reader: reader.clone(),
+            wanted: BTreeSet::new(),
+            present: None,
+            troubled: false,
+        };
         std::thread::Builder::new()
             .name("eip-traffic".into())
             .spawn(move || counting.run(&inbox))?;
@@ -136,6 +144,7 @@ impl Meter {
 
 struct Counting {
     socket: Netlink,
+    alone: Arc<Mutex<()>>,
     reader: TrafficReader,
     wanted: BTreeSet<Ipv4Addr>,
     /// What is in the sets; nothing is known before the table was looked at.
@@ -144,16 +153,6 @@ struct Counting {
 }
 
 impl Counting {
-    fn new() -> io::Result<Self> {
-        Ok(Self {
-            socket: Netlink::open(SockProtocol::NetlinkNetFilter, 0)?,
-            reader: TrafficReader::default(),
-            wanted: BTreeSet::new(),
-            present: None,
-            troubled: false,
-        })
-    }
-
     fn run(&mut self, inbox: &Receiver<News>) {
         let mut next_read = Instant::now() + READ_EVERY;
         let mut pause = READ_EVERY;
@@ -231,7 +230,7 @@ impl Counting {
                 push_elements(&mut batch, DELSETELEM, set, &gone);
                 push_elements(&mut batch, NEWSETELEM, set, &come);
             }
-            commit(&mut self.socket, batch)?;
+            self.commit(batch)?;
             for address in &gone {
                 present.remove(address);
             }
@@ -252,8 +251,13 @@ impl Counting {
         }
         let mut batch = Batch::new();
         push_table(&mut batch);
-        commit(&mut self.socket, batch)?;
+        self.commit(batch)?;
         Ok(BTreeSet::new())
+    }
+
+    fn commit(&mut self, batch: Batch) -> io::Result<()> {
+        let _alone = self.alone.lock().unwrap_or_else(PoisonError::into_inner);
+        commit(&mut self.socket, batch)
     }
 
     fn list(&mut self, set: &str) -> io::Result<BTreeSet<Ipv4Addr>> {

@@ -185,7 +185,10 @@ fn introduce(config: &AgentConfig) -> Vec<(&'static str, String)> {
     let describe = |one: &Arc<dyn ComputeBackend>| format!("{} ({})", one.backend(), one.place());
     let backends: Vec<String> = config.backends.iter().map(describe).collect();
     let plane = match &config.kernel {
-        Ok(_) => "ready".to_owned(),
+        Ok(kernel) => match kernel.caveat() {
+            Some(caveat) => format!("ready, but {caveat}"),
+            None => "ready".to_owned(),
+        },
         Err(reason) => format!("none: {reason}"),
     };
     vec![("host", config.host.to_string()), ("compute", backends.join(", ")), ("data plane", plane)]

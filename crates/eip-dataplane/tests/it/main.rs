@@ -5,6 +5,7 @@
 mod announce;
 mod change;
 mod counting;
+mod faults;
 mod firewall;
 mod guard;
 mod libvirt;

@@ -137,7 +137,10 @@ fn what_the_kernel_refuses_is_told_and_succeeds_once_it_can() {
         let refused = world.apply_state(crate::world::desired(&[(eip(1), WEB_1)]));
         let refused = refused.expect_err("not our table");
         assert!(matches!(refused, ApplyError::Rules { .. }) && refused.retryable(), "{refused:?}");
-        assert_eq!(refused.to_string(), "cannot change the rules: the kernel refused table eip");
+        assert_eq!(
+            refused.to_string(),
+            "cannot change the rules: the kernel refused table eip (CONFIG_NF_TABLES, CONFIG_NF_TABLES_IPV4)"
+        );
         assert!(!world.plane(|plane| plane.intact()).expect("an answer"));
     }
     drop(words);

@@ -6,7 +6,9 @@ use axum::extract::{Extension, State};
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use eip_model::{
-    AllocateRequest, AssociateManyRequest, AssociateRequest, AssociatedMany, AssociatedOne, DisassociateRequest, ElasticIp, ElasticIpPage, ElasticIpStatus, InstanceId, Label, PoolName, Traffic, UpdateRequest,
+    AllocateRequest, AssociateManyRequest, AssociateRequest, AssociatedMany, AssociatedOne,
+    DisassociateRequest, ElasticIp, ElasticIpPage, ElasticIpStatus, InstanceId, Label, PoolName,
+    Traffic, UpdateRequest,
 };
 use eip_store::ListPlace;
 use serde::{Deserialize, Serialize};

@@ -7,6 +7,7 @@ mod disk;
 mod docker;
 mod engine;
 mod libvirt;
+mod rights;
 mod scene;
 mod survival;
 mod traffic;

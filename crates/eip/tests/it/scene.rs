@@ -55,9 +55,16 @@ impl Scene {
 
     /// Starts the service and waits until it answers.
     pub(crate) fn serve(&self, options: &[&str]) -> Daemon {
+        self.serve_by(&[], options)
+    }
+
+    /// The same, with its command line behind that of another program.
+    pub(crate) fn serve_by(&self, program: &[&str], options: &[&str]) -> Daemon {
         let log = self.folder.path().join("serve.log");
         let log = File::options().create(true).append(true).open(log).unwrap();
-        let mut command = self.host.command(EIP);
+        let line: Vec<&str> = program.iter().copied().chain([EIP]).collect();
+        let mut command = self.host.command(line[0]);
+        command.args(&line[1..]);
         command.arg("serve").arg("--data-dir").arg(self.data_dir());
         command.args(["--host-name", "h1", "--quarantine", "1"]).args(options);
         command.stdout(log.try_clone().unwrap()).stderr(log);
@@ -67,6 +74,16 @@ impl Scene {
             self.host.try_sh(ready).status.success().then_some(())
         });
         daemon
+    }
+
+    /// Starts an agent alone, whether a server answers or not.
+    pub(crate) fn agent(&self, options: &[&str]) -> Daemon {
+        let log = File::create(self.folder.path().join("agent.log")).unwrap();
+        let mut command = self.host.command(EIP);
+        command.arg("agent").arg("--data-dir").arg(self.data_dir());
+        command.args(["--host-name", "h1"]).args(options);
+        command.stdout(log.try_clone().unwrap()).stderr(log);
+        self.host.daemon(command)
     }
 
     /// Runs `eip` on the host, as its operator does; returns the exit code and what was printed.

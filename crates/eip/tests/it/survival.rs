@@ -198,3 +198,26 @@ fn whoever_asks_again_after_a_kill_holds_one_address_for_each_key() {
         serving.stop();
     }
 }
+
+#[test]
+fn a_host_that_was_started_anew_carries_what_it_carried_while_the_server_is_down() {
+    let scene = Scene::new();
+    let serving = scene.serve(&["--compute", "sandbox"]);
+    scene.sandbox("web-1");
+    let address = scene.eip_json("up web-1")["public_ip"].as_str().unwrap().to_owned();
+    assert!(scene.page(&address).is_some());
+    let kept = scene.data_dir().join("agent.json");
+    eventually("the desired set to be on disk", SOON, || {
+        std::fs::read_to_string(&kept).ok().filter(|text| text.contains(&address))
+    });
+    serving.kill();
+    // What a boot takes away, and the sign of one.
+    scene.host.sh("nft flush ruleset; ip route flush table local proto 225; \
+         echo 0 > /proc/sys/net/ipv4/ip_forward; echo another > /run/boot_id; \
+         mount --bind /run/boot_id /proc/sys/kernel/random/boot_id");
+    assert!(scene.page(&address).is_none());
+    let _agent = scene.agent(&["--compute", "sandbox"]);
+    let page = eventually("its page, with no server", SOON, || scene.page(&address));
+    assert!(page.starts_with("web-1\n"), "{page}");
+    assert!(std::fs::read_to_string(&kept).unwrap().contains("another"), "the boot was noticed");
+}
