@@ -15,6 +15,9 @@ use crate::kernel::{Kernel, KernelError};
 
 /// How often our rules in the firewalls of Docker and libvirt are looked at: each look costs processes.
 const FIREWALL_INTERVAL: Duration = Duration::from_secs(2);
+/// How often what is wanted is compared with what was applied, where the table is as we left it: that
+/// takes a walk through all of it.
+const SETTLE_INTERVAL: Duration = Duration::from_secs(1);
 /// How often our routes are compared with what the kernel has: it tells nobody when one goes.
 const ROUTE_INTERVAL: Duration = Duration::from_secs(3);
 
@@ -23,6 +26,7 @@ struct Netfilter {
     plane: DataPlane,
     passage: Arc<Mutex<Passage>>,
     compared: Instant,
+    settled: Instant,
     /// What has been said: a warning that lasts is said once.
     warned: BTreeSet<String>,
 }
@@ -44,7 +48,13 @@ pub fn open_kernel(options: Options) -> Result<Box<dyn Kernel>, String> {
     let plane = DataPlane::open_with(options).map_err(|error| chain(&error))?;
     let passage = Arc::new(Mutex::new(Passage::default()));
     watch_firewalls(&passage).map_err(|error| format!("cannot start a thread: {error}"))?;
-    Ok(Box::new(Netfilter { plane, passage, compared: Instant::now(), warned: BTreeSet::new() }))
+    Ok(Box::new(Netfilter {
+        plane,
+        passage,
+        compared: Instant::now(),
+        settled: Instant::now(),
+        warned: BTreeSet::new(),
+    }))
 }
 
 impl Kernel for Netfilter {
@@ -63,6 +73,9 @@ impl Kernel for Netfilter {
 
     fn mend(&mut self, wanted: &DesiredState) -> Result<Option<&'static str>, KernelError> {
         let intact = self.plane.intact().map_err(|error| refused(&error))?;
+        if intact && self.settled.elapsed() < SETTLE_INTERVAL {
+            return Ok(None);
+        }
         if self.compared.elapsed() > ROUTE_INTERVAL {
             self.plane.distrust_routes();
             self.compared = Instant::now();
@@ -88,6 +101,7 @@ impl Netfilter {
     /// Returns whether anything had to be changed.
     fn settle(&mut self, wanted: &DesiredState) -> Result<bool, KernelError> {
         let applied = self.plane.apply(wanted).map_err(|error| refused(&error))?;
+        self.settled = Instant::now();
         for warning in &applied.warnings {
             if self.warned.insert(warning.to_string()) {
                 warn!(%warning, "Applied, with a warning");

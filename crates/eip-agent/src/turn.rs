@@ -16,8 +16,8 @@ use crate::keep::ToKeep;
 use crate::kernel::{Kernel, KernelError};
 use crate::world::World;
 
-/// How often what others may have changed is looked at.
-const MEND_INTERVAL: Duration = Duration::from_secs(1);
+/// How often it is looked whether others have changed something: it is mended within a second.
+const MEND_INTERVAL: Duration = Duration::from_millis(400);
 /// How long to wait at the start for the backends before their last lists of an earlier run serve.
 const FIRST_LOOK: Duration = Duration::from_secs(5);
 

@@ -59,7 +59,8 @@ impl UseCase for MarkAhead {
     type Answer = ();
     const DOING: &'static str = "note that a host is ahead of this record";
 
-    /// What was noted first stays, but for a generation that is newer still.
+    /// What was noted first stays, but for a generation that is newer still. What has been accepted
+    /// since it was found is not noted again.
     async fn run<T: Tx>(&self, tx: &mut T) -> Result<(), Failure> {
         ensure(tx, &[&self.host], self.now).await?;
         tx.run(
@@ -69,13 +70,17 @@ impl UseCase for MarkAhead {
                     ahead_cluster = CASE WHEN ahead_generation IS NULL THEN $3
                                          ELSE ahead_cluster END,
                     health = 'failing', health_reason = $4, last_seen_at = $5
-              WHERE name = $1",
+              WHERE name = $1
+                AND (ahead_generation IS NOT NULL
+                     OR (NOT $6 AND $2 > reported_generation)
+                     OR ($6 AND (accepted_cluster IS NULL OR accepted_cluster <> $3)))",
             values![
                 &self.host,
                 self.ahead.generation,
                 self.ahead.cluster.map(ClusterId::uuid),
                 self.reason.as_str(),
-                self.now
+                self.now,
+                self.ahead.cluster.is_some(),
             ],
         )
         .await?;

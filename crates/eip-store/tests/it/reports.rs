@@ -158,3 +158,30 @@ async fn a_new_pool_is_told_to_every_host_and_one_that_is_there_stays(
         assert_eq!(desired.ranges, [pool.ranges[0], pool.ranges[1], range()]);
     }
 }
+
+#[rstest]
+#[tokio::test]
+async fn what_was_accepted_is_not_noted_again_by_who_found_it_before(
+    #[values(Kind::Sqlite, Kind::Postgres)] kind: Kind,
+) {
+    let world = World::new(kind).await;
+    world.report("hv1", &[1]).await;
+    let (repo, hv1) = (&world.repo, host("hv1"));
+    let other = Some(eip_model::ClusterId::new(uuid::Uuid::from_u128(7)));
+    let found = [
+        eip_store::Ahead { generation: Generation::default(), cluster: other },
+        eip_store::Ahead { generation: Generation::new(40), cluster: None },
+    ];
+    for ahead in found {
+        repo.mark_ahead(&hv1, ahead, "it is ahead", at(20)).await.unwrap();
+        assert_eq!(repo.host_progress(&hv1).await.unwrap().ahead, Some(ahead));
+        assert!(repo.accept_host(&hv1).await.unwrap());
+        repo.mark_ahead(&hv1, ahead, "it is ahead", at(21)).await.unwrap();
+        assert_eq!(repo.host_progress(&hv1).await.unwrap().ahead, None, "{ahead:?}");
+    }
+    let progress = repo.host_progress(&hv1).await.unwrap();
+    assert!(progress.desired > Generation::new(40), "{progress:?}");
+    let newer = eip_store::Ahead { generation: Generation::new(90), cluster: None };
+    repo.mark_ahead(&hv1, newer, "it is ahead", at(22)).await.unwrap();
+    assert_eq!(repo.host_progress(&hv1).await.unwrap().ahead, Some(newer));
+}

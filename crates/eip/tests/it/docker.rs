@@ -110,3 +110,52 @@ fn an_engine_that_hangs_or_vanishes_is_told_and_traffic_goes_on() {
     eventually("the lost engine to be told", SOON, || told("unknown"));
     assert!(scene.page(&address).is_some());
 }
+
+const FLUSHED: &str = "iptables -F DOCKER-USER";
+
+/// What a reload of another's firewall does: its own view of the rules comes back.
+const RELOADED: &str =
+    "iptables-save -t filter | grep -v 'comment eip' | iptables-restore -T filter";
+
+/// The same by somebody who knows no table but their own.
+const RULESET_FLUSHED: &str = "nft flush ruleset; iptables -P FORWARD DROP; \
+     iptables -N DOCKER-USER; iptables -A FORWARD -j DOCKER-USER; \
+     iptables -A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT";
+
+#[test]
+fn dockers_firewall_is_looked_after_when_rules_are_lost_or_the_engine_is_started_anew() {
+    let scene = Scene::new();
+    is_looked_after(&scene, &[FLUSHED, RELOADED, RULESET_FLUSHED]);
+}
+
+#[test]
+fn so_it_is_where_iptables_is_the_legacy_one() {
+    let scene = Scene::new();
+    scene.host.sh("mount --bind /usr/sbin/xtables-legacy-multi /usr/sbin/xtables-nft-multi");
+    assert!(scene.host.sh("iptables --version").contains("legacy"));
+    is_looked_after(&scene, &[FLUSHED, RELOADED]);
+    assert!(!scene.host.sh("nft list tables").contains("filter"), "it was the legacy one");
+}
+
+fn is_looked_after(scene: &Scene, deeds: &[&str]) {
+    let engine = Engine::start(scene);
+    let _serving = scene.serve(&["--compute", &engine.compute()]);
+    engine.web("web-1", "");
+    let address = scene.eip_json("up docker:web-1")["public_ip"].as_str().unwrap().to_owned();
+    eventually("its page", SOON, || scene.page(&address));
+    for deed in deeds {
+        scene.host.sh(deed);
+        let again = eventually("its page, again", SOON, || scene.page(&address));
+        assert_eq!(again, "web-1\n", "{deed}");
+        let rules = || scene.host.sh("iptables -S DOCKER-USER").contains("comment eip");
+        eventually("the accept to be back", SOON, || rules().then_some(()));
+    }
+    engine.docker("kill web-1");
+    let Engine { daemon, .. } = engine;
+    daemon.stop();
+    let engine = Engine::start(scene);
+    engine.docker("start web-1");
+    let again = eventually("its page, with the new engine", SOON, || scene.page(&address));
+    assert_eq!(again, "web-1\n");
+    assert!(scene.log().contains("Mended"), "it is said: {}", scene.log());
+}

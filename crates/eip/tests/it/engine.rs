@@ -39,6 +39,10 @@ impl<'s> Engine<'s> {
     /// An image of nothing but busybox: no registry is asked.
     fn import_image(&self) {
         let root = self.scene.folder.path().join("image");
+        if root.exists() {
+            // An earlier engine has imported it, into the same data.
+            return;
+        }
         std::fs::create_dir_all(root.join("bin")).unwrap();
         std::fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
         for applet in ["sh", "httpd", "wget", "mkdir", "timeout"] {
