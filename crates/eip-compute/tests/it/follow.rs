@@ -13,8 +13,10 @@ use nix::sched::{CloneFlags, setns};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// What the issue promises for every change.
-pub(crate) const AT_ONCE: Duration = Duration::from_secs(1);
+/// More than what an event takes, also on a slow machine, and less than the next look at all.
+pub(crate) const AT_ONCE: Duration = Duration::from_secs(5);
+/// How long nothing happens where nothing should.
+pub(crate) const A_MOMENT: Duration = Duration::from_secs(1);
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 
 pub(crate) struct Followed {

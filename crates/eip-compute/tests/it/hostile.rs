@@ -15,7 +15,7 @@ use crate::fake::{
     Answer, Domain, Fake, Gate, World, agent_came_or_went, frame, life, procedure, reference, text,
     uint,
 };
-use crate::follow::{AT_ONCE, Followed, SOON, named};
+use crate::follow::{A_MOMENT, AT_ONCE, Followed, SOON, named};
 
 /// How long a daemon that says nothing is given.
 const PATIENCE: Duration = Duration::from_secs(9);
@@ -165,7 +165,7 @@ fn agents_that_hang_hold_up_neither_the_list_nor_each_other() {
     followed.until_state("vm-3", InstanceState::Stopped);
     fake.lives(3, RUNNING, STARTED);
     followed.until_state("vm-3", InstanceState::Running);
-    followed.is_unmoved_by(AT_ONCE, || {});
+    followed.is_unmoved_by(A_MOMENT, || {});
     assert_eq!(fake.world.lock().unwrap().agent_questions, 3);
 }
 
@@ -247,11 +247,11 @@ fn an_answer_from_before_a_death_does_not_bring_anybody_back() {
     questions(1);
     fake.lives(1, SHUT_OFF, STOPPED);
     followed.until_state("vm-1", InstanceState::Stopped);
-    followed.is_unmoved_by(AT_ONCE / 2, || {
+    followed.is_unmoved_by(A_MOMENT / 2, || {
         gates[0].open();
         questions(2);
     });
-    followed.is_unmoved_by(AT_ONCE / 2, || gates[1].open());
+    followed.is_unmoved_by(A_MOMENT / 2, || gates[1].open());
 }
 
 #[test]
@@ -332,7 +332,7 @@ fn networks_are_asked_for_at_their_own_daemon_where_the_driver_s_has_none() {
     fake.world.lock().unwrap().domains.push(vm(2, "none"));
     fake.tell(procedure::LIFE, &life(2, STARTED));
     followed.until_one("vm-2", AT_ONCE, |one| one.target().is_some());
-    followed.is_unmoved_by(AT_ONCE * 5, || {});
+    followed.is_unmoved_by(A_MOMENT * 5, || {});
 }
 
 #[test]
@@ -370,7 +370,7 @@ fn a_list_from_before_a_start_does_not_drop_who_has_started() {
     fake.world.lock().unwrap().domains.push(vm(2, "none"));
     fake.tell(procedure::LIFE, &life(2, STARTED));
     followed.until_one("vm-2", AT_ONCE, |one| one.target().is_some());
-    followed.is_unmoved_by(AT_ONCE, || gate.open());
+    followed.is_unmoved_by(A_MOMENT, || gate.open());
 }
 
 #[test]

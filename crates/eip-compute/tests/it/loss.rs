@@ -5,7 +5,7 @@ use std::time::Duration;
 use eip_compute::Sight;
 use eip_model::InstanceState;
 
-use crate::follow::{AT_ONCE, Followed, SOON, named};
+use crate::follow::{A_MOMENT, AT_ONCE, Followed, SOON, named};
 use crate::libvirtd::Libvirtd;
 
 const QEMU: &str = "qemu:///system";
@@ -77,7 +77,7 @@ fn a_crash_a_pause_and_a_reset_of_a_real_machine_are_followed() {
     // Undefined while it runs, it runs on, and is gone when it ends.
     libvirtd.virsh(QEMU, "start web");
     followed.until_state("web", InstanceState::Running);
-    followed.is_unmoved_by(AT_ONCE, || {
+    followed.is_unmoved_by(A_MOMENT, || {
         libvirtd.virsh(QEMU, "undefine web");
     });
     libvirtd.virsh(QEMU, "destroy web");

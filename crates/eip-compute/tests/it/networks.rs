@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 
 use eip_model::{AddressSource, InstanceReport, InstanceState, LocalNetwork, Unusable};
 
-use crate::follow::{AT_ONCE, Followed, SOON};
+use crate::follow::{A_MOMENT, AT_ONCE, Followed, SOON};
 use crate::libvirtd::Libvirtd;
 
 const QEMU: &str = "qemu:///system";
@@ -144,7 +144,7 @@ fn without_a_lease_the_neighbour_table_is_believed_as_a_guess() {
     world.address("db", "192.168.78.21", "192.168.78.1");
     world.until_at("db", at(21), AddressSource::Neighbour);
     // That the kernel has forgotten it is no sign that it has gone.
-    world.followed.is_unmoved_by(AT_ONCE, || {
+    world.followed.is_unmoved_by(A_MOMENT, || {
         world.libvirtd.machine.sh("ip neigh flush dev virbr8");
     });
     // That another one is there, is.
@@ -155,7 +155,7 @@ fn without_a_lease_the_neighbour_table_is_believed_as_a_guess() {
     // An address that cannot be there is not believed.
     world.in_guest("db", "ip link set eth0 up");
     world.libvirtd.machine.sh("ip addr add 10.99.0.1/24 dev virbr8");
-    world.followed.is_unmoved_by(AT_ONCE, || world.address("db", "10.99.0.7", "10.99.0.1"));
+    world.followed.is_unmoved_by(A_MOMENT, || world.address("db", "10.99.0.7", "10.99.0.1"));
 }
 
 #[test]
@@ -196,7 +196,7 @@ fn of_several_interfaces_the_wished_one_counts_or_else_the_first_with_an_address
                 let one = world.until_at(name, address.parse().unwrap(), AddressSource::Neighbour);
                 assert_eq!(one.vpc_id.as_deref(), Some("back"));
             }
-            _ => world.followed.is_unmoved_by(AT_ONCE, speak),
+            _ => world.followed.is_unmoved_by(A_MOMENT, speak),
         }
     }
 }

@@ -98,7 +98,7 @@ fn replacing_the_table_under_fresh_flows_loses_none() {
         replaced += 1;
     }
     println!("{FLOWS} flows under {replaced} replacements of the table");
-    assert!(replaced > 10);
+    assert!(replaced > 2);
     assert_eq!(client.join().expect("the client counts"), 0);
 }
 

@@ -31,7 +31,7 @@ async fn without_its_database_a_server_says_so_at_once_and_works_again_when_it_i
     }
     // It lives, and is not to be restarted.
     assert_eq!(world.get("/healthz").await.0, StatusCode::OK);
-    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
     block_in_place(|| cluster.start());
     assert_eq!(world.get("/readyz").await.0, StatusCode::OK);
     assert_eq!(world.get(&format!("/elastic-ips/{id}")).await.0, StatusCode::OK);
@@ -63,7 +63,7 @@ async fn while_its_database_says_nothing_a_server_says_so_and_works_again_when_i
     };
     let alive = async {
         assert_eq!(world.get("/healthz").await.0, StatusCode::OK);
-        assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+        assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
     };
     tokio::join!(futures_util::future::join_all(calls.iter().map(ask)), alive);
     block_in_place(|| cluster.thaw());

@@ -16,7 +16,7 @@ use crate::world::{Kind, World, list_all, new_allocation, take};
 const SOON: Duration = Duration::from_secs(10);
 
 /// What an answer takes at most while connections are refused. It takes milliseconds.
-const FAST: Duration = Duration::from_secs(1);
+const FAST: Duration = Duration::from_secs(4);
 
 async fn connect(url: &str) -> Result<Client, tokio_postgres::Error> {
     let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
