@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 
-/// Measures the record and the control plane of eip, and PostgreSQL beside it.
+/// Measures the record, the control plane and the data plane of eip, and PostgreSQL beside it.
 ///
 /// Everything runs on this machine in a folder of its own, which goes when the program ends. A
 /// target that is missed is told; it fails nothing. What is refused or breaks does.
@@ -30,6 +30,24 @@ pub(crate) struct Args {
     /// How many instances `associate` points at.
     #[arg(long, default_value_t = 50_000)]
     pub(crate) instances: usize,
+    /// How often `moves` moves an address.
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) moves: u32,
+    /// Among how many other associations `moves` does so the last time.
+    #[arg(long, default_value_t = 65_536, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) others: u32,
+    /// How many associations there are in `packets`, one after the other.
+    #[arg(long, value_delimiter = ',', default_value = "1,1000,65536,1000000")]
+    pub(crate) associations: Vec<u32>,
+    /// Up to how many of them `packets` also does with a rule of iptables for each.
+    #[arg(long, default_value_t = 65_536)]
+    pub(crate) rules: u32,
+    /// How many associations there are in `load`, one after the other.
+    #[arg(long, value_delimiter = ',', default_value = "65536,1000000")]
+    pub(crate) loads: Vec<u32>,
+    /// How often `kills` kills the agent.
+    #[arg(long, default_value_t = 100)]
+    pub(crate) kills: u32,
     /// The program to measure [default: the one beside this].
     #[arg(long, value_name = "FILE")]
     pub(crate) eip: Option<PathBuf>,
@@ -76,6 +94,14 @@ pub(crate) enum Name {
     Million,
     /// The stream of events: its delay, and that it loses nothing.
     Stream,
+    /// Moves, seen by clients: how long they take, and that nothing is lost or led astray.
+    Moves,
+    /// What a packet, a connection and a stream cost, beside plain routing.
+    Packets,
+    /// The whole table from the record to the kernel, and a thousand changes at once.
+    Load,
+    /// What is lost when the agent is killed in the middle of changes.
+    Kills,
 }
 
 impl Name {
@@ -90,6 +116,10 @@ impl Name {
             Self::Quota => "quota",
             Self::Million => "million",
             Self::Stream => "stream",
+            Self::Moves => "moves",
+            Self::Packets => "packets",
+            Self::Load => "load",
+            Self::Kills => "kills",
         }
     }
 }

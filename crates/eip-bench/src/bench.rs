@@ -47,7 +47,7 @@ pub(crate) struct Run {
 impl Bench {
     /// How to start a server whose released addresses do not sleep.
     pub(crate) fn program(&self, pool: &'static str) -> Program {
-        Program { path: self.eip.clone(), pool, quarantine: 0, log: None }
+        Program { path: self.eip.clone(), pool, quarantine: 0, compute: None, log: None }
     }
 
     /// Runs a burst against a server, counts what it cost, and tells it.

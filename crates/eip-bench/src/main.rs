@@ -1,25 +1,35 @@
-//! Benchmarks of eip's record and control plane. A tool beside the product, as the test kit is:
+//! Benchmarks of eip's record, control plane and data plane. A tool beside the product, as the test kit is:
 //! `./dev bench` runs it, docs/benchmarks.md says what a figure must have.
 
+mod agent;
 mod args;
 mod baseline;
 mod bench;
 mod benchmarks;
 mod callers;
+mod crowd;
+mod engine;
 mod http;
+mod lab;
 mod latencies;
 mod load;
 mod machine;
+mod probe;
 mod process;
 mod report;
 mod server;
+mod site;
 mod sse;
+mod traffic;
+mod visits;
+mod witness;
 mod world;
 
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser as _;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::json;
 
 use crate::args::Args;
@@ -42,8 +52,15 @@ async fn main() -> ExitCode {
     }
 }
 
+/// Allows as many open files as the administrator does: a socket for each end of each flow.
+fn open_many_files() -> Result<()> {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).context("cannot open more files")
+}
+
 /// Returns how many benchmarks broke.
 async fn run(args: Args) -> Result<usize> {
+    open_many_files()?;
     let (eip, revision) = match &args.eip {
         Some(path) => {
             let path = path.canonicalize().context("cannot find what --eip names")?;

@@ -21,6 +21,9 @@ const POLL: Duration = Duration::from_millis(1);
 /// The key of the administrator, and of whoever else is not named.
 const KEY: &str = "eip_bench_5d1f0c6b8a7e43f29c0b1d2e3f4a5b6c";
 
+/// What the host of these benchmarks is called.
+pub(crate) const HOST: &str = "bench";
+
 /// How to start a server.
 #[derive(Debug, Clone)]
 pub(crate) struct Program {
@@ -29,6 +32,8 @@ pub(crate) struct Program {
     pub(crate) pool: &'static str,
     /// How long a released address sleeps, in seconds.
     pub(crate) quarantine: u32,
+    /// The backends that an agent in the same process follows; without any there is none.
+    pub(crate) compute: Option<String>,
     /// What is logged, if not what is logged unless told otherwise.
     pub(crate) log: Option<&'static str>,
 }
@@ -48,13 +53,17 @@ impl Server {
         let at = free_port()?;
         let mut command = mortal(&program.path);
         command
-            .args(["serve", "--no-agent", "--log-format", "json", "--pool", program.pool])
+            .args(["serve", "--log-format", "json", "--pool", program.pool])
             .args(["--quarantine", &program.quarantine.to_string()])
             .args(["--listen", &at.to_string(), "--database", &record.url, "--data-dir"])
             .arg(&record.folder)
             .env("EIP_BOOTSTRAP_KEY", KEY)
             .env_remove("EIP_LOG")
             .envs(program.log.map(|log| ("EIP_LOG", log)));
+        match &program.compute {
+            Some(backends) => command.args(["--host-name", HOST, "--compute", backends]),
+            None => command.arg("--no-agent"),
+        };
         Self::get_ready(command, at, &record.folder).await
     }
 
@@ -160,7 +169,7 @@ impl Drop for Server {
 }
 
 /// A program that the kernel ends with this process, however that ends.
-fn mortal(program: &Path) -> Command {
+pub(crate) fn mortal(program: &Path) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL"]).arg(program);
     command
@@ -171,7 +180,8 @@ fn free_port() -> Result<SocketAddr> {
     Ok(listener.local_addr()?)
 }
 
-fn end_of(log: &Path) -> String {
+/// What a program said last.
+pub(crate) fn end_of(log: &Path) -> String {
     let text = fs::read_to_string(log).unwrap_or_default();
     let lines: Vec<&str> = text.lines().rev().take(5).collect();
     lines.into_iter().rev().collect::<Vec<_>>().join("\n")

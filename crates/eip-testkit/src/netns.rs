@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -54,6 +54,27 @@ impl Namespace {
     pub fn of(name: &str, machine: &Machine) -> Self {
         let network = File::open(machine.network()).expect("the network of a machine");
         Self::reached_by(name, move || setns(network, CloneFlags::CLONE_NEWNET))
+    }
+
+    /// A namespace that somebody else made, such as `/proc/PID/ns/net`.
+    ///
+    /// # Panics
+    /// When there is no such file, or the caller is not root.
+    #[must_use]
+    pub fn at(name: &str, path: &Path) -> Self {
+        let network = File::open(path).expect("a file that stands for a network namespace");
+        Self::reached_by(name, move || setns(network, CloneFlags::CLONE_NEWNET))
+    }
+
+    /// Moves the calling thread, and what it will start, into the namespace. The file that is
+    /// returned stands for the one that it left.
+    ///
+    /// # Errors
+    /// When the caller is not root.
+    pub fn enter(&self) -> io::Result<File> {
+        let left = File::open("/proc/thread-self/ns/net")?;
+        setns(File::open(&self.path)?, CloneFlags::CLONE_NEWNET)?;
+        Ok(left)
     }
 
     fn reached_by(name: &str, leave: impl FnOnce() -> nix::Result<()> + Send + 'static) -> Self {

@@ -4,8 +4,12 @@ mod allocate;
 mod associate;
 mod fill;
 mod generator;
+mod kills;
+mod load;
 mod million;
+mod moves;
 mod overhead;
+mod packets;
 mod quota;
 mod sqlite;
 mod stream;
@@ -28,5 +32,9 @@ pub(crate) async fn run(name: Name, bench: &mut Bench) -> Result<Vec<Table>> {
         Name::Quota => quota::run(bench).await,
         Name::Million => million::run(bench).await,
         Name::Stream => stream::run(bench).await,
+        Name::Moves => moves::run(bench).await,
+        Name::Packets => packets::run(bench),
+        Name::Load => load::run(bench).await,
+        Name::Kills => kills::run(bench).await,
     }
 }
