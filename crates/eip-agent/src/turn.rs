@@ -87,10 +87,12 @@ impl Turns {
         let backends = self.world.inventory();
         let desired = self.desired.borrow_and_update().clone();
         if let Some(desired) = &desired {
-            let found = resolve(&desired.attachments, &self.world.known(), &backends);
-            let Resolution { targets, problems } = found;
             let networks = self.world.networks();
-            plane.apply(DesiredState { ranges: desired.ranges.clone(), networks, targets }).await;
+            let known = self.world.known();
+            let found = resolve(&desired.attachments, &known, &backends, &networks);
+            let Resolution { targets, aliases, problems } = found;
+            let ranges = desired.ranges.clone();
+            plane.apply(DesiredState { ranges, networks, targets, aliases }).await;
             if plane.failure.is_none() {
                 plane.generation = desired.generation;
             }
@@ -135,7 +137,7 @@ impl Plane {
         if self.in_force.as_ref() == Some(&wanted) && self.failure.is_none() {
             return;
         }
-        let count = wanted.targets.len();
+        let count = wanted.targets.len() + wanted.aliases.len();
         let told = wanted.clone();
         match self.with_kernel(move |kernel| kernel.apply(&told)).await {
             Some(Ok(())) => {

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use eip_model::{Ipv4Range, LocalNetwork};
+use eip_model::{AliasTarget, Ipv4Range, LocalNetwork};
 
-use crate::table::{DN, PAIRS, SN, TABLE, ZD, ZS};
+use crate::table::{ALIASES, DN, PAIRS, SN, SPEAKERS, TABLE, ZD, ZS};
 use crate::wire::{attr, attr_be32, attr_str, nest};
 
 /// A nested list is at most 64 KiB long (its length is 16 bits); an element takes up to 48 bytes.
@@ -20,16 +20,16 @@ pub(crate) struct Element {
     ends: bool,
 }
 
-/// Up to 16 bytes: an address, two, a zone or the name of an interface.
+/// Up to 28 bytes: an address, two, a zone, the name of an interface or a speaker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Bytes {
-    bytes: [u8; 16],
+    bytes: [u8; 28],
     length: usize,
 }
 
 impl Bytes {
     fn new(from: &[u8]) -> Self {
-        let mut bytes = [0; 16];
+        let mut bytes = [0; 28];
         bytes[..from.len()].copy_from_slice(from);
         Self { bytes, length: from.len() }
     }
@@ -102,6 +102,23 @@ pub(crate) const ATTACHMENT_SETS: [(&str, MakeElement); 5] = [
     (ZS, |pair| Element::map(&pair.1.octets(), &zone(pair).to_ne_bytes())),
     (PAIRS, |(public, private)| Element::key(&[public.octets(), private.octets()].concat())),
 ];
+
+/// The sets that hold an elastic IP that is on its instance's own interface, and its elements there.
+pub(crate) fn alias_elements(
+    public: Ipv4Addr,
+    alias: &AliasTarget,
+) -> impl Iterator<Item = (&'static str, Element)> {
+    let public = public.octets();
+    let speakers = alias.speakers.iter().map(move |one| {
+        let mut key = [0; 28];
+        key[..16].copy_from_slice(&interface_key(&one.interface));
+        key[16..20].copy_from_slice(&public);
+        key[20..26].copy_from_slice(&one.mac.octets());
+        (SPEAKERS, Element::key(&key))
+    });
+    let itself = (PAIRS, Element::key(&[public, public].concat()));
+    [(ALIASES, Element::key(&public)), itself].into_iter().chain(speakers)
+}
 
 /// Returns the conntrack zone of an attachment: 1 to 65535, the same for the same pair for ever.
 ///
@@ -189,14 +206,14 @@ pub(crate) fn interval_elements(intervals: &[(u32, u32)]) -> Vec<Element> {
 
 /// Returns the elements of a set of interface names, padded with zeros to `IFNAMSIZ`.
 pub(crate) fn interface_elements<'a>(names: impl Iterator<Item = &'a str>) -> Vec<Element> {
-    names
-        .map(|name| {
-            let mut key = [0; 16];
-            let length = name.len().min(15);
-            key[..length].copy_from_slice(&name.as_bytes()[..length]);
-            Element::key(&key)
-        })
-        .collect()
+    names.map(|name| Element::key(&interface_key(name))).collect()
+}
+
+fn interface_key(name: &str) -> [u8; 16] {
+    let mut key = [0; 16];
+    let length = name.len().min(15);
+    key[..length].copy_from_slice(&name.as_bytes()[..length]);
+    key
 }
 
 /// Finds two elastic IPs that share a private address, which no set of maps can hold.

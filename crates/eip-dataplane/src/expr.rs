@@ -12,6 +12,9 @@ pub(crate) enum Register {
     First,
     /// The 4 bytes behind the first 4 of [`Register::First`].
     Second,
+    /// The 4 bytes behind the 16 of an interface's name.
+    Fifth,
+    Sixth,
 }
 
 impl Register {
@@ -19,6 +22,8 @@ impl Register {
         match self {
             Self::First => 1,
             Self::Second => 9,
+            Self::Fifth => 12,
+            Self::Sixth => 13,
         }
     }
 }
@@ -36,6 +41,8 @@ pub(crate) enum Expr {
     OifName,
     SourceAddress,
     DestinationAddress,
+    /// The interface, the source address and the MAC address that the packet came from.
+    Speaker,
     /// Goes on if the value is (not) in the set.
     In(&'static str),
     NotIn(&'static str),
@@ -64,6 +71,9 @@ pub(crate) enum Expr {
     Masquerade,
     Count,
     Drop,
+    /// Goes on in another chain, and comes back when that says so or ends.
+    Jump(&'static str),
+    Return,
 }
 
 const NFTA_DATA_VALUE: u16 = 1;
@@ -91,6 +101,12 @@ const CMP_EQ: u32 = 0;
 const CMP_NEQ: u32 = 1;
 const LOOKUP_INVERTED: u32 = 1;
 const NF_DROP: u32 = 0;
+/// `NFT_JUMP` and `NFT_RETURN`: -3 and -5.
+const NFT_JUMP: u32 = 0xffff_fffd;
+const NFT_RETURN: u32 = 0xffff_fffb;
+/// `NFT_PAYLOAD_LL_HEADER` and `NFT_PAYLOAD_NETWORK_HEADER`.
+const LINK_HEADER: u32 = 0;
+const NETWORK_HEADER: u32 = 1;
 
 impl Expr {
     /// Returns the option that a kernel may be built without, and that this needs. Lookups,
@@ -115,8 +131,11 @@ impl Expr {
             | Self::Map(_)
             | Self::NotLoopback
             | Self::AddMark(_)
+            | Self::Speaker
             | Self::Count
-            | Self::Drop => None,
+            | Self::Drop
+            | Self::Jump(_)
+            | Self::Return => None,
         }
     }
 
@@ -124,8 +143,13 @@ impl Expr {
         match self {
             Self::IifName => load_meta(buf, META_IIFNAME),
             Self::OifName => load_meta(buf, META_OIFNAME),
-            Self::SourceAddress => load_header(buf, 12),
-            Self::DestinationAddress => load_header(buf, 16),
+            Self::SourceAddress => load_header(buf, NETWORK_HEADER, 12, 4, Register::First),
+            Self::DestinationAddress => load_header(buf, NETWORK_HEADER, 16, 4, Register::First),
+            Self::Speaker => {
+                load_meta(buf, META_IIFNAME);
+                load_header(buf, NETWORK_HEADER, 12, 4, Register::Fifth);
+                load_header(buf, LINK_HEADER, 6, 6, Register::Sixth);
+            }
             Self::In(set) => lookup(buf, set, 0, false),
             Self::NotIn(set) => lookup(buf, set, LOOKUP_INVERTED, false),
             Self::Map(map) => lookup(buf, map, 0, true),
@@ -163,12 +187,25 @@ impl Expr {
             Self::RewriteSource => nat(buf, NAT_SOURCE),
             Self::Masquerade => expression(buf, "masq", |_| ()),
             Self::Count => expression(buf, "counter", |_| ()),
-            Self::Drop => expression(buf, "immediate", |b| {
-                attr_be32(b, 1, 0);
-                nest(b, 2, |b| nest(b, NFTA_DATA_VERDICT, |b| attr_be32(b, 1, NF_DROP)));
-            }),
+            Self::Drop => verdict(buf, NF_DROP, None),
+            Self::Jump(chain) => verdict(buf, NFT_JUMP, Some(chain)),
+            Self::Return => verdict(buf, NFT_RETURN, None),
         }
     }
+}
+
+fn verdict(buf: &mut Vec<u8>, code: u32, chain: Option<&str>) {
+    expression(buf, "immediate", |b| {
+        attr_be32(b, 1, 0);
+        nest(b, 2, |b| {
+            nest(b, NFTA_DATA_VERDICT, |b| {
+                attr_be32(b, 1, code);
+                if let Some(chain) = chain {
+                    attr_str(b, 2, chain);
+                }
+            });
+        });
+    });
 }
 
 fn expression(buf: &mut Vec<u8>, name: &str, data: impl FnOnce(&mut Vec<u8>)) {
@@ -185,12 +222,12 @@ fn load_meta(buf: &mut Vec<u8>, key: u32) {
     });
 }
 
-fn load_header(buf: &mut Vec<u8>, offset: u32) {
+fn load_header(buf: &mut Vec<u8>, header: u32, offset: u32, length: u32, to: Register) {
     expression(buf, "payload", |b| {
-        attr_be32(b, 1, Register::First.number());
-        attr_be32(b, 2, 1);
+        attr_be32(b, 1, to.number());
+        attr_be32(b, 2, header);
         attr_be32(b, 3, offset);
-        attr_be32(b, 4, 4);
+        attr_be32(b, 4, length);
     });
 }
 

@@ -21,10 +21,12 @@
 //!   are dropped: this host is no one-armed router for elastic IPs of others.
 //! - IPv4 only.
 
+mod aliases;
 mod announce;
 mod applied;
 mod arp;
 mod conntrack;
+mod desired;
 mod elements;
 mod error;
 mod expr;
@@ -35,6 +37,7 @@ mod hairpin;
 mod host;
 mod nft;
 mod options;
+mod paths;
 mod plane;
 mod routes;
 mod sets;
@@ -45,9 +48,10 @@ mod traffic;
 mod wire;
 
 pub use applied::{Applied, Warning};
+pub use desired::DesiredState;
 pub use error::{ApplyError, OpenError};
 pub use options::{Announce, Counters, Options};
-pub use plane::{DataPlane, DesiredState};
+pub use plane::DataPlane;
 pub use routes::ROUTE_PROTOCOL;
 pub use table::ACCEPT_MARK;
 pub use traffic::TrafficReader;

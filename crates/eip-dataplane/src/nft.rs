@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use nix::sys::socket::SockProtocol;
 
 use crate::elements::{Element, encode_elements, encode_set_name};
+use crate::expr::Expr;
 use crate::socket::Netlink;
-use crate::table::{self, CHAINS, SETS, TABLE};
+use crate::table::{self, CHAINS, SETS, SUB_CHAINS, TABLE};
 use crate::wire::{self, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLMSG_ERROR, Received};
 
 const NFPROTO_UNSPEC: u8 = 0;
@@ -97,16 +98,27 @@ impl Batch {
                 table::encode_set(m, name, kind, id, capacity);
             });
         }
+        // Ahead of those that jump to them.
+        for chain in &SUB_CHAINS {
+            self.push(NEWCHAIN, NLM_F_CREATE, format!("chain {}", chain.name).into(), |m| {
+                table::encode_sub_chain(m, chain);
+            });
+            self.push_rules(chain.name, chain.rules);
+        }
         for chain in &CHAINS {
             self.push(NEWCHAIN, NLM_F_CREATE, table::chain_label(chain), |m| {
                 table::encode_chain(m, chain);
             });
-            for (number, rule) in (1..).zip(chain.rules) {
-                let label = table::rule_label(chain, number, rule);
-                self.push(NEWRULE, NLM_F_CREATE | NLM_F_APPEND, label, |m| {
-                    table::encode_rule(m, chain, rule);
-                });
-            }
+            self.push_rules(chain.name, chain.rules);
+        }
+    }
+
+    fn push_rules(&mut self, chain: &str, rules: &[&[Expr]]) {
+        for (number, rule) in (1..).zip(rules) {
+            let label = table::rule_label(chain, number, rule);
+            self.push(NEWRULE, NLM_F_CREATE | NLM_F_APPEND, label, |m| {
+                table::encode_rule(m, chain, rule);
+            });
         }
     }
 

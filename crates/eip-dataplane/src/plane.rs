@@ -6,18 +6,21 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::MetadataExt;
 
-use eip_model::{Change, Ipv4Range, LocalNetwork, changes};
+use eip_model::{AliasTarget, Change, LocalNetwork, changes};
 use tracing::{debug, warn};
 
+use crate::aliases::{AliasChanges, by_set};
 use crate::announce::Announcer;
 use crate::applied::{Applied, Warning};
 use crate::conntrack::Sweeper;
+use crate::desired::DesiredState;
 use crate::elements::{ATTACHMENT_SETS, shared_target};
 use crate::error::{ApplyError, OpenError};
 use crate::hairpin::Hairpin;
 use crate::host::{Host, Lookout};
 use crate::nft::{Batch, Nft, Refused};
 use crate::options::{Announce, Counters, Options};
+use crate::paths::{self, Paths};
 use crate::routes::{Held, Routes};
 use crate::sets::Sets;
 use crate::sysctl;
@@ -26,23 +29,13 @@ use crate::traffic::{Meter, TrafficReader};
 /// The least that the maps of the table are made for.
 const LEAST_CAPACITY: usize = 1024;
 
-/// Everything that should be in force on this host.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct DesiredState {
-    /// Every range of every pool: what is kept from the host's own services, associated or not.
-    pub ranges: Vec<Ipv4Range>,
-    /// The networks with instances in them. Every other interface counts as outside.
-    pub networks: Vec<LocalNetwork>,
-    /// The private address of each elastic IP that is associated here; no two share one.
-    pub targets: BTreeMap<Ipv4Addr, Ipv4Addr>,
-}
-
 /// What the kernel has, as we left it: the shadow that changes are worked out against.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct InForce {
     sets: Sets,
     targets: BTreeMap<Ipv4Addr, Ipv4Addr>,
-    /// The same the other way round.
+    aliases: BTreeMap<Ipv4Addr, AliasTarget>,
+    /// `targets` the other way round.
     holders: BTreeMap<Ipv4Addr, Ipv4Addr>,
     /// How many elements a map can hold: sized maps load three times as fast, and cannot grow.
     capacity: usize,
@@ -55,6 +48,7 @@ pub struct DataPlane {
     nft: Nft,
     lookout: Lookout,
     routes: Routes,
+    paths: Paths,
     /// None where nothing is to be announced.
     announcer: Option<io::Result<Announcer>>,
     sweeper: Sweeper,
@@ -98,6 +92,7 @@ impl DataPlane {
             nft,
             lookout: Lookout::open().map_err(io("speak rtnetlink"))?,
             routes: Routes::open().map_err(io("speak rtnetlink"))?,
+            paths: Paths::open().map_err(io("speak rtnetlink"))?,
             announcer: match options.announce {
                 Announce::Arp => Some(Announcer::start()),
                 Announce::None => None,
@@ -134,12 +129,24 @@ impl DataPlane {
         let changed = self.change_rules(desired, &host, &mut applied)?;
         if host_changed || applied.replaced {
             // With an address the kernel removes the routes that prefer it as a source.
-            self.routed = None;
+            self.distrust_routes();
         }
         self.tell_meter(desired, &changed, &applied);
         self.tell_hairpin(desired, &changed, &applied);
         let source = host.primary(&desired.networks);
-        let fresh = self.change_routes(desired, &changed, source, &mut applied)?;
+        let mut fresh = self.change_routes(desired, &changed, source, &mut applied)?;
+        let outside = match &self.announcer {
+            Some(_) => host.announce_on(&desired.networks),
+            None => Vec::new(),
+        };
+        let paths = self.paths.change(&desired.aliases, &outside, source)?;
+        self.tell_meter_of_ways(desired, &paths);
+        applied.routes_added += paths.added;
+        applied.routes_removed += paths.gone.len();
+        fresh.extend(paths.fresh);
+        if let Some(Ok(announcer)) = &self.announcer {
+            announcer.withdraw(paths.gone.into_iter());
+        }
         self.announce(&host, host_changed, desired, &fresh, &mut applied);
         Ok(applied)
     }
@@ -157,7 +164,7 @@ impl DataPlane {
     /// Makes the next `apply` take nothing for granted: it replaces the table and compares routes.
     pub fn forget(&mut self) {
         self.in_force = None;
-        self.routed = None;
+        self.distrust_routes();
         self.settled_networks = None;
     }
 
@@ -167,6 +174,7 @@ impl DataPlane {
     /// router may be hundreds of thousands; a look of our own now and then is cheaper.
     pub fn distrust_routes(&mut self) {
         self.routed = None;
+        self.paths.distrust();
     }
 
     /// Says what will not work for want of rights, though all else does.
@@ -194,11 +202,22 @@ impl DataPlane {
     fn tell_meter(&self, desired: &DesiredState, steps: &[Change], applied: &Applied) {
         let Some(meter) = &self.meter else { return };
         if applied.replaced {
-            meter.all(desired.targets.keys().copied());
+            meter.all(desired.targets.keys().chain(desired.aliases.keys()).copied());
         } else if !steps.is_empty() {
             let (gone, come, _) = by_changes(steps, None);
-            let addresses = |held: Vec<Held>| held.into_iter().map(|held| held.0).collect();
-            meter.changed(addresses(gone), addresses(come));
+            let addresses = |held: Vec<Held>| held.into_iter().map(|held| held.0);
+            let gone = addresses(gone).filter(|address| !desired.has(*address)).collect();
+            meter.changed(gone, addresses(come).collect());
+        }
+    }
+
+    /// An elastic IP that changes its mode goes on being counted.
+    fn tell_meter_of_ways(&self, desired: &DesiredState, ways: &paths::Changed) {
+        if let Some(meter) = &self.meter
+            && !(ways.gone.is_empty() && ways.fresh.is_empty())
+        {
+            let gone = ways.gone.iter().copied().filter(|address| !desired.has(*address));
+            meter.changed(gone.collect(), ways.fresh.clone());
         }
     }
 
@@ -248,16 +267,26 @@ impl DataPlane {
         let sets = Sets::new(&desired.ranges, &desired.networks, own);
         let steps = steps(self.in_force.as_ref(), desired)?;
         count(&steps, applied);
+        let in_force = self.in_force.as_ref().map(|now| &now.aliases);
+        let aliases = AliasChanges::between(in_force, &desired.aliases);
+        applied.attached += aliases.new.len();
+        applied.detached += aliases.gone.len();
         if let Some(now) = self.in_force.take() {
             let settled = now.sets == sets;
-            if settled && steps.is_empty() {
+            if settled && steps.is_empty() && aliases.is_empty() {
                 self.in_force = Some(now);
                 return Ok(steps);
             }
-            if now.targets.len() + applied.attached <= now.capacity {
-                match self.nft.commit_elements(element_changes(&now.sets, &sets, &steps)) {
+            let elements = now.targets.len() + now.aliases.len() + applied.attached;
+            if elements <= now.capacity {
+                let batch = element_changes(&now.sets, &sets, &steps, &aliases);
+                match self.nft.commit_elements(batch) {
                     Ok(()) => {
-                        self.in_force = Some(now.into_next(sets, &steps));
+                        let mut next = now.into_next(sets, &steps);
+                        if !aliases.is_empty() {
+                            next.aliases.clone_from(&desired.aliases);
+                        }
+                        self.in_force = Some(next);
                         self.tell_sweeper(settled, &steps);
                         return Ok(steps);
                     }
@@ -279,9 +308,11 @@ impl DataPlane {
         steps: Vec<Change>,
         applied: &mut Applied,
     ) -> Result<Vec<Change>, ApplyError> {
-        let capacity = (2 * desired.targets.len()).next_power_of_two().max(LEAST_CAPACITY);
+        let elements = desired.targets.len() + desired.aliases.len();
+        let capacity = (2 * elements).next_power_of_two().max(LEAST_CAPACITY);
         let holders = desired.targets.iter().map(|(public, private)| (*private, *public)).collect();
-        let next = InForce { sets, targets: desired.targets.clone(), holders, capacity };
+        let (targets, aliases) = (desired.targets.clone(), desired.aliases.clone());
+        let next = InForce { sets, targets, aliases, holders, capacity };
         let mut batch = Batch::new();
         batch.replace_table(u32::try_from(capacity).unwrap_or(u32::MAX));
         for (set, elements) in next.sets.elements() {
@@ -292,6 +323,9 @@ impl DataPlane {
                 set,
                 next.targets.iter().map(|(public, private)| element((*public, *private))),
             );
+        }
+        for (set, elements) in by_set(&next.aliases) {
+            batch.add(set, elements.into_iter());
         }
         let refused = |Refused { tried, source }| ApplyError::Rules { tried, source };
         self.nft.commit_table(batch).map_err(refused)?;
@@ -331,7 +365,7 @@ impl DataPlane {
             if known {
                 announcer.withdraw(gone.iter().map(|held| held.0));
             } else {
-                announcer.withdraw_all_but(|address| desired.targets.contains_key(&address));
+                announcer.withdraw_all_but(|address| desired.has(address));
             }
         }
         self.routed = None;
@@ -377,8 +411,8 @@ impl DataPlane {
             self.announced_beside = Some(desired.networks.clone());
         }
         if newly_heard {
-            applied.announced = desired.targets.len();
-            announcer.announce(desired.targets.keys().copied());
+            applied.announced = desired.targets.len() + desired.aliases.len();
+            announcer.announce(desired.targets.keys().chain(desired.aliases.keys()).copied());
         } else if !fresh.is_empty() {
             applied.announced = fresh.len();
             announcer.announce(fresh.iter().copied());
@@ -389,7 +423,7 @@ impl DataPlane {
 impl InForce {
     /// Takes the small sets that are next, and the attachments that `steps` lead to.
     fn into_next(self, sets: Sets, steps: &[Change]) -> Self {
-        let Self { mut targets, mut holders, capacity, .. } = self;
+        let Self { mut targets, mut holders, aliases, capacity, .. } = self;
         for step in steps {
             match *step {
                 Change::Detach { public_ip, private_ip } => {
@@ -402,7 +436,7 @@ impl InForce {
                 }
             }
         }
-        Self { sets, targets, holders, capacity }
+        Self { sets, targets, aliases, holders, capacity }
     }
 }
 
@@ -462,7 +496,7 @@ fn differing(before: &Targets, after: &Targets) -> (Targets, Targets) {
 }
 
 /// The transaction from one state to the next: what goes, goes first.
-fn element_changes(now: &Sets, next: &Sets, steps: &[Change]) -> Batch {
+fn element_changes(now: &Sets, next: &Sets, steps: &[Change], aliases: &AliasChanges) -> Batch {
     let mut batch = Batch::new();
     if now != next {
         for ((set, old), (_, new)) in now.elements().into_iter().zip(next.elements()) {
@@ -487,8 +521,14 @@ fn element_changes(now: &Sets, next: &Sets, steps: &[Change]) -> Batch {
     for (set, element) in ATTACHMENT_SETS {
         batch.delete(set, detached().map(element));
     }
+    for (set, elements) in by_set(&aliases.gone) {
+        batch.delete(set, elements.into_iter());
+    }
     for (set, element) in ATTACHMENT_SETS {
         batch.add(set, attached().map(element));
+    }
+    for (set, elements) in by_set(&aliases.new) {
+        batch.add(set, elements.into_iter());
     }
     batch
 }

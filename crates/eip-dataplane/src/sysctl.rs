@@ -40,6 +40,12 @@ pub(crate) fn ignores_arp(interface: &str) -> Option<u8> {
     read("all").max(read(interface)).filter(|value| *value != 0)
 }
 
+/// Has the host answer at once for addresses that it is a proxy of on this interface.
+pub(crate) fn no_proxy_delay(interface: &str) -> Result<(), ApplyError> {
+    let file: PathBuf = ["neigh", interface, "proxy_delay"].iter().collect();
+    set(&file, "0")
+}
+
 /// Writes only what differs, so that a read-only `/proc/sys` with the right values will do.
 fn set(file: &Path, value: &'static str) -> Result<(), ApplyError> {
     let path = Path::new("/proc/sys/net/ipv4").join(file);

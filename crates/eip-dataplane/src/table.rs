@@ -11,8 +11,10 @@
 //! | `dn`, `sn` | elastic IP to private address, and back |
 //! | `zd`, `zs` | elastic IP, and private address, to the conntrack zone of the attachment |
 //! | `pairs` | elastic IP . private address, for each attachment |
+//! | `aliases` | the elastic IPs that are on their instances' own interfaces |
+//! | `speakers` | interface . elastic IP . MAC address: who may send with such an address |
 //!
-//! Three things are less than obvious.
+//! Four things are less than obvious.
 //!
 //! *Zones.* A NAT decision is made once for a flow and remembered by conntrack, so changing a map
 //! moves no running flow. A flow is found by its addresses *and its zone*; each attachment has a
@@ -26,6 +28,11 @@
 //! *Pairs.* What zones cannot hide (replies of the old instance; flows whose source alone was
 //! rewritten; two attachments that share a zone by chance) is held to account packet by packet: a
 //! rewritten flow passes only while its elastic IP and its private address are a pair in force.
+//!
+//! *Aliases* are routed, not rewritten, so they are in none of the maps. An instance that sends with an
+//! elastic IP is who it says only if it is in `speakers`: the MAC address tells it from the instance
+//! on the same bridge that had the elastic IP before, and may not know yet that it has lost it. The
+//! pair of such an elastic IP is itself twice: a flow that it began may be rewritten in its port alone.
 //!
 //! *Order.* `dstnat - 10` and `srcnat - 10` are ahead of Docker's and libvirt's own NAT (the first
 //! NAT of a flow stands); `srcnat + 10` is behind it, for what nobody else has masqueraded.
@@ -48,6 +55,8 @@ pub(crate) const SN: &str = "sn";
 pub(crate) const ZD: &str = "zd";
 pub(crate) const ZS: &str = "zs";
 pub(crate) const PAIRS: &str = "pairs";
+pub(crate) const ALIASES: &str = "aliases";
+pub(crate) const SPEAKERS: &str = "speakers";
 
 /// Set on packets that were sent to an elastic IP, for firewalls that accept by mark.
 pub const ACCEPT_MARK: u32 = 0x1_0000;
@@ -61,6 +70,8 @@ pub(crate) enum SetKind {
     /// `typeof` in nft's user data: the offset of the field that the key is, 12 or 16.
     AddressToZone(AddressField),
     AddressPairs,
+    Addresses,
+    Speakers,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,7 +80,7 @@ pub(crate) enum AddressField {
     Destination = 0x0c,
 }
 
-pub(crate) const SETS: [(&str, SetKind); 9] = [
+pub(crate) const SETS: [(&str, SetKind); 11] = [
     (INSIDE, SetKind::Interfaces),
     (POOL, SetKind::Intervals),
     (PRIVNETS, SetKind::Intervals),
@@ -79,7 +90,22 @@ pub(crate) const SETS: [(&str, SetKind); 9] = [
     (ZD, SetKind::AddressToZone(AddressField::Destination)),
     (ZS, SetKind::AddressToZone(AddressField::Source)),
     (PAIRS, SetKind::AddressPairs),
+    (ALIASES, SetKind::Addresses),
+    (SPEAKERS, SetKind::Speakers),
 ];
+
+/// A chain that others jump to: only packets that are sent there meet its rules.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SubChain {
+    pub(crate) name: &'static str,
+    pub(crate) rules: &'static [&'static [Expr]],
+}
+
+/// Whether an instance may speak as the elastic IP that it sends with.
+const SPEAKS: SubChain =
+    SubChain { name: "speaks", rules: &[&[Speaker, In(SPEAKERS), Return], &[Count, Drop]] };
+
+pub(crate) const SUB_CHAINS: [SubChain; 1] = [SPEAKS];
 
 /// A base chain: where it hooks in, and its rules.
 #[derive(Debug, Clone, Copy)]
@@ -130,8 +156,9 @@ pub(crate) const CHAINS: [Chain; 10] = [
         hook: Hook::Prerouting,
         priority: -290,
         rules: &[
-            // An instance does not speak as an elastic IP: it gets one on the way out.
-            &[IifName, In(INSIDE), SourceAddress, In(POOL), Count, Drop],
+            // An instance does not speak as an elastic IP unless it is on its interface: it gets
+            // one on the way out.
+            &[IifName, In(INSIDE), SourceAddress, In(POOL), Jump(SPEAKS.name)],
             &[DestinationAddress, Map(ZD), SetOriginalZone],
             &[
                 IifName,
@@ -171,13 +198,16 @@ pub(crate) const CHAINS: [Chain; 10] = [
         kind: "filter",
         hook: Hook::Prerouting,
         priority: -90,
-        rules: &[&[
-            IsOriginal,
-            DestinationRewritten,
-            FlowDestination(Original, First),
-            In(POOL),
-            AddMark(ACCEPT_MARK),
-        ]],
+        rules: &[
+            &[
+                IsOriginal,
+                DestinationRewritten,
+                FlowDestination(Original, First),
+                In(POOL),
+                AddMark(ACCEPT_MARK),
+            ],
+            &[DestinationAddress, In(ALIASES), AddMark(ACCEPT_MARK)],
+        ],
     },
     // Without this the host's own services would answer on an elastic IP that nobody has.
     Chain {
@@ -213,6 +243,7 @@ pub(crate) const CHAINS: [Chain; 10] = [
         priority: 90,
         rules: &[
             &[OifName, NotIn(INSIDE), SourceAddress, Map(SN), RewriteSource],
+            &[DestinationAddress, In(ALIASES), SourceAddress, Map(SN), RewriteSource],
             &[
                 DestinationRewritten,
                 FlowDestination(Original, First),
@@ -267,11 +298,16 @@ pub(crate) fn encode_set(buf: &mut Vec<u8>, name: &str, kind: SetKind, id: u32, 
     const INTERVAL: u32 = 4;
     const MAP: u32 = 8;
     const IPV4: u32 = 7;
+    const IFNAME: u32 = 41;
+    const ETHER: u32 = 9;
     let (flags, key_type, key_length) = match kind {
-        SetKind::Interfaces => (0, 41, 16),
+        SetKind::Interfaces => (0, IFNAME, 16),
         SetKind::Intervals => (INTERVAL, IPV4, 4),
         SetKind::AddressToAddress | SetKind::AddressToZone(_) => (MAP, IPV4, 4),
         SetKind::AddressPairs => (0, IPV4 << 6 | IPV4, 8),
+        SetKind::Addresses => (0, IPV4, 4),
+        // The six bytes of a MAC address take two registers.
+        SetKind::Speakers => (0, (IFNAME << 6 | IPV4) << 6 | ETHER, 28),
     };
     attr_str(buf, 1, TABLE);
     attr_str(buf, 2, name);
@@ -290,11 +326,12 @@ pub(crate) fn encode_set(buf: &mut Vec<u8>, name: &str, kind: SetKind, id: u32, 
         }
         // The key is in host order, says the user data: nft would print it backwards else.
         SetKind::Interfaces => attr(buf, 13, &[0x00, 0x04, 0x01, 0, 0, 0]),
-        SetKind::Intervals | SetKind::AddressPairs => (),
+        SetKind::Intervals | SetKind::AddressPairs | SetKind::Addresses | SetKind::Speakers => (),
     }
     attr_be32(buf, 10, id);
     match kind {
-        SetKind::Interfaces | SetKind::Intervals => (),
+        // Without a size they grow as they need.
+        SetKind::Interfaces | SetKind::Intervals | SetKind::Addresses | SetKind::Speakers => (),
         SetKind::AddressToAddress | SetKind::AddressToZone(_) | SetKind::AddressPairs => {
             nest(buf, 9, |b| attr_be32(b, 1, capacity));
         }
@@ -330,18 +367,23 @@ pub(crate) fn encode_chain(buf: &mut Vec<u8>, chain: &Chain) {
     attr_str(buf, 7, chain.kind);
 }
 
-pub(crate) fn encode_rule(buf: &mut Vec<u8>, chain: &Chain, rule: &[Expr]) {
+pub(crate) fn encode_sub_chain(buf: &mut Vec<u8>, chain: &SubChain) {
     attr_str(buf, 1, TABLE);
-    attr_str(buf, 2, chain.name);
+    attr_str(buf, 3, chain.name);
+}
+
+pub(crate) fn encode_rule(buf: &mut Vec<u8>, chain: &str, rule: &[Expr]) {
+    attr_str(buf, 1, TABLE);
+    attr_str(buf, 2, chain);
     nest(buf, 4, |b| rule.iter().for_each(|one| one.encode(b)));
 }
 
 /// Names a rule for an error, with the kernel's options that it needs.
-pub(crate) fn rule_label(chain: &Chain, number: usize, rule: &[Expr]) -> Cow<'static, str> {
+pub(crate) fn rule_label(chain: &str, number: usize, rule: &[Expr]) -> Cow<'static, str> {
     let options: BTreeSet<_> = rule.iter().filter_map(|one| one.kernel_option()).collect();
     let needs: Vec<_> = options.into_iter().collect();
     let needs = if needs.is_empty() { String::new() } else { format!(" ({})", needs.join(", ")) };
-    format!("rule {number} of chain {}{needs}", chain.name).into()
+    format!("rule {number} of chain {chain}{needs}").into()
 }
 
 /// Names a chain for an error, likewise.
@@ -358,7 +400,7 @@ mod tests {
     fn what_a_rule_needs_of_the_kernel_is_named_by_its_option() {
         let label = |name: &str, number: usize| {
             let chain = CHAINS.iter().find(|chain| chain.name == name).expect("a chain");
-            rule_label(chain, number, chain.rules[number - 1])
+            rule_label(chain.name, number, chain.rules[number - 1])
         };
         assert_eq!(
             label("pre_raw", 3),

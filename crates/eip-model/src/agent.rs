@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::address::Ipv4Range;
 use crate::ids::{ClusterId, ElasticIpId, Generation, InstanceId};
 use crate::instance::{Backend, InstanceReport};
+use crate::mode::Mode;
 use crate::names::HostName;
 
 /// How often an agent reports even when nothing changed, in seconds.
@@ -110,8 +111,8 @@ impl DesiredSet {
         };
         let stays = |one: &&Attachment| !gone.contains(&one.public_ip) && !replaced(one);
         let mut attachments: Vec<Attachment> =
-            self.attachments.iter().filter(stays).copied().collect();
-        attachments.extend(&new);
+            self.attachments.iter().filter(stays).cloned().collect();
+        attachments.extend(new);
         // Two runs that are sorted: it costs a walk.
         attachments.sort_by_key(|one| one.public_ip);
         Ok(Self { generation: *generation, ranges: part.ranges, attachments, ..self.clone_empty() })
@@ -130,11 +131,16 @@ impl DesiredSet {
 }
 
 /// One association, as the host that runs the instance needs to know it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Attachment {
     pub public_ip: Ipv4Addr,
     pub elastic_ip_id: ElasticIpId,
     pub instance_id: InstanceId,
+    #[serde(default)]
+    pub mode: Mode,
+    /// The one of the instance's networks that it leads to, where the caller has named one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<String>,
 }
 
 /// The instances of one host, in full for every backend that could be asked.
@@ -198,6 +204,8 @@ pub struct AttachmentProblem {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ProblemKind {
+    /// Something is under way that does not take long.
+    Pending,
     /// The attachment is not in force.
     Failing,
     /// The rules are in place, but the backend that could say where the instance is does not answer.
@@ -208,6 +216,7 @@ impl ProblemKind {
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::Pending => "pending",
             Self::Failing => "failing",
             Self::Unknown => "unknown",
         }
@@ -218,9 +227,11 @@ impl std::str::FromStr for ProblemKind {
     type Err = crate::instance::UnknownWord;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        [Self::Failing, Self::Unknown].into_iter().find(|one| one.as_str() == text).ok_or_else(
-            || crate::instance::UnknownWord { text: text.to_owned(), known: "failing, unknown" },
-        )
+        let known = "pending, failing, unknown";
+        [Self::Pending, Self::Failing, Self::Unknown]
+            .into_iter()
+            .find(|one| one.as_str() == text)
+            .ok_or_else(|| crate::instance::UnknownWord { text: text.to_owned(), known })
     }
 }
 

@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 
 use crate::agent::{AttachmentProblem, DataPlaneHealth, ProblemKind, REPORT_SILENCE_SECONDS};
 use crate::ids::{ElasticIpId, Generation, InstanceId};
+use crate::mode::Mode;
 use crate::names::{HostName, Label, PoolName, ProjectName, Tags};
 
 /// An elastic IP. A field that has no value is `null`, never left out.
@@ -33,6 +34,10 @@ pub struct ElasticIp {
     #[schema(value_type = Option<String>, format = "ipv4")]
     pub private_ip: Option<Ipv4Addr>,
     pub vpc_id: Option<String>,
+    /// How it reaches the instance.
+    pub mode: Option<Mode>,
+    /// The network of the instance that was named when it was associated.
+    pub network: Option<String>,
     #[schema(value_type = Option<String>)]
     pub host: Option<HostName>,
     #[schema(value_type = String, format = "date-time")]
@@ -149,6 +154,7 @@ pub fn data_plane(view: &AssociationView, now: Timestamp) -> DataPlane {
     match &view.problem {
         Some((problem, since)) => {
             let state = match problem.kind {
+                ProblemKind::Pending => DataPlaneState::Pending,
                 ProblemKind::Failing => DataPlaneState::Failing,
                 ProblemKind::Unknown => DataPlaneState::Unknown,
             };

@@ -19,6 +19,8 @@ pub enum EventKind {
     Associated,
     /// Associated with another instance in one transaction.
     Moved,
+    /// Still associated with the instance, in another mode or on another of its networks.
+    Reconfigured,
     Disassociated,
     /// The instance was removed, and its association with it.
     InstanceRemoved,
@@ -26,11 +28,12 @@ pub enum EventKind {
 }
 
 impl EventKind {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Allocated,
         Self::Updated,
         Self::Associated,
         Self::Moved,
+        Self::Reconfigured,
         Self::Disassociated,
         Self::InstanceRemoved,
         Self::Released,
@@ -43,6 +46,7 @@ impl EventKind {
             Self::Updated => "updated",
             Self::Associated => "associated",
             Self::Moved => "moved",
+            Self::Reconfigured => "reconfigured",
             Self::Disassociated => "disassociated",
             Self::InstanceRemoved => "instance_removed",
             Self::Released => "released",

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::ids::InstanceId;
+use crate::mode::{InstanceInterface, Mode};
 use crate::names::{HostName, ProjectName};
 
 /// The kinds of thing that can run an instance.
@@ -31,6 +32,18 @@ impl Backend {
             Self::Docker => "docker",
             Self::Libvirt => "libvirt",
             Self::Sandbox => "sandbox",
+        }
+    }
+
+    /// Says why one of its instances cannot be in mode `alias` that can take an elastic IP.
+    #[must_use]
+    pub const fn why_no_alias(self) -> &'static str {
+        match self {
+            Self::Libvirt => "its QEMU guest agent does not answer",
+            Self::Docker | Self::Sandbox => {
+                "its host's agent may not enter its network namespace (that takes the capabilities \
+                 CAP_SYS_ADMIN and CAP_SYS_PTRACE)"
+            }
         }
     }
 }
@@ -117,6 +130,12 @@ pub struct InstanceReport {
     pub vpc_id: Option<String>,
     /// Why no elastic IP can be pointed at it even while it runs.
     pub unusable: Option<Unusable>,
+    /// How elastic IPs can reach it, sorted; of one that can take none, none.
+    #[serde(default = "Mode::nat_alone")]
+    pub modes: Vec<Mode>,
+    /// Its interfaces, in the order of its backend.
+    #[serde(default)]
+    pub interfaces: Vec<InstanceInterface>,
 }
 
 impl InstanceReport {
@@ -128,6 +147,13 @@ impl InstanceReport {
             (InstanceState::Running, Some(_))
             | (InstanceState::Paused | InstanceState::Stopped, _) => None,
         }
+    }
+
+    /// Returns the address that an elastic IP may be pointed at now on one of its networks.
+    #[must_use]
+    pub fn target_on(&self, network: &str) -> Option<Ipv4Addr> {
+        self.target()?;
+        self.interfaces.iter().find(|one| one.network == network)?.private_ip
     }
 }
 
@@ -303,6 +329,9 @@ pub struct Instance {
     /// Whether the private address is a guess: seen by the host, and said by nobody.
     pub address_is_guess: bool,
     pub vpc_id: Option<String>,
+    /// How elastic IPs can reach it.
+    pub modes: Vec<Mode>,
+    pub interfaces: Vec<InstanceInterface>,
     /// Whether an elastic IP could be associated with it now.
     pub eligible: bool,
     /// Why not, when it could not.

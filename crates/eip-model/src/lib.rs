@@ -13,6 +13,7 @@ mod host;
 mod ids;
 mod instance;
 mod key;
+mod mode;
 mod names;
 mod network;
 mod plan;
@@ -40,9 +41,10 @@ pub use instance::{
     AddressSource, Backend, Instance, InstanceList, InstanceReport, InstanceState, Unusable,
 };
 pub use key::{KeyId, Role};
+pub use mode::{InstanceInterface, InvalidMac, MacAddress, Mode};
 pub use names::{HostName, InvalidName, Label, PoolName, ProjectName, Tags, TagsError};
 pub use network::LocalNetwork;
-pub use plan::{Change, Resolution, changes, resolve};
+pub use plan::{AliasTarget, Change, Resolution, Speaker, changes, resolve};
 pub use pool::{Pool, PoolConfig, PoolList, Reserved};
 pub use problem::{ErrorCode, Problem};
 pub use requests::{

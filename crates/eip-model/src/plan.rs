@@ -1,20 +1,44 @@
 //! From what is desired and what runs here to what must be in force, and the steps that lead there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use crate::agent::{Attachment, AttachmentProblem, BackendInventory, BackendListing, ProblemKind};
 use crate::ids::InstanceId;
 use crate::instance::{InstanceReport, InstanceState};
+use crate::mode::{InstanceInterface, MacAddress, Mode};
+use crate::network::LocalNetwork;
 
-/// What must be in force on a host now: each elastic IP's private address, and what is in the way.
+/// What must be in force on a host now: where each elastic IP leads, and what is in the way.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Resolution {
+    /// The private addresses of those in mode `nat`.
     pub targets: BTreeMap<Ipv4Addr, Ipv4Addr>,
+    pub aliases: BTreeMap<Ipv4Addr, AliasTarget>,
     pub problems: Vec<AttachmentProblem>,
 }
 
-/// Finds for each attachment the private address of its instance, as it is on this host now.
+/// Where an elastic IP in mode `alias` leads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AliasTarget {
+    /// The instance that has the elastic IP on an interface.
+    pub instance_id: InstanceId,
+    /// The address of that interface.
+    pub private_ip: Ipv4Addr,
+    /// From where it may speak as the elastic IP: each of its interfaces, since what it sends goes by
+    /// its own routes.
+    pub speakers: BTreeSet<Speaker>,
+}
+
+/// An interface of an instance as its host sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Speaker {
+    /// The interface of the host that leads there.
+    pub interface: String,
+    pub mac: MacAddress,
+}
+
+/// Finds for each attachment where its instance is on this host now.
 ///
 /// `attachments` are sorted by address, as [`crate::DesiredSet`] has them. `known` is the last full list of every backend; `backends` say which do not answer at
 /// present, whose instances are taken to be where they were. An instance that does not run has no
@@ -25,6 +49,7 @@ pub fn resolve(
     attachments: &[Attachment],
     known: &BTreeMap<InstanceId, InstanceReport>,
     backends: &[BackendInventory],
+    networks: &[LocalNetwork],
 ) -> Resolution {
     let mut resolution = Resolution::default();
     let mut taken: BTreeMap<Ipv4Addr, Ipv4Addr> = BTreeMap::new();
@@ -33,35 +58,99 @@ pub fn resolve(
         let mut problem = |kind, reason: String| {
             resolution.problems.push(AttachmentProblem { public_ip, kind, reason });
         };
-        let Some(instance) = known.get(&attachment.instance_id) else {
-            let reason = format!("no instance {} on this host", attachment.instance_id);
-            problem(ProblemKind::Failing, reason);
-            continue;
+        let (instance, target) = match find(attachment, attachments, known, &taken) {
+            Ok(found) => found,
+            Err(reason) => {
+                problem(ProblemKind::Failing, reason);
+                continue;
+            }
         };
-        let Some(target) = instance.target() else {
-            problem(ProblemKind::Failing, why_no_target(instance));
-            continue;
+        let alias = match attachment.mode {
+            Mode::Nat => Ok(None),
+            Mode::Alias => alias(instance, target, networks).map(Some),
         };
-        if let Some(other) = taken.get(&target) {
-            let reason = format!("{other} is already pointed at the private address {target}");
-            problem(ProblemKind::Failing, reason);
-            continue;
-        }
-        if attachments.binary_search_by_key(&target, |other| other.public_ip).is_ok() {
-            let reason = format!("the private address {target} is itself an elastic IP");
-            problem(ProblemKind::Failing, reason);
-            continue;
-        }
+        let alias = match alias {
+            Ok(alias) => alias,
+            Err(reason) => {
+                problem(ProblemKind::Failing, reason);
+                continue;
+            }
+        };
         if let Some(reason) = silence(instance, backends) {
             problem(ProblemKind::Unknown, reason);
+        } else if !instance.modes.contains(&attachment.mode) {
+            problem(ProblemKind::Failing, mode_lost(instance, attachment.mode));
         }
         taken.insert(target, public_ip);
-        resolution.targets.insert(public_ip, target);
+        match alias {
+            None => drop(resolution.targets.insert(public_ip, target)),
+            Some(alias) => drop(resolution.aliases.insert(public_ip, alias)),
+        }
     }
     resolution
 }
 
-fn why_no_target(instance: &InstanceReport) -> String {
+/// Finds the instance of an attachment and the private address that it has now, or says why it leads
+/// nowhere.
+fn find<'k>(
+    attachment: &Attachment,
+    attachments: &[Attachment],
+    known: &'k BTreeMap<InstanceId, InstanceReport>,
+    taken: &BTreeMap<Ipv4Addr, Ipv4Addr>,
+) -> Result<(&'k InstanceReport, Ipv4Addr), String> {
+    let Some(instance) = known.get(&attachment.instance_id) else {
+        return Err(format!("no instance {} on this host", attachment.instance_id));
+    };
+    let target = match &attachment.network {
+        None => instance.target(),
+        Some(network) => instance.target_on(network),
+    };
+    let Some(target) = target else {
+        return Err(why_no_target(instance, attachment.network.as_deref()));
+    };
+    if let Some(other) = taken.get(&target) {
+        return Err(format!("{other} is already pointed at the private address {target}"));
+    }
+    if attachments.binary_search_by_key(&target, |other| other.public_ip).is_ok() {
+        return Err(format!("the private address {target} is itself an elastic IP"));
+    }
+    Ok((instance, target))
+}
+
+/// Finds from where an instance may speak as its elastic IP, or says why it cannot have one.
+fn alias(
+    instance: &InstanceReport,
+    private_ip: Ipv4Addr,
+    networks: &[LocalNetwork],
+) -> Result<AliasTarget, String> {
+    let InstanceReport { id, backend, name, interfaces, .. } = instance;
+    let leads_to = |address: Ipv4Addr| networks.iter().find(|one| one.subnet.contains(&address));
+    if leads_to(private_ip).is_none() {
+        return Err(format!("no network of this host leads to {private_ip} of {backend}:{name}"));
+    }
+    let speaker = |one: &InstanceInterface| {
+        let interface = leads_to(one.private_ip?)?.interface.clone();
+        Some((one.private_ip?, Speaker { interface, mac: one.mac? }))
+    };
+    let speakers: BTreeMap<Ipv4Addr, Speaker> = interfaces.iter().filter_map(speaker).collect();
+    if !speakers.contains_key(&private_ip) {
+        return Err(format!("the MAC address of {backend}:{name} is not known"));
+    }
+    let speakers = speakers.into_values().collect();
+    Ok(AliasTarget { instance_id: *id, private_ip, speakers })
+}
+
+fn mode_lost(instance: &InstanceReport, mode: Mode) -> String {
+    let InstanceReport { backend, name, .. } = instance;
+    match mode {
+        Mode::Nat => format!("{backend}:{name} cannot be reached in mode {mode}"),
+        Mode::Alias => {
+            format!("{backend}:{name} is out of reach for mode {mode}: {}", backend.why_no_alias())
+        }
+    }
+}
+
+fn why_no_target(instance: &InstanceReport, network: Option<&str>) -> String {
     let InstanceReport { backend, name, state, unusable, .. } = instance;
     match (state, unusable) {
         (InstanceState::Paused | InstanceState::Stopped, _) => {
@@ -70,7 +159,10 @@ fn why_no_target(instance: &InstanceReport) -> String {
         (InstanceState::Running, Some(why)) => {
             format!("{backend}:{name} cannot take an elastic IP: {}", why.sentence())
         }
-        (InstanceState::Running, None) => format!("{backend}:{name} has no IPv4 address"),
+        (InstanceState::Running, None) => match network {
+            None => format!("{backend}:{name} has no IPv4 address"),
+            Some(network) => format!("{backend}:{name} has no IPv4 address on network {network}"),
+        },
     }
 }
 
@@ -128,6 +220,8 @@ mod tests {
             vpc_id: None,
             address_source: None,
             unusable: None,
+            modes: Mode::nat_alone(),
+            interfaces: Vec::new(),
         }
     }
 
@@ -136,7 +230,71 @@ mod tests {
             public_ip: Ipv4Addr::new(100, 64, 0, last),
             elastic_ip_id: ElasticIpId::new(Uuid::from_u128(1000 + u128::from(last))),
             instance_id: InstanceId::new(Uuid::from_u128(instance)),
+            mode: Mode::Nat,
+            network: None,
         }
+    }
+
+    fn interface(network: &str, last: u8) -> InstanceInterface {
+        InstanceInterface {
+            network: network.into(),
+            private_ip: Some(Ipv4Addr::new(10, 0, last, last)),
+            mac: Some(MacAddress::new([2, 0, 0, 0, 0, last])),
+        }
+    }
+
+    /// An instance on two networks of its host.
+    fn manifold() -> (InstanceReport, [LocalNetwork; 2]) {
+        let report = InstanceReport {
+            private_ip: Some(Ipv4Addr::new(10, 0, 1, 1)),
+            modes: Mode::ALL.to_vec(),
+            interfaces: vec![interface("front", 1), interface("back", 2)],
+            ..instance(1, None)
+        };
+        let network = |name: &str, subnet: &str| LocalNetwork::new(name, subnet.parse().unwrap());
+        (report, [network("br-f", "10.0.1.0/24"), network("br-b", "10.0.2.0/24")])
+    }
+
+    #[test]
+    fn the_network_that_was_named_is_followed() {
+        let (report, networks) = manifold();
+        let on = |network: &str| Attachment { network: Some(network.into()), ..attachment(1, 1) };
+        let found = resolve(&[on("back")], &known(vec![report.clone()]), &[], &networks);
+        assert_eq!(found.targets[&Ipv4Addr::new(100, 64, 0, 1)], Ipv4Addr::new(10, 0, 2, 2));
+        let gone = resolve(&[on("side")], &known(vec![report]), &[], &networks);
+        assert_eq!(gone.problems[0].reason, "docker:web-1 has no IPv4 address on network side");
+        assert!(gone.targets.is_empty());
+    }
+
+    #[test]
+    fn an_alias_may_be_spoken_as_from_every_interface_of_its_instance() {
+        let (report, networks) = manifold();
+        let wanted = [Attachment { mode: Mode::Alias, ..attachment(1, 1) }];
+        let found = resolve(&wanted, &known(vec![report.clone()]), &[], &networks);
+        assert!(found.targets.is_empty() && found.problems.is_empty(), "{found:?}");
+        let alias = &found.aliases[&Ipv4Addr::new(100, 64, 0, 1)];
+        assert_eq!(alias.private_ip, Ipv4Addr::new(10, 0, 1, 1));
+        let from: Vec<_> = alias.speakers.iter().map(|one| one.interface.as_str()).collect();
+        assert_eq!(from, ["br-b", "br-f"]);
+
+        let elsewhere = resolve(&wanted, &known(vec![report.clone()]), &[], &networks[1..]);
+        assert!(elsewhere.aliases.is_empty());
+        assert!(elsewhere.problems[0].reason.starts_with("no network of this host leads to"));
+        let mut nameless = report;
+        nameless.interfaces[0].mac = None;
+        let found = resolve(&wanted, &known(vec![nameless]), &[], &networks);
+        assert_eq!(found.problems[0].reason, "the MAC address of docker:web-1 is not known");
+    }
+
+    #[test]
+    fn a_mode_that_is_lost_is_told_and_what_is_in_force_stays() {
+        let (mut report, networks) = manifold();
+        report.modes = Mode::nat_alone();
+        let wanted = [Attachment { mode: Mode::Alias, ..attachment(1, 1) }];
+        let found = resolve(&wanted, &known(vec![report]), &[], &networks);
+        assert_eq!(found.aliases.len(), 1);
+        assert_eq!(found.problems[0].kind, ProblemKind::Failing);
+        assert!(found.problems[0].reason.contains("CAP_SYS_ADMIN"), "{found:?}");
     }
 
     fn known(list: Vec<InstanceReport>) -> BTreeMap<InstanceId, InstanceReport> {
@@ -146,7 +304,7 @@ mod tests {
     #[test]
     fn a_running_instance_is_followed_to_its_private_address_of_now() {
         let found =
-            resolve(&[attachment(1, 1)], &known(vec![instance(1, Some([10, 0, 0, 2]))]), &[]);
+            resolve(&[attachment(1, 1)], &known(vec![instance(1, Some([10, 0, 0, 2]))]), &[], &[]);
         assert_eq!(found.targets[&Ipv4Addr::new(100, 64, 0, 1)], Ipv4Addr::new(10, 0, 0, 2));
         assert!(found.problems.is_empty());
     }
@@ -158,7 +316,7 @@ mod tests {
         let mut on_host = instance(2, None);
         on_host.unusable = Some(Unusable::HostNetwork);
         let wanted = [attachment(1, 1), attachment(2, 2), attachment(3, 3)];
-        let found = resolve(&wanted, &known(vec![stopped, on_host]), &[]);
+        let found = resolve(&wanted, &known(vec![stopped, on_host]), &[], &[]);
         assert!(found.targets.is_empty());
         let reasons: Vec<_> = found.problems.iter().map(|p| p.reason.as_str()).collect();
         assert_eq!(reasons[0], "docker:web-1 is stopped");
@@ -173,7 +331,7 @@ mod tests {
             listing: BackendListing::Unreachable { reason: "timed out".into() },
         }];
         let world = known(vec![instance(1, Some([10, 0, 0, 2]))]);
-        let found = resolve(&[attachment(1, 1)], &world, &silent);
+        let found = resolve(&[attachment(1, 1)], &world, &silent, &[]);
         assert_eq!(found.targets.len(), 1);
         assert_eq!(found.problems[0].kind, ProblemKind::Unknown);
     }
@@ -181,7 +339,7 @@ mod tests {
     #[test]
     fn two_elastic_ips_never_share_a_private_address() {
         let world = known(vec![instance(1, Some([10, 0, 0, 2])), instance(2, Some([10, 0, 0, 2]))]);
-        let found = resolve(&[attachment(1, 1), attachment(2, 2)], &world, &[]);
+        let found = resolve(&[attachment(1, 1), attachment(2, 2)], &world, &[], &[]);
         assert_eq!(found.targets.len(), 1);
         assert_eq!(found.problems.len(), 1);
     }
@@ -189,7 +347,7 @@ mod tests {
     #[test]
     fn an_elastic_ip_is_never_a_target() {
         let world = known(vec![instance(1, Some([100, 64, 0, 1]))]);
-        let found = resolve(&[attachment(1, 1)], &world, &[]);
+        let found = resolve(&[attachment(1, 1)], &world, &[], &[]);
         assert!(found.targets.is_empty());
     }
 

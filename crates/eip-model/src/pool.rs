@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::address::Ipv4Range;
+use crate::mode::Mode;
 use crate::names::PoolName;
 
 /// A pool as it is recorded.
@@ -16,6 +17,8 @@ pub struct PoolConfig {
     pub ranges: Vec<Ipv4Range>,
     /// How long a released address sleeps, in seconds.
     pub quarantine_seconds: u32,
+    /// How its elastic IPs reach instances, unless a caller says otherwise.
+    pub mode: Mode,
 }
 
 impl PoolConfig {
@@ -61,6 +64,8 @@ pub struct Pool {
     pub quarantined: u64,
     pub free: u64,
     pub quarantine_seconds: u32,
+    /// How its elastic IPs reach instances, unless a caller says otherwise.
+    pub mode: Mode,
 }
 
 /// All pools.

@@ -53,6 +53,8 @@ codes! {
     InstanceHasElasticIp, "instance_has_elastic_ip", 409, "The instance has an elastic IP already";
     InstanceNotRunning, "instance_not_running", 409, "The instance does not run";
     InstanceHasNoNetwork, "instance_has_no_network", 409, "The instance has no address to point at";
+    ModeNotSupported, "mode_not_supported", 409, "The instance cannot be reached in this mode";
+    InstanceNotOnNetwork, "instance_not_on_network", 409, "The instance is not on this network";
     InstanceAmbiguous, "instance_ambiguous", 409, "Several instances have this name";
     HostAhead, "host_ahead", 409, "The host holds what this record never gave it";
     PoolExhausted, "pool_exhausted", 409, "The pool has no free address";

@@ -10,6 +10,7 @@ use utoipa::ToSchema;
 
 use crate::elastic_ip::ElasticIp;
 use crate::key::KeyId;
+use crate::mode::Mode;
 use crate::names::{HostName, Label, PoolName, ProjectName, Tags};
 use crate::problem::Problem;
 
@@ -40,6 +41,14 @@ pub struct AssociateRequest {
     /// Take the elastic IP from the instance that has it now, in one step.
     #[serde(default)]
     pub allow_reassociation: bool,
+    /// How it is to reach the instance; by default as its pool says, and where it is associated with
+    /// this instance already, as it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<Mode>,
+    /// Which of the instance's networks it is to lead to; by default the instance's first choice, and
+    /// where it is associated with this instance already, the one that it leads to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<String>,
     /// How long to wait for the host, in seconds: 0 to 60, by default 5.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 0, maximum = 60)]
@@ -73,6 +82,10 @@ pub struct AssociateOne {
     pub elastic_ip: String,
     /// As in `POST /elastic-ips/{id}/associate`.
     pub instance_id: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<Mode>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<String>,
 }
 
 /// What has become of each, in the order of the request.

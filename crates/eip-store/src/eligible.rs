@@ -15,16 +15,22 @@ pub(crate) struct Standing {
 }
 
 impl Standing {
-    /// Makes sure that there is an address to point at now.
-    pub(crate) fn usable(&self) -> Result<(), Refusal> {
-        match (self.state, self.private_ip, self.unusable) {
-            (InstanceState::Running, Some(_), None) => Ok(()),
-            (InstanceState::Running, _, unusable) => {
-                Err(Refusal::InstanceHasNoNetwork { unusable })
-            }
-            (state @ (InstanceState::Paused | InstanceState::Stopped), _, _) => {
+    /// Makes sure that it runs.
+    pub(crate) fn runs(&self) -> Result<(), Refusal> {
+        match self.state {
+            InstanceState::Running => Ok(()),
+            state @ (InstanceState::Paused | InstanceState::Stopped) => {
                 Err(Refusal::InstanceNotRunning { state })
             }
+        }
+    }
+
+    /// Makes sure that there is an address to point at now.
+    pub(crate) fn usable(&self) -> Result<(), Refusal> {
+        self.runs()?;
+        match (self.private_ip, self.unusable) {
+            (Some(_), None) => Ok(()),
+            (_, unusable) => Err(Refusal::InstanceHasNoNetwork { unusable }),
         }
     }
 }

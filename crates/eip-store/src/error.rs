@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use eip_model::{InstanceState, Unusable};
+use eip_model::{Backend, InstanceState, Mode, Unusable};
 
 /// The record was reached and said no, or it was not reached.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +57,11 @@ pub enum Refusal {
     /// It runs but has no address to point at; `unusable` says why, where the host knows.
     #[error("the instance has no usable network")]
     InstanceHasNoNetwork { unusable: Option<Unusable> },
+    /// It can be reached in the modes that are `supported`.
+    #[error("the instance cannot be reached in mode {mode}")]
+    ModeNotSupported { mode: Mode, supported: Vec<Mode>, backend: Backend },
+    #[error("the instance is on {}, not on {network}", known.join(", "))]
+    InstanceNotOnNetwork { network: String, known: Vec<String> },
 }
 
 impl From<Refusal> for StoreError {

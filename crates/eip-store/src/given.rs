@@ -114,6 +114,7 @@ cells! {
     Generation => Int, cell => Some(i64::try_from(cell.value()).unwrap_or(i64::MAX));
     bool => Bool, cell => cell;
     &str => Text, cell => Some(cell.to_owned());
+    String => Text, cell => Some(cell);
     Option<&str> => Text, cell => cell.map(str::to_owned);
     &HostName => Text, cell => Some(cell.as_str().to_owned());
     Option<&HostName> => Text, cell => cell.map(|name| name.as_str().to_owned());

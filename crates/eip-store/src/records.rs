@@ -5,8 +5,8 @@ use std::net::Ipv4Addr;
 use eip_model::{
     AssociationView, BackendStatus, ClusterId, DataPlaneHealth, ElasticIp, ElasticIpId,
     ElasticIpRef, ElasticIpStatus, Generation, Host, HostName, InstanceId, InstanceRef, Ipv4Range,
-    KeyId, Label, LettingGo, PoolName, ProjectName, REPORT_SILENCE_SECONDS, Role, Tags, data_plane,
-    idle_data_plane,
+    KeyId, Label, LettingGo, Mode, PoolName, ProjectName, REPORT_SILENCE_SECONDS, Role, Tags,
+    data_plane, idle_data_plane,
 };
 use jiff::{Timestamp, ToSpan};
 
@@ -73,6 +73,14 @@ pub struct AssociateCommand {
     /// The one instance of the elastic IP's project that is called so.
     pub instance: InstanceRef,
     pub allow_reassociation: bool,
+    /// How the elastic IP is to reach the instance, if the caller says so. Without, it reaches an
+    /// instance that it is associated with already as it does.
+    pub mode: Option<Mode>,
+    /// How it is to reach an instance that is new to it when the caller does not say so; without, its
+    /// pool is asked.
+    pub otherwise: Option<Mode>,
+    /// The one of the instance's networks that it is to lead to, if the caller says so.
+    pub network: Option<String>,
     pub actor: String,
     pub now: Timestamp,
 }
@@ -152,6 +160,8 @@ pub struct AssociationRecord {
     pub instance_name: String,
     pub private_ip: Option<Ipv4Addr>,
     pub vpc_id: Option<String>,
+    pub mode: Mode,
+    pub network: Option<String>,
     pub host: HostName,
     pub view: AssociationView,
 }
@@ -181,6 +191,8 @@ impl ElasticIpRecord {
             instance_name: association.as_ref().map(|one| one.instance_name.clone()),
             private_ip: association.as_ref().and_then(|one| one.private_ip),
             vpc_id: association.as_ref().and_then(|one| one.vpc_id.clone()),
+            mode: association.as_ref().map(|one| one.mode),
+            network: association.as_ref().and_then(|one| one.network.clone()),
             associated_at: association.as_ref().map(|one| one.view.associated_at),
             host: association.map(|one| one.host),
             allocated_at: self.allocated_at,

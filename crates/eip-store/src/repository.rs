@@ -96,9 +96,11 @@ pub trait Repository: std::fmt::Debug + Send + Sync + 'static {
     /// reported the generation that lacks it.
     ///
     /// Refuses with what stands against it, asked in this order: `ElasticIpNotFound`,
-    /// `InstanceNotFound`, `InstanceAmbiguous`, `InstanceNotRunning`, `InstanceHasNoNetwork`, `AlreadyAssociated`,
-    /// `InstanceHasElasticIp`. Associating where it already is, is no change, whatever the state of
-    /// the instance; the wish is then the one that stands.
+    /// `InstanceNotFound`, `InstanceAmbiguous`, `InstanceNotRunning`, `InstanceNotOnNetwork`,
+    /// `InstanceHasNoNetwork`, `ModeNotSupported`, `AlreadyAssociated`, `InstanceHasElasticIp`.
+    /// Associating where it already is, in the mode and on the network that it is, is no change,
+    /// whatever the state of the instance; the wish is then the one that stands. Otherwise it is
+    /// changed in place, as a change of the host's desired set with an event of its own.
     async fn associate(&self, command: &AssociateCommand) -> Result<Wish, StoreError>;
 
     /// Ends the association. Refuses with `ElasticIpNotFound` and `NotAssociated`.

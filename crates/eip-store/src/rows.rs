@@ -6,8 +6,8 @@ use std::str::FromStr;
 
 use eip_model::{
     AddressSource, AssociationView, Attachment, AttachmentProblem, BackendStatus, DataPlaneHealth,
-    ElasticIpId, Event, Generation, HostName, Instance, InstanceId, Ipv4Range, KeyId, LettingGo,
-    PoolConfig, Role, Tags,
+    ElasticIpId, Event, Generation, HostName, Instance, InstanceId, InstanceInterface, Ipv4Range,
+    KeyId, LettingGo, Mode, PoolConfig, Role, Tags,
 };
 use jiff::Timestamp;
 use uuid::Uuid;
@@ -88,7 +88,8 @@ fn need<V>(column: &str, value: Option<V>) -> Result<V, Wrong> {
 pub(crate) const ELASTIC_IP: &str = "
            e.address, e.id, e.project, e.pool, e.name, CAST(e.tags AS text) AS tags,
            e.allocated_at, e.updated_at, e.released_at, e.revision,
-           a.instance_id, a.generation, a.associated_at, a.applied_at,
+           a.instance_id, a.generation, a.associated_at, a.applied_at, a.mode, a.network,
+           CASE WHEN a.network IS NOT NULL THEN CAST(i.interfaces AS text) END AS interfaces,
            i.name AS instance_name, i.private_ip, i.vpc_id,
            h.name AS host, h.observed_generation, h.health, h.health_reason, h.last_seen_at,
            g.name AS letting_go, g.last_seen_at AS letting_go_seen_at,
@@ -159,11 +160,22 @@ fn association(
     let Some(instance_id) = row.uuid("instance_id")? else {
         return Ok(None);
     };
+    let network = row.text("network")?;
+    let (private_ip, vpc_id) = match &network {
+        None => (row.maybe_address("private_ip")?, row.text("vpc_id")?),
+        Some(network) => {
+            let all = interfaces(row)?;
+            let one = all.iter().find(|one| one.network == *network);
+            (one.and_then(|one| one.private_ip), Some(network.clone()))
+        }
+    };
     Ok(Some(AssociationRecord {
         instance_id: InstanceId::new(instance_id),
         instance_name: row.words("instance_name")?,
-        private_ip: row.maybe_address("private_ip")?,
-        vpc_id: row.text("vpc_id")?,
+        private_ip,
+        vpc_id,
+        mode: row.parsed("mode")?,
+        network,
         host: row.parsed("host")?,
         view: AssociationView {
             associated_at: row.moment("associated_at")?,
@@ -223,7 +235,8 @@ pub(crate) fn host(row: &impl Cells) -> Result<HostRecord, StoreError> {
 /// What [`instance`] reads; a `WHERE` goes behind it.
 pub(crate) const INSTANCE: &str = "
     SELECT i.id, i.host, i.backend, i.name, i.project, i.state, i.private_ip, i.vpc_id,
-           i.unusable, i.updated_at, i.address_source, a.address AS public_ip
+           i.unusable, i.updated_at, i.address_source, i.modes,
+           CAST(i.interfaces AS text) AS interfaces, a.address AS public_ip
       FROM instance i
       LEFT JOIN association a ON a.instance_id = i.id";
 
@@ -244,6 +257,8 @@ pub(crate) fn instance(row: &impl Cells) -> Result<Instance, StoreError> {
             address_source,
             address_is_guess: address_source.is_some_and(AddressSource::is_a_guess),
             vpc_id: row.text("vpc_id")?,
+            modes: modes(row)?,
+            interfaces: interfaces(row)?,
             eligible: reason.is_none(),
             reason,
             public_ip,
@@ -251,6 +266,18 @@ pub(crate) fn instance(row: &impl Cells) -> Result<Instance, StoreError> {
         })
     };
     read().map_err(|e| e.within("instance"))
+}
+
+/// Reads the interfaces of an instance.
+pub(crate) fn interfaces(row: &impl Cells) -> Result<Vec<InstanceInterface>, Wrong> {
+    serde_json::from_str(&row.words("interfaces")?).map_err(|e| Wrong::about("interfaces", e))
+}
+
+/// Reads the modes in which an instance can be reached.
+pub(crate) fn modes(row: &impl Cells) -> Result<Vec<Mode>, Wrong> {
+    let words = row.words("modes")?;
+    let modes = words.split_ascii_whitespace().map(str::parse);
+    modes.collect::<Result<_, _>>().map_err(|e| Wrong::about("modes", e))
 }
 
 pub(crate) fn standing(row: &impl Cells) -> Result<Standing, Wrong> {
@@ -277,8 +304,9 @@ pub(crate) fn pools(rows: &[impl Cells]) -> Result<Vec<PoolConfig>, StoreError> 
         let named = row.parsed("name").map_err(|e| e.within("pool"))?;
         let seconds = row.number("quarantine_seconds").map_err(|e| e.within("pool"))?;
         if pools.last().is_none_or(|last| last.name != named) {
+            let mode = row.parsed("mode").map_err(|e| e.within("pool"))?;
             let ranges = Vec::new();
-            pools.push(PoolConfig { name: named, ranges, quarantine_seconds: seconds });
+            pools.push(PoolConfig { name: named, ranges, quarantine_seconds: seconds, mode });
         }
         let has_range = row.int("first").map_err(|e| e.within("pool_range"))?.is_some();
         if let (true, Some(last)) = (has_range, pools.last_mut()) {
@@ -334,6 +362,8 @@ pub(crate) fn attachment(row: &impl Cells) -> Result<Attachment, StoreError> {
             public_ip: row.address("address")?,
             elastic_ip_id: ElasticIpId::new(row.id("id")?),
             instance_id: InstanceId::new(row.id("instance_id")?),
+            mode: row.parsed("mode")?,
+            network: row.text("network")?,
         })
     };
     read().map_err(|e| e.within("association"))

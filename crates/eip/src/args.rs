@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use eip_compute::sandbox::SandboxName;
-use eip_model::{HostName, Label, PoolName, ProjectName};
+use eip_model::{HostName, Label, Mode, PoolName, ProjectName};
 use serde::Deserialize;
 
 /// Elastic IPs for machines you own.
@@ -82,6 +82,10 @@ pub(crate) struct Serve {
     /// How long a released address of that pool sleeps, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 600)]
     pub(crate) quarantine: u32,
+    /// How elastic IPs of that pool reach instances unless a caller says otherwise: nat or alias
+    /// [default: nat].
+    #[arg(long, env = "EIP_POOL_MODE", value_name = "MODE")]
+    pub(crate) pool_mode: Option<Mode>,
     /// Serve the API alone: no agent, no data plane.
     #[arg(long)]
     pub(crate) no_agent: bool,
@@ -257,6 +261,8 @@ pub(crate) enum Client {
         elastic_ip: String,
         instance: String,
         #[command(flatten)]
+        how: How,
+        #[command(flatten)]
         wait: Wait,
     },
     /// Give it back.
@@ -323,7 +329,20 @@ pub(crate) struct Associate {
     #[arg(long)]
     pub(crate) allow_reassociation: bool,
     #[command(flatten)]
+    pub(crate) how: How,
+    #[command(flatten)]
     pub(crate) wait: Wait,
+}
+
+#[derive(Debug, Clone, Default, ClapArgs)]
+pub(crate) struct How {
+    /// nat: the host rewrites it; alias: it is on the instance's own interface [default: as its pool
+    /// says].
+    #[arg(long)]
+    pub(crate) mode: Option<Mode>,
+    /// Which of the instance's networks it is to lead to.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) network: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, ClapArgs)]

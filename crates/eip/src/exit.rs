@@ -121,6 +121,8 @@ fn hint_of(problem: &Problem) -> &str {
         | ErrorCode::InstanceHasElasticIp
         | ErrorCode::InstanceNotRunning
         | ErrorCode::InstanceHasNoNetwork
+        | ErrorCode::ModeNotSupported
+        | ErrorCode::InstanceNotOnNetwork
         | ErrorCode::InstanceAmbiguous
         | ErrorCode::HostAhead
         | ErrorCode::PoolExhausted
@@ -153,6 +155,8 @@ const fn exit_of(code: ErrorCode) -> Exit {
         | ErrorCode::InstanceHasElasticIp
         | ErrorCode::InstanceNotRunning
         | ErrorCode::InstanceHasNoNetwork
+        | ErrorCode::ModeNotSupported
+        | ErrorCode::InstanceNotOnNetwork
         | ErrorCode::InstanceAmbiguous
         | ErrorCode::HostAhead
         | ErrorCode::IdempotencyConflict

@@ -223,7 +223,8 @@ fn default_pool(command: &args::Serve, settings: &Settings) -> Result<PoolConfig
         ranges.push(range);
     }
     let name = well_known("public")?;
-    Ok(PoolConfig { name, ranges, quarantine_seconds: command.quarantine })
+    let mode = command.pool_mode.or(settings.pool_mode).unwrap_or_default();
+    Ok(PoolConfig { name, ranges, quarantine_seconds: command.quarantine, mode })
 }
 
 fn well_known<T: std::str::FromStr>(name: &str) -> Result<T, Failure> {

@@ -20,6 +20,7 @@ pub(crate) struct Settings {
     pub(crate) database: Option<String>,
     pub(crate) compute: Option<Vec<String>>,
     pub(crate) pool: Option<Vec<String>>,
+    pub(crate) pool_mode: Option<eip_model::Mode>,
     pub(crate) host_name: Option<HostName>,
     pub(crate) announce: Option<Announce>,
     pub(crate) counters: Option<Counters>,

@@ -150,6 +150,7 @@ impl Scene {
         let default_pool = PoolConfig {
             name: "public".parse().unwrap(),
             ranges: vec!["100.64.0.0/10".parse().unwrap()],
+            mode: eip_model::Mode::Nat,
             quarantine_seconds: 600,
         };
         let default_project = "default".parse().unwrap();
@@ -287,5 +288,7 @@ pub(crate) fn container(last: u8) -> InstanceReport {
         vpc_id: Some("bridge".to_owned()),
         address_source: None,
         unusable: None,
+        modes: eip_model::Mode::ALL.to_vec(),
+        interfaces: Vec::new(),
     }
 }

@@ -182,6 +182,7 @@ impl Engine {
         }
         container.report.state = InstanceState::Stopped;
         container.report.private_ip = None;
+        container.report.interfaces.iter_mut().for_each(|one| one.private_ip = None);
         true
     }
 

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use bollard::models::{ContainerSummary, ContainerSummaryStateEnum, Network};
+use bollard::models::{ContainerSummary, ContainerSummaryStateEnum, EndpointSettings, Network};
 use eip_model::{
-    Backend, InstanceId, InstanceReport, InstanceState, LocalNetwork, ProjectName, Unusable,
+    Backend, InstanceId, InstanceInterface, InstanceReport, InstanceState, LocalNetwork, Mode,
+    ProjectName, Unusable,
 };
 use uuid::Uuid;
 
@@ -34,15 +35,22 @@ pub(super) fn container(summary: ContainerSummary) -> Option<(String, Container)
     let state = state(summary.state);
     let mode = summary.host_config.and_then(|config| config.network_mode).unwrap_or_default();
     let networks = summary.network_settings.and_then(|one| one.networks).unwrap_or_default();
-    let addresses: BTreeMap<String, Ipv4Addr> = networks
-        .into_iter()
-        .filter_map(|(name, endpoint)| Some((name, endpoint.ip_address?.parse().ok()?)))
-        .collect();
+    // Sorted by name, as hash maps are not.
+    let networks: BTreeMap<_, _> = networks.into_iter().collect();
+    let interface = |(network, endpoint): (String, EndpointSettings)| InstanceInterface {
+        network,
+        private_ip: endpoint.ip_address.and_then(|text| text.parse().ok()),
+        mac: endpoint.mac_address.and_then(|text| text.parse().ok()),
+    };
+    let interfaces: Vec<InstanceInterface> = networks.into_iter().map(interface).collect();
+    let addresses: BTreeMap<&String, Ipv4Addr> =
+        interfaces.iter().filter_map(|one| Some((&one.network, one.private_ip?))).collect();
     // The first by name is the one that Docker routes by, when none is preferred.
     let chosen = match labels.get(NETWORK_LABEL) {
         Some(wanted) => addresses.get_key_value(wanted),
         None => addresses.first_key_value(),
     };
+    let chosen = chosen.map(|(network, address)| ((*network).clone(), *address));
     let (project, bad_project) = match labels.get(PROJECT_LABEL).map(|text| text.parse()) {
         Some(Ok(project)) => (Some(project), false),
         Some(Err(_)) => (None, true),
@@ -62,10 +70,12 @@ pub(super) fn container(summary: ContainerSummary) -> Option<(String, Container)
         name: name.unwrap_or(&id[..id.len().min(12)]).to_owned(),
         project,
         state,
-        private_ip: chosen.map(|(_, address)| *address),
-        vpc_id: chosen.map(|(network, _)| network.clone()),
+        private_ip: chosen.as_ref().map(|(_, address)| *address),
+        vpc_id: chosen.map(|(network, _)| network),
         address_source: None,
+        modes: if unusable.is_none() { Mode::nat_alone() } else { Vec::new() },
         unusable,
+        interfaces,
     };
     Some((id, Container { report, created: summary.created.unwrap_or(0) }))
 }

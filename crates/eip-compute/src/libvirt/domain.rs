@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use eip_model::{
-    AddressSource, Backend, InstanceId, InstanceReport, InstanceState, LocalNetwork, Unusable,
+    AddressSource, Backend, InstanceId, InstanceInterface, InstanceReport, InstanceState,
+    LocalNetwork, MacAddress, Mode, Unusable,
 };
 
 use super::bridges::{Bridge, Bridges};
@@ -161,6 +162,8 @@ impl Domain {
             Some((address, source, vpc)) => (Some(address), Some(source), vpc),
             None => (None, None, first.and_then(|first| first.vpc)),
         };
+        let interfaces = self.interfaces(around, census, vpc_id.as_deref(), private_ip);
+        let unusable = bad.or(why_none);
         InstanceReport {
             id: InstanceId::new(self.named.uuid),
             backend: Backend::Libvirt,
@@ -170,8 +173,36 @@ impl Domain {
             private_ip,
             address_source,
             vpc_id,
-            unusable: bad.or(why_none),
+            unusable,
+            modes: if unusable.is_none() { Mode::nat_alone() } else { Vec::new() },
+            interfaces,
         }
+    }
+
+    /// Lists its interfaces that are on something with a name. `vpc` is the one that an elastic IP
+    /// leads to by itself, and `private_ip` its address, however that is known.
+    fn interfaces(
+        &self,
+        around: &Surroundings,
+        census: &Census,
+        vpc: Option<&str>,
+        private_ip: Option<Ipv4Addr>,
+    ) -> Vec<InstanceInterface> {
+        let interface = |one: &Interface| {
+            let network = one.plug.name()?.to_owned();
+            let reach = around.reach(&one.plug).ok().filter(|_| self.is_up());
+            let found = reach.and_then(|reach| self.address(one, &reach, around, census).ok()?);
+            let mac = one.mac.map(|mac| MacAddress::new(mac.octets()));
+            Some(InstanceInterface { network, private_ip: found.map(|(address, _)| address), mac })
+        };
+        let mut all: Vec<_> = self.about.interfaces.iter().filter_map(interface).collect();
+        // Its metadata may say what nobody else does.
+        if !all.iter().any(|one| one.private_ip == private_ip)
+            && let Some(one) = all.iter_mut().find(|one| vpc == Some(&one.network))
+        {
+            one.private_ip = private_ip;
+        }
+        all
     }
 
     /// Looks for an address at each of its interfaces, or at those on the network wished for.

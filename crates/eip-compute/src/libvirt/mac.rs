@@ -19,6 +19,10 @@ impl Mac {
         parts.next().is_none().then_some(Self(mac))
     }
 
+    pub(super) const fn octets(self) -> [u8; 6] {
+        self.0
+    }
+
     /// Takes one from the kernel; an interface of another kind has a longer or shorter one.
     pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
         bytes.try_into().ok().map(Self)

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsRawFd, OwnedFd};
 
+use eip_model::MacAddress;
 use futures_util::TryStreamExt as _;
 use rtnetlink::packet_route::link::LinkMessage;
 use rtnetlink::{
@@ -69,6 +70,7 @@ pub(super) async fn plug_in(
     bridge: u32,
     host_name: &str,
     address: Ipv4Addr,
+    mac: Option<MacAddress>,
 ) -> Result<(), SandboxError> {
     let inside = connect()?;
     let make = || step("make the veth pair of the sandbox");
@@ -85,6 +87,10 @@ pub(super) async fn plug_in(
         outside.link().set_port(hairpin).execute().await.map_err(plug())?;
     }
 
+    if let (Some(own), Some(mac)) = (index_of(&inside, "eth0").await.map_err(make())?, mac) {
+        let named = LinkUnspec::new_with_index(own).address(mac.octets().to_vec()).build();
+        inside.link().set(named).execute().await.map_err(make())?;
+    }
     let raise = || step("raise the interfaces of the sandbox");
     for name in ["lo", "eth0"] {
         let up = LinkUnspec::new_with_name(name).up().build();

@@ -10,7 +10,10 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use eip_model::{Backend, InstanceId, InstanceReport, InstanceState, ProjectName};
+use eip_model::{
+    Backend, InstanceId, InstanceInterface, InstanceReport, InstanceState, MacAddress, Mode,
+    ProjectName,
+};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -75,6 +78,9 @@ pub struct SandboxRecord {
     pub name: SandboxName,
     pub project: Option<ProjectName>,
     pub private_ip: Ipv4Addr,
+    /// Of its interface. Earlier versions left that to the kernel.
+    #[serde(default)]
+    pub mac: Option<MacAddress>,
     /// The process that is the sandbox, or was.
     pub pid: u32,
     /// When that process began, in ticks since boot: another one may have its number by now.
@@ -117,6 +123,11 @@ impl SandboxRecord {
 
     pub(super) fn report(&self) -> InstanceReport {
         let runs = self.runs();
+        let interface = InstanceInterface {
+            network: super::BRIDGE.to_owned(),
+            private_ip: runs.then_some(self.private_ip),
+            mac: self.mac,
+        };
         InstanceReport {
             id: self.id,
             backend: Backend::Sandbox,
@@ -127,6 +138,8 @@ impl SandboxRecord {
             vpc_id: Some(super::BRIDGE.to_owned()),
             address_source: None,
             unusable: None,
+            modes: Mode::nat_alone(),
+            interfaces: vec![interface],
         }
     }
 }
@@ -170,11 +183,13 @@ pub(super) fn claim(
         return Err(SandboxError::Running(name.clone()));
     }
     let pid = std::process::id();
+    let private_ip = free_address(&others).ok_or(SandboxError::Full)?;
     let record = SandboxRecord {
         id: before.map_or_else(new_id, |one| one.id),
         name: name.clone(),
         project: project.or(before.and_then(|one| one.project.as_ref())).cloned(),
-        private_ip: free_address(&others).ok_or(SandboxError::Full)?,
+        private_ip,
+        mac: Some(mac_of(private_ip)),
         pid,
         started: started(pid).unwrap_or(0),
         ready: false,
@@ -182,6 +197,12 @@ pub(super) fn claim(
     };
     write(dir, &record)?;
     Ok(record)
+}
+
+/// The hardware address of an interface follows from its address, as in Docker: 02:42 is local.
+fn mac_of(address: Ipv4Addr) -> MacAddress {
+    let [a, b, c, d] = address.octets();
+    MacAddress::new([0x02, 0x42, a, b, c, d])
 }
 
 /// Returns the first address behind the host's own that no running sandbox has.

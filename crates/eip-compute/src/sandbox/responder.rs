@@ -50,7 +50,8 @@ async fn settle(record: &SandboxRecord) -> Result<TcpListener, SandboxError> {
     let moved = unshare(CloneFlags::CLONE_NEWNET).map_err(std::io::Error::from);
     moved.map_err(SandboxError::io("make a network namespace"))?;
     let host_name = format!("es{}", record.pid);
-    link::plug_in(&outside, &OwnedFd::from(here), bridge, &host_name, record.private_ip).await?;
+    let here = OwnedFd::from(here);
+    link::plug_in(&outside, &here, bridge, &host_name, record.private_ip, record.mac).await?;
     let listening = TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT)).await;
     listening.map_err(SandboxError::io("open port 80 in the sandbox"))
 }

@@ -51,8 +51,8 @@ fn an_instance_cannot_speak_as_an_elastic_ip_by_itself() {
         });
         assert!(asked.is_err(), "{asked:?}");
     }
-    let dropped = world.host.sh("nft list chain ip eip pre_raw");
-    assert!(dropped.contains("@pool counter packets 2"), "{dropped}");
+    let dropped = world.host.sh("nft list chain ip eip speaks");
+    assert!(dropped.contains("counter packets 2"), "{dropped}");
 }
 
 #[test]

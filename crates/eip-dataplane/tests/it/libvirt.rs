@@ -65,6 +65,7 @@ impl<'m> Scene<'m> {
                 ..LocalNetwork::new("virbr7", subnet)
             }],
             targets: BTreeMap::from([(eip(1), GUEST)]),
+            aliases: BTreeMap::new(),
         };
         let plane = Arc::new(Mutex::new(host.run(|| DataPlane::open().expect("a data plane"))));
         let doubts = Arc::default();

@@ -2,6 +2,7 @@
 
 #![expect(clippy::print_stdout, reason = "tests of load print figures and assert none")]
 
+mod alias;
 mod announce;
 mod change;
 mod counting;

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use eip_dataplane::{Applied, DataPlane, DesiredState, Options};
-use eip_model::LocalNetwork;
+use eip_model::{AliasTarget, InstanceId, LocalNetwork, Speaker};
 use eip_testkit::eventually;
 use eip_testkit::netns::{Namespace, fetch, fetch_udp, link};
 
@@ -175,6 +175,20 @@ pub(crate) fn desired(targets: &[(Ipv4Addr, Ipv4Addr)]) -> DesiredState {
         ranges: vec!["100.64.0.0/10".parse().expect("a range")],
         networks: vec![network("br0", "10.0.0.0/24"), network("br1", "10.0.1.0/24")],
         targets: targets.iter().copied().collect::<BTreeMap<_, _>>(),
+        aliases: BTreeMap::new(),
+    }
+}
+
+/// Where an elastic IP leads that is on the interface of this instance.
+pub(crate) fn alias_at(web: &Namespace, private_ip: Ipv4Addr) -> AliasTarget {
+    let interface = if private_ip == WEB_3 { "br1" } else { "br0" };
+    let links = web.sh("ip -j link show dev eth0");
+    let links: serde_json::Value = serde_json::from_str(&links).expect("JSON from ip");
+    let mac = links[0]["address"].as_str().expect("a MAC address").parse().expect("one");
+    AliasTarget {
+        instance_id: InstanceId::new(uuid::Uuid::nil()),
+        private_ip,
+        speakers: [Speaker { interface: interface.to_owned(), mac }].into(),
     }
 }
 

@@ -223,6 +223,9 @@ impl Service {
             scope: scope.clone(),
             instance: named.clone(),
             allow_reassociation: request.allow_reassociation,
+            mode: request.mode,
+            otherwise: self.allocator.only_mode(),
+            network: request.network.clone(),
             actor: caller.actor(),
             now: Timestamp::now(),
         };

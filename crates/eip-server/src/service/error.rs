@@ -3,7 +3,9 @@
 use std::fmt;
 use std::net::Ipv4Addr;
 
-use eip_model::{ElasticIpRef, ErrorCode, HostName, InstanceState, PoolName, Unusable};
+use eip_model::{
+    Backend, ElasticIpRef, ErrorCode, HostName, InstanceState, Mode, PoolName, Unusable,
+};
 use eip_store::{Refusal, StoreError};
 use serde_json::{Map, Value, json};
 
@@ -47,6 +49,10 @@ pub(crate) enum Error {
     InstanceNotRunning { named: String, state: InstanceState },
     #[error("instance {named} cannot take an elastic IP: {}", sentence(*unusable))]
     InstanceHasNoNetwork { named: String, unusable: Option<Unusable> },
+    #[error("instance {named} cannot be reached in mode {mode}{}", why_not(*mode, *backend))]
+    ModeNotSupported { named: String, mode: Mode, supported: Vec<Mode>, backend: Backend },
+    #[error("instance {named} is not on network {network}; it is on {}", listed(known))]
+    InstanceNotOnNetwork { named: String, network: String, known: Vec<String> },
     #[error("{} instances are called {named}: {}", candidates.len(), candidates.join(", "))]
     InstanceAmbiguous { named: String, candidates: Vec<String> },
     #[error("all {size} addresses of pool {pool} are held or asleep in quarantine")]
@@ -63,6 +69,17 @@ pub(crate) enum Error {
     Stopping,
     #[error("the service failed while it worked on this")]
     Internal,
+}
+
+fn why_not(mode: Mode, backend: Backend) -> String {
+    match mode {
+        Mode::Nat => String::new(),
+        Mode::Alias => format!(": {}", backend.why_no_alias()),
+    }
+}
+
+fn listed(known: &[String]) -> String {
+    if known.is_empty() { "none that its host knows".to_owned() } else { known.join(", ") }
 }
 
 fn sentence(unusable: Option<Unusable>) -> &'static str {
@@ -100,6 +117,8 @@ impl Error {
             Self::InstanceHasElasticIp { .. } => ErrorCode::InstanceHasElasticIp,
             Self::InstanceNotRunning { .. } => ErrorCode::InstanceNotRunning,
             Self::InstanceHasNoNetwork { .. } => ErrorCode::InstanceHasNoNetwork,
+            Self::ModeNotSupported { .. } => ErrorCode::ModeNotSupported,
+            Self::InstanceNotOnNetwork { .. } => ErrorCode::InstanceNotOnNetwork,
             Self::InstanceAmbiguous { .. } => ErrorCode::InstanceAmbiguous,
             Self::PoolExhausted { .. } => ErrorCode::PoolExhausted,
             Self::QuotaExceeded { .. } => ErrorCode::QuotaExceeded,
@@ -119,6 +138,8 @@ impl Error {
             Self::InstanceNotFound { .. }
                 | Self::InstanceNotRunning { .. }
                 | Self::InstanceHasNoNetwork { .. }
+                | Self::InstanceNotOnNetwork { .. }
+                | Self::ModeNotSupported { .. }
         )
     }
 
@@ -157,6 +178,12 @@ impl Error {
             Self::InstanceHasNoNetwork { .. } => {
                 "connect the instance to a network of its own, then repeat".into()
             }
+            Self::ModeNotSupported { .. } => {
+                "use another mode; GET /instances says under modes what each instance can do".into()
+            }
+            Self::InstanceNotOnNetwork { .. } => {
+                "name one of those, or none; GET /instances lists them under interfaces".into()
+            }
             Self::InstanceAmbiguous { .. } => "name it by its id".into(),
             Self::PoolExhausted { .. } => {
                 "release an address, wait for a quarantine to end, or use another pool".into()
@@ -194,6 +221,12 @@ impl Error {
             }
             Self::InstanceHasNoNetwork { named, .. } | Self::InstanceNotFound { named } => {
                 json!({ "instance": named })
+            }
+            Self::ModeNotSupported { named, mode, supported, .. } => {
+                json!({ "instance": named, "mode": mode, "supported": supported })
+            }
+            Self::InstanceNotOnNetwork { named, network, known } => {
+                json!({ "instance": named, "network": network, "networks": known })
             }
             Self::InstanceAmbiguous { named, candidates } => {
                 json!({ "instance": named, "candidates": candidates })
@@ -272,6 +305,12 @@ impl About<'_> {
             }
             Refusal::InstanceHasNoNetwork { unusable } => {
                 Error::InstanceHasNoNetwork { named: named(), unusable }
+            }
+            Refusal::ModeNotSupported { mode, supported, backend } => {
+                Error::ModeNotSupported { named: named(), mode, supported, backend }
+            }
+            Refusal::InstanceNotOnNetwork { network, known } => {
+                Error::InstanceNotOnNetwork { named: named(), network, known }
             }
             Refusal::NameInUse => Error::NameInUse { name: named() },
             Refusal::AddressInUse => Error::Store(StoreError::Refused(refusal)),

@@ -51,6 +51,7 @@ impl Service {
                 quarantined: counts.quarantined,
                 free: size.saturating_sub(counts.allocated + counts.quarantined),
                 quarantine_seconds: config.quarantine_seconds,
+                mode: config.mode,
             });
         }
         Ok(pools)

@@ -32,9 +32,11 @@ impl Service {
                 format!("associations are 1 to {MOST_AT_ONCE}, not {}", associations.len());
             return Err(Error::invalid(detail, "send them in several requests"));
         }
-        let wish = |AssociateOne { elastic_ip, instance_id }| async move {
+        let wish = |one: AssociateOne| async move {
+            let AssociateOne { elastic_ip, instance_id, mode, network } = one;
             let target = Error::or_reference(&elastic_ip)?;
-            let request = AssociateRequest { instance_id, allow_reassociation, wait_seconds };
+            let request =
+                AssociateRequest { instance_id, allow_reassociation, mode, network, wait_seconds };
             Ok((target, self.wish(caller, target, &request).await?))
         };
         let wishes: Vec<Wished> = join_all(associations.into_iter().map(wish)).await;

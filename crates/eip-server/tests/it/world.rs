@@ -62,6 +62,7 @@ impl World {
             name: "public".parse().unwrap(),
             ranges: vec![range.parse().unwrap()],
             quarantine_seconds: 600,
+            mode: eip_model::Mode::Nat,
         };
         let default_project = "default".parse().unwrap();
         let config = ServiceConfig { default_pool, default_project };
@@ -235,5 +236,7 @@ pub(crate) fn container(last: u8) -> InstanceReport {
         vpc_id: Some("bridge".to_owned()),
         address_source: None,
         unusable: None,
+        modes: vec![eip_model::Mode::Nat],
+        interfaces: Vec::new(),
     }
 }

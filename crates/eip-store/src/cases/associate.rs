@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
-use eip_model::{ElasticIpRef, EventKind, HostName, InstanceId, InstanceRef};
+use eip_model::{ElasticIpRef, EventKind, HostName, InstanceId, InstanceRef, Mode, PoolName};
 use jiff::Timestamp;
 
-use super::candidates::{Candidate, candidates};
+use super::candidates::{Candidate, Place, candidates};
 use super::held::{
     Aims, Held, Party, Pointed, aims, lock_all, numbered, pointed, read_held, touch,
 };
@@ -28,7 +28,9 @@ impl Aims for AssociateCommand {
 }
 
 /// Points elastic IPs that are pointed at nothing, and that no host is letting go of, at instances
-/// that are named by their ids.
+/// that are named by their ids, in mode `nat` and wherever the instance would have it.
+///
+/// Every instance that can take an elastic IP can be reached so.
 ///
 /// What decides is asked of the rows that were looked up, not while they are looked up: a condition
 /// that seems to leave few rows makes a planner begin with the whole table.
@@ -112,8 +114,8 @@ impl Batch for AssociateCommand {
         aims(&numbered(commands))
             .with("scope", |(_, one)| one.scope.project())
             .with("instance_id", |(_, one)| match one.instance {
-                InstanceRef::Id(id) => Some(id),
-                InstanceRef::Name { .. } => None,
+                InstanceRef::Id(id) if one.is_usual() => Some(id),
+                InstanceRef::Id(_) | InstanceRef::Name { .. } => None,
             })
             .with("now", |(_, one)| one.now)
             .with("actor", |(_, one)| one.actor.as_str())
@@ -128,6 +130,8 @@ impl Batch for AssociateCommand {
                 instance_name: row.words("instance_name")?,
                 private_ip: row.maybe_address("private_ip")?,
                 vpc_id: row.text("vpc_id")?,
+                mode: Mode::Nat,
+                network: None,
                 host: row.parsed("host")?,
                 view: host.view(self.now, None),
             };
@@ -149,6 +153,7 @@ impl Batch for AssociateCommand {
         let addresses: Vec<Ipv4Addr> = held.iter().flatten().map(|one| one.address).collect();
         let candidates = candidates(tx, commands, &held).await?;
         let pointed = pointed(tx, &addresses).await?;
+        let modes = pool_modes(tx, commands).await?;
         // Also when nothing is to be ended: a report that lifts the fence on an address either is in
         // force before this transaction looks, or sees the association that it makes.
         let letting_go = letting_go(tx, &addresses).await?;
@@ -157,7 +162,9 @@ impl Batch for AssociateCommand {
             .iter()
             .zip(held)
             .zip(candidates)
-            .map(|((command, held), candidate)| changes.decide(command, held, candidate, &pointed))
+            .map(|((command, held), candidate)| {
+                changes.decide(command, held, candidate, &pointed, &modes)
+            })
             .collect();
         let made = changes.make(tx, &decisions, &letting_go).await?;
         Ok(decisions.into_iter().zip(made).map(|(decision, wish)| decision.outcome(wish)).collect())
@@ -194,6 +201,9 @@ struct Link<'b> {
     held: Held,
     candidate: Candidate,
     current: Option<&'b Pointed>,
+    mode: Mode,
+    network: Option<String>,
+    place: Place,
 }
 
 /// The addresses and instances that commands of the batch change. A second command for one of them
@@ -211,6 +221,7 @@ impl Changes {
         held: Option<Held>,
         candidate: Result<Candidate, Refusal>,
         pointed: &'b BTreeMap<Ipv4Addr, Pointed>,
+        modes: &BTreeMap<PoolName, Mode>,
     ) -> Decision<'b> {
         let settled = |outcome| Decision::Settled(Box::new(outcome));
         let refused = |refusal| settled(Outcome::Refused(refusal));
@@ -225,24 +236,22 @@ impl Changes {
             return settled(Outcome::Again);
         }
         let current = pointed.get(&held.address);
-        if let Some(current) = current.filter(|at| at.instance_id == candidate.id) {
+        let stays = current.filter(|at| at.instance_id == candidate.id);
+        let (mode, network) = command.aim(&held, stays, modes);
+        if let Some(current) = stays.filter(|at| (at.mode, &at.network) == (mode, &network)) {
             return settled(Outcome::Done(unchanged(&held, current)));
         }
-        if let Err(refusal) = candidate.standing.usable() {
-            return refused(refusal);
-        }
-        if let Some(current) = current.filter(|_| !command.allow_reassociation) {
-            let instance_name = current.instance_name.clone();
-            return refused(Refusal::AlreadyAssociated { instance_name });
-        }
-        if let Some(public_ip) = candidate.public_ip {
-            return refused(Refusal::InstanceHasElasticIp { public_ip });
-        }
+        let fits = candidate.fit(mode, network.as_deref());
+        let place =
+            match fits.and_then(|place| command.may_point(&candidate, current).map(|()| place)) {
+                Ok(place) => place,
+                Err(refusal) => return refused(refusal),
+            };
         self.addresses.insert(held.address);
         self.instances.insert(candidate.id);
         // What it leaves is free only when this is committed.
         self.instances.extend(current.map(|at| at.instance_id));
-        Decision::Point(Box::new(Link { command, held, candidate, current }))
+        Decision::Point(Box::new(Link { command, held, candidate, current, mode, network, place }))
     }
 
     /// Makes the associations, and returns the wish of each decision that made one.
@@ -282,6 +291,60 @@ impl Changes {
         };
         Ok(decisions.iter().map(wish).collect())
     }
+}
+
+impl AssociateCommand {
+    /// How the elastic IP is to reach the instance, and on which of its networks; `stays` is the
+    /// association with the instance that there is already.
+    fn aim(
+        &self,
+        held: &Held,
+        stays: Option<&Pointed>,
+        modes: &BTreeMap<PoolName, Mode>,
+    ) -> (Mode, Option<String>) {
+        let otherwise = || self.otherwise.or_else(|| modes.get(&held.pool).copied());
+        let mode = self.mode.or_else(|| match stays {
+            Some(at) => Some(at.mode),
+            None => otherwise(),
+        });
+        let network = self.network.as_ref().or_else(|| stays?.network.as_ref());
+        (mode.unwrap_or_default(), network.cloned())
+    }
+
+    /// Makes sure that neither the elastic IP nor the instance is associated with another.
+    fn may_point(&self, to: &Candidate, current: Option<&Pointed>) -> Result<(), Refusal> {
+        if current.is_some_and(|at| at.instance_id == to.id) {
+            return Ok(());
+        }
+        if let Some(current) = current.filter(|_| !self.allow_reassociation) {
+            let instance_name = current.instance_name.clone();
+            return Err(Refusal::AlreadyAssociated { instance_name });
+        }
+        match to.public_ip {
+            Some(public_ip) => Err(Refusal::InstanceHasElasticIp { public_ip }),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether it asks for nothing but what most do.
+    fn is_usual(&self) -> bool {
+        self.mode.or(self.otherwise) == Some(Mode::Nat) && self.network.is_none()
+    }
+}
+
+/// Returns the modes of pools, if any of the commands needs to know one.
+async fn pool_modes<T: Tx>(
+    tx: &mut T,
+    commands: &[AssociateCommand],
+) -> Result<BTreeMap<PoolName, Mode>, Failure> {
+    if commands.iter().all(|one| one.mode.or(one.otherwise).is_some()) {
+        return Ok(BTreeMap::new());
+    }
+    let found = tx.rows("SELECT name, mode FROM pool", crate::value::values![]).await?;
+    let read =
+        |row: &T::Row| -> Result<_, Wrong> { Ok((row.parsed("name")?, row.parsed("mode")?)) };
+    let modes = found.iter().map(read).collect::<Result<_, _>>();
+    Ok(modes.map_err(|e| e.within("pool"))?)
 }
 
 fn unchanged(held: &Held, current: &Pointed) -> Wish {
@@ -324,8 +387,10 @@ async fn insert<T: Tx>(
     let generation = |host| bumped.get(host).map_or_else(Default::default, |host| host.generation);
     let made = tx
         .each(
-            "INSERT INTO association (address, instance_id, host, generation, associated_at)
-             SELECT given.address, given.instance_id, given.host, given.generation, given.now
+            "INSERT INTO association (address, instance_id, host, generation, associated_at, mode,
+                                      network)
+             SELECT given.address, given.instance_id, given.host, given.generation, given.since,
+                    given.mode, given.network
                FROM {given} WHERE true
              ON CONFLICT DO NOTHING
              RETURNING address",
@@ -334,7 +399,9 @@ async fn insert<T: Tx>(
                 .with("instance_id", |link| link.candidate.id)
                 .with("host", |link| &link.candidate.host)
                 .with("generation", |link| generation(&link.candidate.host))
-                .with("now", |link| link.command.now),
+                .with("since", |link| link.since())
+                .with("mode", |link| link.mode.as_str())
+                .with("network", |link| link.network.as_deref()),
         )
         .await?;
     let addresses = made.iter().map(|row| rows::address(row, "association"));
@@ -342,8 +409,22 @@ async fn insert<T: Tx>(
 }
 
 impl Link<'_> {
+    /// The association that it only changes, if it does.
+    fn stays(&self) -> Option<&Pointed> {
+        self.current.filter(|at| at.instance_id == self.candidate.id)
+    }
+
+    /// Since when it has been associated with the instance.
+    fn since(&self) -> Timestamp {
+        self.stays().map_or(self.command.now, |at| at.associated_at)
+    }
+
     fn event(&self) -> crate::news::NewEvent {
-        let kind = self.current.map_or(EventKind::Associated, |_| EventKind::Moved);
+        let kind = match (self.current, self.stays()) {
+            (None, _) => EventKind::Associated,
+            (Some(_), None) => EventKind::Moved,
+            (Some(_), Some(_)) => EventKind::Reconfigured,
+        };
         let party = Party {
             instance_id: Some(self.candidate.id),
             instance_name: Some(&self.candidate.name),
@@ -360,12 +441,14 @@ impl Link<'_> {
         if let Some(before) = before.filter(|before| !fences.fences(before)) {
             fences.0.insert(before.clone());
         }
-        let view = at.view(self.command.now, fences.first_but(host).cloned());
+        let view = at.view(self.since(), fences.first_but(host).cloned());
         let association = AssociationRecord {
             instance_id: self.candidate.id,
             instance_name: self.candidate.name.clone(),
-            private_ip: self.candidate.standing.private_ip,
-            vpc_id: self.candidate.vpc_id.clone(),
+            private_ip: self.place.private_ip,
+            vpc_id: self.place.vpc_id.clone(),
+            mode: self.mode,
+            network: self.network.clone(),
             host: host.clone(),
             view,
         };

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use eip_model::{Backend, HostName, InstanceId, InstanceRef, ProjectName};
+use eip_model::{Backend, HostName, InstanceId, InstanceInterface, InstanceRef, Mode, ProjectName};
 
 use super::held::{Held, place};
 use crate::eligible::Standing;
@@ -27,11 +27,45 @@ pub(super) struct Candidate {
     pub(super) public_ip: Option<Ipv4Addr>,
     backend: Backend,
     project: ProjectName,
+    modes: Vec<Mode>,
+    interfaces: Vec<InstanceInterface>,
+}
+
+/// Where an elastic IP reaches an instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) private_ip: Option<Ipv4Addr>,
+    pub(super) vpc_id: Option<String>,
+}
+
+impl Candidate {
+    /// Makes sure that an elastic IP can reach it in this mode, and on the network that is named if
+    /// one is; says where.
+    pub(super) fn fit(&self, mode: Mode, network: Option<&str>) -> Result<Place, Refusal> {
+        let mut standing = self.standing;
+        let mut vpc_id = self.vpc_id.clone();
+        if let Some(network) = network {
+            let Some(found) = self.interfaces.iter().find(|one| one.network == network) else {
+                self.standing.runs()?;
+                let known = self.interfaces.iter().map(|one| one.network.clone()).collect();
+                let network = network.to_owned();
+                return Err(Refusal::InstanceNotOnNetwork { network, known });
+            };
+            standing.private_ip = found.private_ip;
+            vpc_id = Some(found.network.clone());
+        }
+        standing.usable()?;
+        if !self.modes.contains(&mode) {
+            let (supported, backend) = (self.modes.clone(), self.backend);
+            return Err(Refusal::ModeNotSupported { mode, supported, backend });
+        }
+        Ok(Place { private_ip: standing.private_ip, vpc_id })
+    }
 }
 
 const CANDIDATE: &str = "
     SELECT given.n, i.id, i.name, i.host, i.backend, i.project, i.state, i.private_ip, i.vpc_id,
-           i.unusable, a.address AS public_ip
+           i.unusable, i.modes, CAST(i.interfaces AS text) AS interfaces, a.address AS public_ip
       FROM {given}";
 
 /// Finds for every command whose elastic IP is held the one instance of its project that is meant.
@@ -99,5 +133,7 @@ fn read(row: &impl Cells) -> Result<Candidate, Wrong> {
         public_ip: row.maybe_address("public_ip")?,
         backend: row.parsed("backend")?,
         project: row.parsed("project")?,
+        modes: rows::modes(row)?,
+        interfaces: rows::interfaces(row)?,
     })
 }

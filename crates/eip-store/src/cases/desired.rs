@@ -50,7 +50,7 @@ const RANGES: &str = "SELECT first, size FROM pool_range ORDER BY pool, position
 
 /// An association that waits for another host to let go is not in the set.
 const ATTACHMENTS: &str = "
-    SELECT a.address, e.id, a.instance_id
+    SELECT a.address, e.id, a.instance_id, a.mode, a.network
       FROM association a JOIN elastic_ip e ON e.address = a.address
      WHERE a.host = $1
        AND NOT EXISTS (SELECT 1 FROM letting_go l

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use eip_model::{
-    ElasticIpId, ElasticIpRef, EventKind, Generation, HostName, InstanceId, Label, PoolName,
+    ElasticIpId, ElasticIpRef, EventKind, Generation, HostName, InstanceId, Label, Mode, PoolName,
     ProjectName, Tags, derive_offset,
 };
 use jiff::Timestamp;
@@ -185,6 +185,9 @@ pub(super) struct Pointed {
     pub(super) instance_name: String,
     pub(super) host: HostName,
     pub(super) generation: Generation,
+    pub(super) associated_at: Timestamp,
+    pub(super) mode: Mode,
+    pub(super) network: Option<String>,
 }
 
 /// Returns what elastic IPs that are locked are pointed at.
@@ -194,7 +197,8 @@ pub(super) async fn pointed<T: Tx>(
 ) -> Result<BTreeMap<Ipv4Addr, Pointed>, Failure> {
     let found = tx
         .each(
-            "SELECT a.address, a.instance_id, i.name AS instance_name, a.host, a.generation
+            "SELECT a.address, a.instance_id, i.name AS instance_name, a.host, a.generation,
+                    a.associated_at, a.mode, a.network
                FROM {given}
                JOIN association a ON a.address = given.address
                JOIN instance i ON i.id = a.instance_id",
@@ -207,6 +211,9 @@ pub(super) async fn pointed<T: Tx>(
             instance_name: row.words("instance_name")?,
             host: row.parsed("host")?,
             generation: row.generation("generation")?,
+            associated_at: row.moment("associated_at")?,
+            mode: row.parsed("mode")?,
+            network: row.text("network")?,
         };
         Ok((row.address("address")?, pointed))
     };

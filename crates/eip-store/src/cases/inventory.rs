@@ -15,7 +15,7 @@ use super::inventory_diff::{Changes, changes, statuses};
 use crate::error::StoreError;
 use crate::given::Given;
 use crate::records::{InventoryOutcome, Scope};
-use crate::rows::{Cells, Wrong};
+use crate::rows::{self, Cells, Wrong};
 use crate::transaction::{Failure, Tx, UseCase};
 use crate::value::{Value, values};
 
@@ -33,15 +33,17 @@ pub(super) struct RecordInventory {
 const WRITE: &str = "
     INSERT INTO instance AS was
            (id, host, backend, name, project, state, private_ip, vpc_id, unusable, updated_at,
-            address_source)
+            address_source, modes, interfaces)
     SELECT given.id, given.host, given.backend, given.name, given.project, given.state,
-           given.private_ip, given.vpc_id, given.unusable, given.now, given.address_source
+           given.private_ip, given.vpc_id, given.unusable, given.now, given.address_source,
+           given.modes, given.interfaces
       FROM {given} WHERE true ORDER BY given.id
         ON CONFLICT (id) DO UPDATE
        SET backend = excluded.backend, name = excluded.name, project = excluded.project,
            state = excluded.state, private_ip = excluded.private_ip, vpc_id = excluded.vpc_id,
            unusable = excluded.unusable, updated_at = excluded.updated_at,
-           address_source = excluded.address_source
+           address_source = excluded.address_source, modes = excluded.modes,
+           interfaces = excluded.interfaces
      WHERE was.host = excluded.host
     RETURNING id";
 
@@ -82,7 +84,7 @@ impl RecordInventory {
         let known = tx
             .rows(
                 "SELECT id, backend, name, project, state, private_ip, address_source, vpc_id,
-                        unusable
+                        unusable, modes, CAST(interfaces AS text) AS interfaces
                    FROM instance WHERE host = $1",
                 values![&self.host],
             )
@@ -99,6 +101,8 @@ impl RecordInventory {
                 address_source: row.maybe("address_source")?,
                 vpc_id: row.text("vpc_id")?,
                 unusable: row.maybe("unusable")?,
+                modes: rows::modes(row)?,
+                interfaces: rows::interfaces(row)?,
             };
             Ok((id, report))
         };
@@ -167,7 +171,11 @@ impl RecordInventory {
             .with("vpc_id", |one| one.vpc_id.as_deref())
             .with("unusable", |one| one.unusable.map(eip_model::Unusable::as_str))
             .with("now", move |_| now)
-            .with("address_source", |one| one.address_source.map(AddressSource::as_str));
+            .with("address_source", |one| one.address_source.map(AddressSource::as_str))
+            .with("modes", |one| {
+                one.modes.iter().map(|one| one.as_str()).collect::<Vec<_>>().join(" ")
+            })
+            .with("interfaces", |one| serde_json::to_value(&one.interfaces).unwrap_or_default());
         let ours = tx.each(WRITE, rows).await?;
         let ours = ours.iter().map(|row| row.id("id")).collect::<Result<BTreeSet<_>, _>>();
         let ours = ours.map_err(|e| e.within("instance"))?;

@@ -78,6 +78,8 @@ mod tests {
             vpc_id: None,
             address_source: None,
             unusable: None,
+            modes: eip_model::Mode::nat_alone(),
+            interfaces: Vec::new(),
         }
     }
 

@@ -56,9 +56,10 @@ impl UseCase for EnsurePool {
         let pool = &self.pool;
         let made = tx
             .row(
-                "INSERT INTO pool (name, quarantine_seconds, created_at) VALUES ($1, $2, $3)
+                "INSERT INTO pool (name, quarantine_seconds, mode, created_at)
+                 VALUES ($1, $2, $3, $4)
                  ON CONFLICT DO NOTHING RETURNING name",
-                values![&pool.name, pool.quarantine_seconds, self.now],
+                values![&pool.name, pool.quarantine_seconds, pool.mode.as_str(), self.now],
             )
             .await?;
         if made.is_none() {
@@ -88,7 +89,7 @@ impl UseCase for Pools {
     async fn run<T: Tx>(&self, tx: &mut T) -> Result<Vec<PoolConfig>, Failure> {
         let rows = tx
             .rows(
-                "SELECT p.name, p.quarantine_seconds, r.first, r.size
+                "SELECT p.name, p.quarantine_seconds, p.mode, r.first, r.size
                    FROM pool p
                    LEFT JOIN pool_range r ON r.pool = p.name
                   ORDER BY p.name, r.position",

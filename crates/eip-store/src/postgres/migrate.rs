@@ -22,6 +22,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V1__the_record", include_str!("../../migrations/postgres/V1__the_record.sql")),
     ("V2__batches", include_str!("../../migrations/postgres/V2__batches.sql")),
     ("V3__address_source", include_str!("../../migrations/postgres/V3__address_source.sql")),
+    ("V4__modes", include_str!("../../migrations/postgres/V4__modes.sql")),
     ("V6__trust_and_traffic", include_str!("../../migrations/postgres/V6__trust_and_traffic.sql")),
 ];
 

@@ -14,6 +14,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V1__the_record", include_str!("../../migrations/sqlite/V1__the_record.sql")),
     ("V2__batches", include_str!("../../migrations/sqlite/V2__batches.sql")),
     ("V3__address_source", include_str!("../../migrations/sqlite/V3__address_source.sql")),
+    ("V4__modes", include_str!("../../migrations/sqlite/V4__modes.sql")),
     ("V6__trust_and_traffic", include_str!("../../migrations/sqlite/V6__trust_and_traffic.sql")),
 ];
 

@@ -38,6 +38,7 @@ async fn set_up(repo: &Arc<dyn Repository>) {
             "198.51.100.4-198.51.100.9".parse().unwrap(),
         ],
         quarantine_seconds: 0,
+        mode: eip_model::Mode::Nat,
     };
     repo.ensure_pool(&spare, at(1)).await.unwrap();
     let roles = [Role::Admin { project: project("default") }, Role::Agent { host: host("hv1") }];

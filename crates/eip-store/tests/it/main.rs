@@ -16,6 +16,7 @@ mod importing;
 mod inventory;
 mod listing;
 mod locks;
+mod modes;
 mod once;
 mod opening;
 mod outages;

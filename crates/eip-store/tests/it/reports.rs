@@ -144,6 +144,7 @@ async fn a_new_pool_is_told_to_every_host_and_one_that_is_there_stays(
             "198.51.100.7-198.51.100.9".parse().unwrap(),
         ],
         quarantine_seconds: 5,
+        mode: eip_model::Mode::Nat,
     };
     world.repo.ensure_pool(&pool, at(1)).await.unwrap();
     let other = PoolConfig { ranges: vec![], quarantine_seconds: 9, ..pool.clone() };

@@ -3,7 +3,7 @@
 
 use std::net::Ipv4Addr;
 
-use eip_model::{ElasticIpId, Role};
+use eip_model::{ElasticIpId, Mode, Role};
 use eip_store::{OpenError, open};
 use eip_testkit::postgres::TestCluster;
 use refinery::{Migration, Runner};
@@ -137,6 +137,10 @@ async fn a_record_of_the_first_program_is_all_there_in_this_one(
     let association = first.association.as_ref().unwrap();
     assert_eq!((association.instance_name.as_str(), &association.host), ("web-1", &host("hv1")));
     assert_eq!(association.view.associated_at, at(13));
+    // There was one mode.
+    assert_eq!((association.mode, &association.network), (Mode::Nat, &None));
+    assert!(whole.pools.iter().all(|(pool, ..)| pool.mode == Mode::Nat));
+    assert!(whole.instances.iter().all(|one| one.modes == [Mode::Nat]));
     assert_eq!(api.letting_go.as_ref().unwrap().host, host("hv2"));
     let plane = failing.clone().at(at(21)).data_plane;
     assert_eq!(plane.reason.as_deref(), Some("the port is taken"), "{plane:?}");

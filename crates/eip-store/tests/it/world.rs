@@ -6,7 +6,7 @@ use std::sync::Arc;
 use eip_model::{
     AppliedReport, AttachmentProblem, Backend, BackendInventory, BackendListing, DataPlaneHealth,
     DesiredSet, ElasticIpId, ElasticIpRef, Generation, HostName, InstanceId, InstanceRef,
-    InstanceReport, InstanceState, Ipv4Range, PoolConfig, ProjectName, Tags, craft_id,
+    InstanceReport, InstanceState, Ipv4Range, Mode, PoolConfig, ProjectName, Tags, craft_id,
 };
 use eip_store::{
     AssociateCommand, DisassociateCommand, ElasticIpFilter, ElasticIpRecord, InventoryOutcome,
@@ -75,6 +75,8 @@ pub(crate) fn instance(n: u128) -> InstanceReport {
         vpc_id: Some("bridge".into()),
         address_source: None,
         unusable: None,
+        modes: Mode::ALL.to_vec(),
+        interfaces: Vec::new(),
     }
 }
 
@@ -105,6 +107,9 @@ pub(crate) fn associate(target: ElasticIpRef, instance: u128) -> AssociateComman
         scope: scope("default"),
         instance: InstanceRef::Id(instance_id(instance)),
         allow_reassociation: false,
+        mode: None,
+        otherwise: Some(Mode::Nat),
+        network: None,
         actor: "key-1".into(),
         now: at(10),
     }
@@ -184,6 +189,7 @@ impl World {
             name: "public".parse().unwrap(),
             ranges: vec![range()],
             quarantine_seconds,
+            mode: eip_model::Mode::Nat,
         };
         repo.ensure_pool(&pool, at(0)).await.unwrap();
         self

@@ -13,7 +13,7 @@ use eip_model::{
     InstanceList, PoolList, Tags,
 };
 
-use crate::args::{self, Client, Global, Hosts, Instances, Keys, Pools};
+use crate::args::{self, Client, Global, Hosts, How, Instances, Keys, Pools};
 use crate::exit::{Exit, Failure};
 use crate::settings::{Settings, read_key};
 use api::Api;
@@ -37,14 +37,14 @@ pub(crate) async fn run(
         Client::Associate(args) => {
             let found = find::elastic_ip(&api, &args.elastic_ip).await?;
             let wait = args.wait.seconds();
-            let after =
-                associate(&api, &found, args.instance, args.allow_reassociation, wait).await?;
+            let after = associate(&api, &found, Wish::of(args)).await?;
             shown.elastic_ip(&after)?;
             in_force(&after, wait)
         }
-        Client::Move { elastic_ip, instance, wait } => {
+        Client::Move { elastic_ip, instance, how, wait } => {
             let found = find::elastic_ip(&api, &elastic_ip).await?;
-            let after = associate(&api, &found, instance, true, wait.seconds()).await?;
+            let wish = Wish { instance, take: true, how, wait: wait.seconds() };
+            let after = associate(&api, &found, wish).await?;
             shown.elastic_ip(&after)?;
             in_force(&after, wait.seconds())
         }
@@ -138,14 +138,32 @@ async fn list(api: &Api, args: args::List) -> Result<ElasticIpPage, Failure> {
     }
 }
 
-async fn associate(
-    api: &Api,
-    elastic_ip: &ElasticIp,
-    instance_id: String,
-    allow_reassociation: bool,
-    wait_seconds: Option<i64>,
-) -> Result<ElasticIp, Failure> {
-    let request = AssociateRequest { instance_id, allow_reassociation, wait_seconds };
+/// What an elastic IP is to be pointed at.
+struct Wish {
+    instance: String,
+    /// From whoever has it.
+    take: bool,
+    how: How,
+    wait: Option<i64>,
+}
+
+impl Wish {
+    fn of(args: args::Associate) -> Self {
+        let args::Associate { instance, allow_reassociation: take, how, wait, .. } = args;
+        Self { instance, take, how, wait: wait.seconds() }
+    }
+
+    /// The instance as it would have it.
+    fn plain(instance: String, wait: Option<i64>) -> Self {
+        Self { instance, take: false, how: How::default(), wait }
+    }
+}
+
+async fn associate(api: &Api, elastic_ip: &ElasticIp, wish: Wish) -> Result<ElasticIp, Failure> {
+    let Wish { instance: instance_id, take: allow_reassociation, how, wait: wait_seconds } = wish;
+    let How { mode, network } = how;
+    let request =
+        AssociateRequest { instance_id, allow_reassociation, mode, network, wait_seconds };
     api.post(&format!("/elastic-ips/{}/associate", elastic_ip.id), &request).await
 }
 
@@ -162,7 +180,7 @@ async fn up(
         None => None,
     };
     if let Some(held) = held {
-        return associate(api, &held, target.id.to_string(), false, wait).await;
+        return associate(api, &held, Wish::plain(target.id.to_string(), wait)).await;
     }
     let name = match name {
         Some(name) => name,
@@ -177,7 +195,7 @@ async fn up(
             api.post("/elastic-ips", &request).await?
         }
     };
-    associate(api, &elastic_ip, target.id.to_string(), false, wait).await
+    associate(api, &elastic_ip, Wish::plain(target.id.to_string(), wait)).await
 }
 
 /// Fails when the host did not make the change true, unless nobody wanted to wait for it.

@@ -58,6 +58,7 @@ impl Shown {
             ("instance id", text(one.instance_id.map(|id| id.to_string()))),
             ("private ip", text(one.private_ip.map(|ip| ip.to_string()))),
             ("vpc", text(one.vpc_id.clone())),
+            ("mode", text(one.mode.map(|mode| mode.to_string()))),
             ("host", text(one.host.clone().map(String::from))),
             ("allocated", one.allocated_at.to_string()),
             ("associated", text(one.associated_at.map(|at| at.to_string()))),
@@ -163,11 +164,12 @@ impl Shown {
     }
 }
 
-const INSTANCE: [&str; 8] =
-    ["INSTANCE", "STATE", "HOST", "PRIVATE IP", "KNOWN BY", "VPC", "ADDRESS", "ELIGIBLE"];
+const INSTANCE: [&str; 9] =
+    ["INSTANCE", "STATE", "HOST", "PRIVATE IP", "KNOWN BY", "VPC", "ADDRESS", "ELIGIBLE", "MODES"];
 
 fn instance_row(one: &Instance) -> Vec<String> {
     let or_dash = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
+    let modes: Vec<_> = one.modes.iter().map(|mode| mode.as_str()).collect();
     vec![
         format!("{}:{}", one.backend, one.name),
         one.state.to_string(),
@@ -183,6 +185,7 @@ fn instance_row(one: &Instance) -> Vec<String> {
             Some(reason) => format!("no: {reason}"),
             None => "yes".to_owned(),
         },
+        or_dash(Some(modes.join(",")).filter(|all| !all.is_empty())),
     ]
 }
 

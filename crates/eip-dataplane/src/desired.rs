@@ -1,0 +1,27 @@
+//! What the data plane is told.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use eip_model::{AliasTarget, Ipv4Range, LocalNetwork};
+
+/// Everything that should be in force on this host.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DesiredState {
+    /// Every range of every pool: what is kept from the host's own services, associated or not.
+    pub ranges: Vec<Ipv4Range>,
+    /// The networks with instances in them. Every other interface counts as outside.
+    pub networks: Vec<LocalNetwork>,
+    /// The private address of each elastic IP that is associated here in mode `nat`; no two share
+    /// one.
+    pub targets: BTreeMap<Ipv4Addr, Ipv4Addr>,
+    /// Where each elastic IP is that is associated here in mode `alias`. None of them is in `targets`.
+    pub aliases: BTreeMap<Ipv4Addr, AliasTarget>,
+}
+
+impl DesiredState {
+    /// Whether an elastic IP is associated here, in whatever mode.
+    pub(crate) fn has(&self, address: Ipv4Addr) -> bool {
+        self.targets.contains_key(&address) || self.aliases.contains_key(&address)
+    }
+}

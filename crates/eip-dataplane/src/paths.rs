@@ -1,0 +1,240 @@
+//! The way to an elastic IP that is on its instance's own interface: a /32 route through the
+//! instance's private address, and a proxy neighbour entry on every interface that leads outside.
+//!
+//! The route is no `local` one, so the host does not hold the address and needs an entry of its own
+//! to answer ARP for it. Routes are told from everyone else's by their protocol and by a metric that
+//! nobody else gives, so that one which an administrator made wins and stays; entries by their
+//! protocol.
+//! Sources: `linux/rtnetlink.h`, `linux/neighbour.h`; `net/ipv4/arp.c` answers for a proxy entry when
+//! the route to the address leaves by another interface.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::Ipv4Addr;
+
+use eip_model::AliasTarget;
+use nix::sys::socket::SockProtocol;
+
+use crate::error::ApplyError;
+use crate::host::Interface;
+use crate::routes::ROUTE_PROTOCOL;
+use crate::socket::Netlink;
+use crate::sysctl;
+use crate::wire::{self, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, NLMSG_ERROR, attr};
+
+const RTM_NEWROUTE: u16 = 24;
+const RTM_DELROUTE: u16 = 25;
+const RTM_GETROUTE: u16 = 26;
+const RTM_NEWNEIGH: u16 = 28;
+const RTM_DELNEIGH: u16 = 29;
+const RTM_GETNEIGH: u16 = 30;
+const AF_INET: u8 = 2;
+const TABLE_MAIN: u8 = 254;
+const TYPE_UNICAST: u8 = 1;
+const SCOPE_UNIVERSE: u8 = 0;
+const NTF_PROXY: u8 = 0x08;
+const METRIC: u32 = ROUTE_PROTOCOL as u32;
+/// So many requests go into one send; the answers of all must fit the socket.
+const AT_ONCE: usize = 1000;
+
+/// An elastic IP, the private address that it is reached by, and the route's preferred source.
+type Route = (Ipv4Addr, Ipv4Addr, Option<Ipv4Addr>);
+/// An interface by its index, and an elastic IP that is answered for there.
+type Proxy = (i32, Ipv4Addr);
+
+/// What is in the kernel, of ours.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Ways {
+    routes: BTreeSet<Route>,
+    proxies: BTreeSet<Proxy>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Paths {
+    socket: Netlink,
+    /// What there is, once that is known.
+    there: Option<Ways>,
+    /// The interfaces that answer at once.
+    prompt: BTreeSet<i32>,
+}
+
+/// What a change of the ways has come to.
+#[derive(Debug, Default)]
+pub(crate) struct Changed {
+    pub(crate) added: usize,
+    /// The elastic IPs that have no way any more.
+    pub(crate) gone: Vec<Ipv4Addr>,
+    /// The elastic IPs that had no way before.
+    pub(crate) fresh: Vec<Ipv4Addr>,
+}
+
+impl Paths {
+    pub(crate) fn open() -> io::Result<Self> {
+        let socket = Netlink::open(SockProtocol::NetlinkRoute, 0)?;
+        Ok(Self { socket, there: None, prompt: BTreeSet::new() })
+    }
+
+    /// Makes the next change begin with a look at what there is.
+    pub(crate) fn distrust(&mut self) {
+        self.there = None;
+        self.prompt.clear();
+    }
+
+    /// Makes these and no others the ways of ours. `source` is the address that the host speaks with.
+    pub(crate) fn change(
+        &mut self,
+        aliases: &BTreeMap<Ipv4Addr, AliasTarget>,
+        outside: &[Interface],
+        source: Option<Ipv4Addr>,
+    ) -> Result<Changed, ApplyError> {
+        let wanted = Ways {
+            routes: aliases.iter().map(|(to, at)| (*to, at.private_ip, source)).collect(),
+            proxies: outside
+                .iter()
+                .flat_map(|one| aliases.keys().map(|address| (one.index, *address)))
+                .collect(),
+        };
+        let there = match self.there.take() {
+            Some(there) => there,
+            None => {
+                self.list().map_err(|source| ApplyError::Look { what: "the routes", source })?
+            }
+        };
+        if there == wanted {
+            self.there = Some(there);
+            return Ok(Changed::default());
+        }
+        if !aliases.is_empty() {
+            self.answer_promptly(outside)?;
+        }
+        let before: BTreeSet<Ipv4Addr> = there.routes.iter().map(|route| route.0).collect();
+        let kept: BTreeSet<Ipv4Addr> = wanted.routes.iter().map(|route| route.0).collect();
+        let gone: Vec<_> = there.routes.iter().filter(|one| !kept.contains(&one.0)).collect();
+        let new: Vec<_> = wanted.routes.difference(&there.routes).collect();
+        let changed = Changed {
+            added: new.len(),
+            gone: gone.iter().map(|route| route.0).collect(),
+            fresh: kept.difference(&before).copied().collect(),
+        };
+        // All are tried: one that cannot go must not keep others from coming.
+        let tried = "remove the ways to elastic IPs";
+        let hushed =
+            self.send(tried, RTM_DELNEIGH, 0, there.proxies.difference(&wanted.proxies), proxy);
+        let removed = self.send(tried, RTM_DELROUTE, 0, gone.into_iter(), route);
+        let tried = "add the ways to elastic IPs";
+        let create = NLM_F_CREATE | NLM_F_REPLACE;
+        self.send(tried, RTM_NEWROUTE, create, new.into_iter(), route)?;
+        let proxies = wanted.proxies.difference(&there.proxies);
+        self.send(tried, RTM_NEWNEIGH, create, proxies, proxy)?;
+        removed?;
+        hushed?;
+        self.there = Some(wanted);
+        Ok(changed)
+    }
+
+    /// By default Linux lets a random time of up to 0.8 seconds pass before it answers for another.
+    fn answer_promptly(&mut self, outside: &[Interface]) -> Result<(), ApplyError> {
+        for interface in outside {
+            if !self.prompt.contains(&interface.index) {
+                sysctl::no_proxy_delay(&interface.name)?;
+                self.prompt.insert(interface.index);
+            }
+        }
+        Ok(())
+    }
+
+    fn list(&mut self) -> io::Result<Ways> {
+        let mut ways = Ways::default();
+        let mut request = Vec::new();
+        wire::message(&mut request, RTM_GETROUTE, NLM_F_DUMP, 1, |m| {
+            m.extend_from_slice(&[AF_INET, 0, 0, 0, TABLE_MAIN, 0, 0, 0, 0, 0, 0, 0]);
+        });
+        self.socket.dump(&request, |one| {
+            let ours = one.kind == RTM_NEWROUTE
+                && one.body.get(1) == Some(&32)
+                && one.body.get(4..6) == Some(&[TABLE_MAIN, ROUTE_PROTOCOL]);
+            let attrs = one.body.get(12..).filter(|_| ours).unwrap_or_default();
+            let address = |kind| wire::find(attrs, kind).and_then(wire::address);
+            if let (Some(to), Some(via)) = (address(1), address(5)) {
+                ways.routes.insert((to, via, address(7)));
+            }
+        })?;
+        let mut request = Vec::new();
+        wire::message(&mut request, RTM_GETNEIGH, NLM_F_DUMP, 1, |m| {
+            m.extend_from_slice(&[AF_INET, 0, 0, 0, 0, 0, 0, 0, 0, 0, NTF_PROXY, 0]);
+        });
+        self.socket.dump(&request, |one| {
+            let attrs = one.body.get(12..).unwrap_or_default();
+            let ours = one.kind == RTM_NEWNEIGH
+                && one.body.get(10).is_some_and(|flags| flags & NTF_PROXY != 0)
+                && wire::find(attrs, 12) == Some(&[ROUTE_PROTOCOL]);
+            let index = one.body.get(4..8).and_then(|bytes| bytes.first_chunk::<4>());
+            let address = wire::find(attrs, 1).and_then(wire::address);
+            if let (true, Some(index), Some(address)) = (ours, index, address) {
+                ways.proxies.insert((i32::from_ne_bytes(*index), address));
+            }
+        })?;
+        Ok(ways)
+    }
+
+    /// Tries all of them before it says which kind of error was the first.
+    fn send<'w, W: 'w>(
+        &mut self,
+        tried: &'static str,
+        kind: u16,
+        flags: u16,
+        ways: impl Iterator<Item = &'w W>,
+        encode: impl Fn(&mut Vec<u8>, &W),
+    ) -> Result<(), ApplyError> {
+        let gone = |code| {
+            // Of an interface that is gone its entries are, too.
+            let not_there = [libc::ESRCH, libc::ENOENT, libc::ENODEV].contains(&code);
+            not_there && [RTM_DELROUTE, RTM_DELNEIGH].contains(&kind)
+        };
+        let ways: Vec<&W> = ways.collect();
+        let (mut failed, mut first) = (0, None);
+        for chunk in ways.chunks(AT_ONCE) {
+            let mut bytes = Vec::with_capacity(chunk.len() * 64);
+            let mut last = 0;
+            for way in chunk {
+                last = bytes.len();
+                wire::message(&mut bytes, kind, flags, 1, |m| encode(m, way));
+            }
+            wire::add_flags(&mut bytes, last, NLM_F_ACK);
+            let sent = self.socket.exchange(&bytes, |one| {
+                let code = one.errno().filter(|_| one.kind == NLMSG_ERROR).unwrap_or(0);
+                if code != 0 && !gone(code) {
+                    failed += 1;
+                    first.get_or_insert_with(|| io::Error::from_raw_os_error(code));
+                }
+            });
+            if let Err(error) = sent {
+                failed += chunk.len();
+                first.get_or_insert(error);
+            }
+        }
+        match first {
+            None => Ok(()),
+            Some(source) => Err(ApplyError::Routes { tried, failed, of: ways.len(), source }),
+        }
+    }
+}
+
+fn route(m: &mut Vec<u8>, (to, via, preferred_source): &Route) {
+    m.extend_from_slice(&[AF_INET, 32, 0, 0, TABLE_MAIN, ROUTE_PROTOCOL, SCOPE_UNIVERSE]);
+    m.extend_from_slice(&[TYPE_UNICAST, 0, 0, 0, 0]);
+    attr(m, 1, &to.octets());
+    attr(m, 5, &via.octets());
+    attr(m, 6, &METRIC.to_ne_bytes());
+    if let Some(source) = preferred_source {
+        attr(m, 7, &source.octets());
+    }
+}
+
+fn proxy(m: &mut Vec<u8>, (index, address): &Proxy) {
+    m.extend_from_slice(&[AF_INET, 0, 0, 0]);
+    m.extend_from_slice(&index.to_ne_bytes());
+    m.extend_from_slice(&[0, 0, NTF_PROXY, 0]);
+    attr(m, 1, &address.octets());
+    attr(m, 12, &[ROUTE_PROTOCOL]);
+}
