@@ -113,7 +113,7 @@ impl Keep {
     pub(crate) fn listings(&self) -> BTreeMap<Backend, Listing> {
         let read = |(backend, kept): (&Backend, &KeptListing)| {
             let KeptListing { instances, networks } = kept.clone();
-            (*backend, Listing { instances, networks })
+            (*backend, Listing { instances, networks, ..Listing::default() })
         };
         self.kept.listings.iter().map(read).collect()
     }
@@ -138,7 +138,7 @@ impl Keep {
             return;
         }
         let write = |(backend, listing): (&Backend, &Listing)| {
-            let Listing { instances, networks } = listing.clone();
+            let Listing { instances, networks, .. } = listing.clone();
             (*backend, KeptListing { instances, networks })
         };
         let now = Kept {

@@ -5,6 +5,7 @@
 //! that a host comes back from a crash or a reboot without the server; when it stops, it leaves
 //! everything in place.
 
+mod guests;
 mod keep;
 mod kernel;
 mod netfilter;
@@ -28,6 +29,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 pub use eip_dataplane::{Announce, Counters, Options as KernelOptions};
+use guests::Guests;
 use keep::{Keep, keep_up};
 pub use kernel::{Kernel, KernelError};
 pub use netfilter::open_kernel;
@@ -63,6 +65,7 @@ pub async fn run(config: AgentConfig, server: ServerLink, stop: CancellationToke
     let tasks = TaskTracker::new();
     let keep = Keep::open(&data_dir);
     server.resume_from(keep.acknowledged());
+    let guests = Guests::new(&backends);
     let sights = backends.into_iter().map(|backend| {
         let (tell, sight) = watch::channel(eip_compute::Sight::Unseen);
         let kind = backend.backend();
@@ -96,6 +99,7 @@ pub async fn run(config: AgentConfig, server: ServerLink, stop: CancellationToke
     tasks.spawn(keep_up(keep, kept_rx, server));
     let turns = Turns {
         world,
+        guests,
         desired: desired_rx,
         refused: refused_rx,
         inventory: inventory_tx,

@@ -1,17 +1,21 @@
 //! The turn of the loop: read both sides, resolve, apply, report. It takes no input: whatever woke
 //! it, it does the same.
 
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use eip_dataplane::DesiredState;
 use eip_model::{
-    AppliedReport, DataPlaneHealth, DesiredSet, Generation, InventoryReport, Resolution, resolve,
+    AppliedReport, AttachmentProblem, DataPlaneHealth, DesiredSet, Generation, InventoryReport,
+    Resolution, resolve,
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
+use crate::guests::{Guests, Known};
 use crate::keep::ToKeep;
 use crate::kernel::{Kernel, KernelError};
 use crate::world::World;
@@ -25,6 +29,7 @@ const FIRST_LOOK: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) struct Turns {
     pub(crate) world: World,
+    pub(crate) guests: Guests,
     pub(crate) desired: watch::Receiver<Option<DesiredSet>>,
     /// Why the newest desired set was turned down, if it was.
     pub(crate) refused: watch::Receiver<Option<String>>,
@@ -69,6 +74,7 @@ impl Turns {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = self.world.changed() => {}
+                () = self.guests.changed() => {}
                 changed = self.desired.changed() => if changed.is_err() { return },
                 changed = self.refused.changed() => if changed.is_err() { return },
                 _ = mend.tick() => plane.mend().await,
@@ -92,10 +98,17 @@ impl Turns {
             let found = resolve(&desired.attachments, &known, &backends, &networks);
             let Resolution { targets, aliases, problems } = found;
             let ranges = desired.ranges.clone();
-            plane.apply(DesiredState { ranges, networks, targets, aliases }).await;
+            let wanted = DesiredState { ranges, networks, targets, aliases: aliases.clone() };
+            plane.apply(wanted).await;
             if plane.failure.is_none() {
                 plane.generation = desired.generation;
             }
+            if plane.carries() {
+                let (instances, lives) = (&known, &self.world.lives());
+                self.guests.want(&aliases, Known { instances, lives, ranges: &desired.ranges });
+            }
+            let of_guests = self.guests.problems(&desired.attachments);
+            let problems = merged(problems, of_guests);
             let report = AppliedReport {
                 cluster_id: desired.cluster_id,
                 generation: plane.generation,
@@ -121,6 +134,18 @@ impl Turns {
             true
         });
     }
+}
+
+/// Returns the problems by address; of two with one elastic IP the first counts.
+fn merged(first: Vec<AttachmentProblem>, then: Vec<AttachmentProblem>) -> Vec<AttachmentProblem> {
+    if then.is_empty() {
+        return first;
+    }
+    let mut all: BTreeMap<Ipv4Addr, AttachmentProblem> = BTreeMap::new();
+    for problem in first.into_iter().chain(then) {
+        all.entry(problem.public_ip).or_insert(problem);
+    }
+    all.into_values().collect()
 }
 
 /// Tells what is new; what is not new is told again by whoever sends it, in its own time.
@@ -181,6 +206,11 @@ impl Plane {
         });
         let panicked = || KernelError("the data plane gave up on this".to_owned());
         Some(done.await.unwrap_or_else(|_| Err(panicked())))
+    }
+
+    /// Whether what is desired is in force here.
+    fn carries(&self) -> bool {
+        self.kernel.is_ok() && self.failure.is_none()
     }
 
     fn health(&self, refused: Option<&str>) -> DataPlaneHealth {

@@ -68,6 +68,12 @@ impl World {
         all.map(|one| (one.id, one.clone())).collect()
     }
 
+    /// Returns the numbers of the lives that instances have now.
+    pub(crate) fn lives(&self) -> BTreeMap<InstanceId, u64> {
+        let all = self.listings.values().rev().flat_map(|listing| &listing.lives);
+        all.map(|(id, life)| (*id, *life)).collect()
+    }
+
     pub(crate) fn networks(&self) -> Vec<LocalNetwork> {
         let all = self.listings.values().flat_map(|listing| &listing.networks).cloned();
         let mut networks: Vec<_> = all.collect();

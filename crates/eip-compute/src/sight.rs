@@ -1,10 +1,14 @@
 //! What a compute backend tells.
 
+use std::collections::BTreeMap;
+
 use async_trait::async_trait;
-use eip_model::{Backend, InstanceReport, LocalNetwork};
+use eip_model::{Backend, InstanceId, InstanceReport, LocalNetwork};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
+
+use crate::guest::{GuestError, GuestTask};
 
 /// All instances of a backend and the networks that they live in.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -13,6 +17,8 @@ pub struct Listing {
     pub instances: Vec<InstanceReport>,
     /// Sorted by interface.
     pub networks: Vec<LocalNetwork>,
+    /// Another number for each life of an instance: what was put on its interfaces before is gone.
+    pub lives: BTreeMap<InstanceId, u64>,
 }
 
 /// What a backend was last seen to have.
@@ -58,4 +64,13 @@ pub trait ComputeBackend: std::fmt::Debug + Send + Sync + 'static {
     /// Tells every change through `sight` until told to stop. Never gives up: a backend that does
     /// not answer is told as such and tried again.
     async fn watch(&self, sight: watch::Sender<Sight>, stop: CancellationToken);
+
+    /// Makes the elastic IPs on an instance's interfaces what they should be. Repeating it is a look.
+    ///
+    /// May take long, where a guest is asked; whoever calls gives up when they like.
+    async fn settle(&self, task: &GuestTask) -> Result<(), GuestError>;
+
+    /// Whether a look at an instance's interfaces costs nothing to speak of, and the instance nothing
+    /// at all: then it is looked at also where nothing is known to have been put there.
+    fn looks_freely(&self) -> bool;
 }

@@ -8,9 +8,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use eip_agent::{AgentConfig, Kernel, KernelError, ServerLink};
-use eip_compute::{ComputeBackend, Listing, Sight};
+use eip_compute::{Alias, ComputeBackend, GuestError, GuestTask, Listing, Sight};
 use eip_dataplane::DesiredState;
-use eip_model::{Backend, InstanceId, InstanceReport, InstanceState, PoolConfig};
+use eip_model::{
+    AliasTarget, Backend, InstanceId, InstanceInterface, InstanceReport, InstanceState,
+    LocalNetwork, MacAddress, PoolConfig,
+};
 use eip_server::{ApiKey, ApiState, Service, ServiceConfig};
 use eip_testkit::eventually_async;
 use serde_json::Value;
@@ -49,6 +52,10 @@ impl FakeKernel {
         self.0.lock().unwrap().in_force.targets.clone()
     }
 
+    pub(crate) fn aliases(&self) -> BTreeMap<Ipv4Addr, AliasTarget> {
+        self.0.lock().unwrap().in_force.aliases.clone()
+    }
+
     pub(crate) fn applied(&self) -> usize {
         self.0.lock().unwrap().applied
     }
@@ -76,9 +83,58 @@ impl Kernel for FakeKernel {
     }
 }
 
+/// The interfaces of instances, in memory. What is done to them waits until it may, and fails when it
+/// is to.
+#[derive(Debug, Clone)]
+pub(crate) struct FakeGuests {
+    on: Arc<Mutex<BTreeMap<InstanceId, Alias>>>,
+    failure: Arc<Mutex<Option<&'static str>>>,
+    pub(crate) may_go_on: Arc<watch::Sender<bool>>,
+}
+
+impl FakeGuests {
+    fn new() -> Self {
+        let may_go_on = Arc::new(watch::Sender::new(true));
+        Self { on: Arc::default(), failure: Arc::default(), may_go_on }
+    }
+
+    /// The elastic IPs that are on interfaces, with the private addresses there.
+    pub(crate) fn on(&self) -> Vec<(Ipv4Addr, Ipv4Addr)> {
+        let on = self.on.lock().unwrap();
+        on.values().map(|alias| (alias.public_ip, alias.private_ip)).collect()
+    }
+
+    /// What an earlier run, or nobody, has put there.
+    pub(crate) fn put(&self, container: u8, alias: Option<Alias>) {
+        let id = InstanceId::new(Uuid::from_u128(u128::from(container)));
+        let mut on = self.on.lock().unwrap();
+        match alias {
+            Some(alias) => drop(on.insert(id, alias)),
+            None => drop(on.remove(&id)),
+        }
+    }
+
+    pub(crate) fn fail(&self, why: Option<&'static str>) {
+        *self.failure.lock().unwrap() = why;
+    }
+
+    async fn settle(&self, task: &GuestTask) -> Result<(), GuestError> {
+        self.may_go_on.subscribe().wait_for(|may| *may).await.unwrap();
+        if let Some(why) = *self.failure.lock().unwrap() {
+            return Err(GuestError::Failed(why.to_owned()));
+        }
+        let mut on = self.on.lock().unwrap();
+        match task.alias {
+            Some(alias) => drop(on.insert(task.instance_id, alias)),
+            None => drop(on.remove(&task.instance_id)),
+        }
+        Ok(())
+    }
+}
+
 /// A compute backend that says what it is told.
 #[derive(Debug)]
-struct FakeBackend(watch::Receiver<Sight>);
+struct FakeBackend(watch::Receiver<Sight>, FakeGuests);
 
 #[async_trait]
 impl ComputeBackend for FakeBackend {
@@ -100,10 +156,20 @@ impl ComputeBackend for FakeBackend {
             }
         }
     }
+
+    async fn settle(&self, task: &GuestTask) -> Result<(), GuestError> {
+        self.1.settle(task).await
+    }
+
+    fn looks_freely(&self) -> bool {
+        true
+    }
 }
 
 pub(crate) struct Scene {
     pub(crate) kernel: FakeKernel,
+    pub(crate) guests: FakeGuests,
+    life: u64,
     pub(crate) folder: tempfile::TempDir,
     sight: watch::Sender<Sight>,
     server: Option<Server>,
@@ -130,6 +196,8 @@ impl Scene {
         let (sight, _) = watch::channel(Sight::Unseen);
         let mut scene = Self {
             kernel: FakeKernel::default(),
+            guests: FakeGuests::new(),
+            life: 1,
             folder,
             sight,
             server: None,
@@ -184,7 +252,10 @@ impl Scene {
     }
 
     pub(crate) fn start_agent_with(&mut self, kernel: Result<Box<dyn Kernel>, String>) {
-        self.run_agent(kernel, vec![Arc::new(FakeBackend(self.sight.subscribe()))]);
+        self.run_agent(
+            kernel,
+            vec![Arc::new(FakeBackend(self.sight.subscribe(), self.guests.clone()))],
+        );
     }
 
     pub(crate) fn start_agent_without_backends(&mut self) {
@@ -212,7 +283,20 @@ impl Scene {
 
     /// Lets the backend say that it has exactly these.
     pub(crate) fn runs(&self, instances: Vec<InstanceReport>) {
-        self.sight.send_replace(Sight::Listed(Listing { instances, networks: Vec::new() }));
+        let listing = self.listing(instances);
+        self.sight.send_replace(Sight::Listed(listing));
+    }
+
+    /// The same, each in a new life: with nothing on its interfaces.
+    pub(crate) fn runs_anew(&mut self, instances: Vec<InstanceReport>) {
+        self.life += 1;
+        self.runs(instances);
+    }
+
+    fn listing(&self, instances: Vec<InstanceReport>) -> Listing {
+        let networks = vec![LocalNetwork::new("docker0", "172.17.0.0/16".parse().unwrap())];
+        let lives = instances.iter().map(|one| (one.id, self.life)).collect();
+        Listing { instances, networks, lives }
     }
 
     pub(crate) fn falls_silent(&self) {
@@ -221,7 +305,7 @@ impl Scene {
 
     /// The backend answers no question any more, but tells what happens.
     pub(crate) fn tells_only(&self, instances: Vec<InstanceReport>) {
-        let known = Some(Listing { instances, networks: Vec::new() });
+        let known = Some(self.listing(instances));
         self.sight.send_replace(Sight::Unreachable { reason: "timed out".to_owned(), known });
     }
 
@@ -289,6 +373,10 @@ pub(crate) fn container(last: u8) -> InstanceReport {
         address_source: None,
         unusable: None,
         modes: eip_model::Mode::ALL.to_vec(),
-        interfaces: Vec::new(),
+        interfaces: vec![InstanceInterface {
+            network: "bridge".to_owned(),
+            private_ip: Some(Ipv4Addr::new(172, 17, 0, last)),
+            mac: Some(MacAddress::new([2, 0x42, 172, 17, 0, last])),
+        }],
     }
 }

@@ -8,6 +8,7 @@
 
 mod fakes;
 mod following;
+mod guests;
 mod life;
 
 pub(crate) use fakes::{Scene, container};

@@ -7,21 +7,26 @@
 mod read;
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bollard::Docker;
 use bollard::models::{EventMessage, EventMessageTypeEnum};
 use bollard::query_parameters::{
-    EventsOptionsBuilder, ListContainersOptionsBuilder, ListNetworksOptions,
+    EventsOptionsBuilder, InspectContainerOptions, ListContainersOptionsBuilder,
+    ListNetworksOptions,
 };
-use eip_model::{Backend, InstanceReport, InstanceState, LocalNetwork};
+use eip_model::{Backend, InstanceId, InstanceReport, InstanceState, LocalNetwork};
 use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
+use crate::guest::{GuestError, GuestTask, may_enter, settle_namespace};
 use crate::sight::{self, ComputeBackend, Listing, Sight};
 
 /// Where Docker listens unless told otherwise.
@@ -38,12 +43,22 @@ const RETRY: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub struct DockerBackend {
     socket: PathBuf,
+    /// Which container each instance is.
+    containers: Containers,
+    /// How often the engine was begun to be followed.
+    follows: AtomicU32,
 }
+
+type Containers = Arc<Mutex<BTreeMap<InstanceId, String>>>;
 
 impl DockerBackend {
     #[must_use]
     pub fn new(socket: impl Into<PathBuf>) -> Self {
-        Self { socket: socket.into() }
+        Self {
+            socket: socket.into(),
+            containers: Containers::default(),
+            follows: AtomicU32::new(0),
+        }
     }
 }
 
@@ -66,9 +81,49 @@ impl ComputeBackend for DockerBackend {
             }
         }
     }
+
+    async fn settle(&self, task: &GuestTask) -> Result<(), GuestError> {
+        let docker = self.connect().map_err(|error| GuestError::failed(&error))?;
+        let id = self.container(task.instance_id).ok_or(GuestError::Gone)?;
+        let namespace = namespace(&docker, &id).await?;
+        settle_namespace(namespace, task.clone()).await
+    }
+
+    fn looks_freely(&self) -> bool {
+        true
+    }
+}
+
+/// Opens the network namespace of a container.
+async fn namespace(docker: &Docker, id: &str) -> Result<File, GuestError> {
+    let first = process_of(docker, id).await?;
+    let opened = File::open(format!("/proc/{first}/ns/net"));
+    // Asked again: between the two the number may have become another process's.
+    if process_of(docker, id).await? != first {
+        return Err(GuestError::Gone);
+    }
+    let why = |error| GuestError::Failed(format!("cannot open its network namespace: {error}"));
+    opened.map_err(why)
+}
+
+async fn process_of(docker: &Docker, id: &str) -> Result<i64, GuestError> {
+    let inspected = docker.inspect_container(id, None::<InspectContainerOptions>);
+    let inspected = answer("look into a container", inspected).await;
+    let state = inspected.map_err(|error| GuestError::failed(&error))?.state;
+    state.and_then(|state| state.pid).filter(|pid| *pid > 0).ok_or(GuestError::Gone)
 }
 
 impl DockerBackend {
+    fn container(&self, of: InstanceId) -> Option<String> {
+        self.containers.lock().unwrap_or_else(PoisonError::into_inner).get(&of).cloned()
+    }
+
+    fn connect(&self) -> Result<Docker, Lost> {
+        let path = self.socket.to_string_lossy();
+        Docker::connect_with_unix(&path, 120, bollard::API_DEFAULT_VERSION)
+            .map_err(|source| Lost::Asking { what: "open its socket", source })
+    }
+
     /// Lists and follows until the engine is lost, and says how.
     async fn follow(&self, sight: &watch::Sender<Sight>) -> Lost {
         match self.try_follow(sight).await {
@@ -81,12 +136,19 @@ impl DockerBackend {
         &self,
         sight: &watch::Sender<Sight>,
     ) -> Result<std::convert::Infallible, Lost> {
-        let path = self.socket.to_string_lossy();
-        let docker = Docker::connect_with_unix(&path, 120, bollard::API_DEFAULT_VERSION)
-            .map_err(|source| Lost::Asking { what: "open its socket", source })?;
+        let docker = self.connect()?;
         // Asking for events since before the list leaves no gap between the two.
         let since = jiff::Timestamp::now().as_second() - 1;
-        let mut engine = Engine { docker, known: BTreeMap::new(), networks: Vec::new() };
+        let mut engine = Engine {
+            docker,
+            known: BTreeMap::new(),
+            networks: Vec::new(),
+            containers: Arc::clone(&self.containers),
+            may_enter: may_enter(),
+            // What happened while nobody followed may have been a life's end.
+            life: u64::from(self.follows.fetch_add(1, Ordering::Relaxed)) << 32,
+            lives: BTreeMap::new(),
+        };
         engine.look_at_all().await?;
         info!(backend = "docker", instances = engine.known.len(), "Listed");
         sight.send_replace(Sight::Listed(engine.listing()));
@@ -153,6 +215,12 @@ struct Engine {
     docker: Docker,
     known: BTreeMap<String, read::Container>,
     networks: Vec<LocalNetwork>,
+    containers: Containers,
+    /// Whether the network namespaces of containers can be changed from here.
+    may_enter: bool,
+    /// The number of a life that began before it was followed, and those of later ones.
+    life: u64,
+    lives: BTreeMap<String, u64>,
 }
 
 impl Engine {
@@ -174,12 +242,13 @@ impl Engine {
     fn believe(&mut self, event: &EventMessage) -> bool {
         let died = event.typ == Some(EventMessageTypeEnum::CONTAINER)
             && matches!(event.action.as_deref(), Some("die" | "destroy"));
-        let Some(container) = actor(event).and_then(|id| self.known.get_mut(id)) else {
-            return false;
-        };
+        let Some(id) = actor(event) else { return false };
+        let Some(container) = self.known.get_mut(id) else { return false };
         if !died || container.report.state == InstanceState::Stopped {
             return false;
         }
+        let life = self.lives.entry(id.to_owned()).or_insert(self.life);
+        *life += 1;
         container.report.state = InstanceState::Stopped;
         container.report.private_ip = None;
         container.report.interfaces.iter_mut().for_each(|one| one.private_ip = None);
@@ -215,13 +284,21 @@ impl Engine {
         let found = answer("look at a container", self.docker.list_containers(Some(options)));
         let found = found.await?;
         self.known.remove(id);
+        if found.is_empty() {
+            self.lives.remove(id);
+        }
         self.known.extend(found.into_iter().filter_map(read::container));
         Ok(())
     }
 
     fn listing(&self) -> Listing {
-        let instances: Vec<InstanceReport> = read::instances(&self.known);
-        Listing { instances, networks: self.networks.clone() }
+        let found = read::instances(&self.known, self.may_enter);
+        let life = |id: &String| self.lives.get(id).copied().unwrap_or(self.life);
+        let lives = found.iter().map(|(report, id)| (report.id, life(id))).collect();
+        let containers = found.iter().map(|(report, id)| (report.id, (*id).clone())).collect();
+        *self.containers.lock().unwrap_or_else(PoisonError::into_inner) = containers;
+        let instances: Vec<InstanceReport> = found.into_iter().map(|(report, _)| report).collect();
+        Listing { instances, networks: self.networks.clone(), lives }
     }
 }
 

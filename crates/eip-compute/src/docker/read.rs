@@ -108,17 +108,24 @@ const fn state(state: Option<ContainerSummaryStateEnum>) -> InstanceState {
 }
 
 /// Returns all instances, sorted by id. Of several containers that claim one UUID by label the
-/// oldest has it; the others get the one that follows from their own id.
-pub(super) fn instances(known: &BTreeMap<String, Container>) -> Vec<InstanceReport> {
+/// oldest has it; the others get the one that follows from their own id. With each comes the id of its
+/// container. `may_enter` says whether their network namespaces can be changed from here.
+pub(super) fn instances(
+    known: &BTreeMap<String, Container>,
+    may_enter: bool,
+) -> Vec<(InstanceReport, &String)> {
     let mut by_age: Vec<(&String, &Container)> = known.iter().collect();
     by_age.sort_by_key(|(id, container)| (container.created, *id));
-    let mut instances: BTreeMap<InstanceId, InstanceReport> = BTreeMap::new();
+    let mut instances: BTreeMap<InstanceId, (InstanceReport, &String)> = BTreeMap::new();
     for (container_id, container) in by_age {
         let mut report = container.report.clone();
         if instances.contains_key(&report.id) {
             report.id = id_of(container_id);
         }
-        instances.insert(report.id, report);
+        if may_enter && report.unusable.is_none() {
+            report.modes = Mode::ALL.to_vec();
+        }
+        instances.insert(report.id, (report, container_id));
     }
     instances.into_values().collect()
 }
@@ -212,9 +219,9 @@ mod tests {
         new["Id"] = json!("ffff");
         let known =
             BTreeMap::from([("ffff".to_owned(), read(new)), ("4c01".to_owned(), read(old))]);
-        let listed = instances(&known);
+        let listed = instances(&known, true);
         assert_eq!(listed.len(), 2);
-        assert!(listed.iter().any(|one| one.id == id_of("ffff")));
+        assert!(listed.iter().any(|(one, _)| one.id == id_of("ffff")));
     }
 
     #[test]

@@ -21,6 +21,8 @@ pub(super) struct Domain {
     pub(super) state: InstanceState,
     pub(super) about: About,
     pub(super) heard: Heard,
+    /// How often its guest agent has come.
+    pub(super) connects: u32,
 }
 
 /// What was heard of a domain's addresses since it started.
@@ -78,6 +80,16 @@ impl Domain {
             InstanceState::Running | InstanceState::Paused => true,
             InstanceState::Stopped => false,
         }
+    }
+
+    /// Whether its guest agent can be asked to do something.
+    fn has_agent(&self, around: &Surroundings) -> bool {
+        self.is_up() && self.about.agent_connected && !around.elsewhere
+    }
+
+    /// Another number each time that it, or its guest agent, starts.
+    pub(super) fn life(&self) -> u64 {
+        u64::from(self.named.id.unsigned_abs()) << 32 | u64::from(self.connects)
     }
 
     pub(super) fn macs(&self) -> impl Iterator<Item = Mac> {
@@ -174,7 +186,11 @@ impl Domain {
             address_source,
             vpc_id,
             unusable,
-            modes: if unusable.is_none() { Mode::nat_alone() } else { Vec::new() },
+            modes: match unusable {
+                Some(_) => Vec::new(),
+                None if self.has_agent(around) => Mode::ALL.to_vec(),
+                None => Mode::nat_alone(),
+            },
             interfaces,
         }
     }

@@ -24,7 +24,7 @@ fn domain(interfaces: Vec<Interface>) -> Domain {
         agent_connected: true,
         wishes: Ok(Wishes::default()),
     };
-    Domain { named, state: InstanceState::Running, about, heard: Heard::default() }
+    Domain { named, state: InstanceState::Running, about, heard: Heard::default(), connects: 0 }
 }
 
 fn web() -> Domain {

@@ -10,6 +10,7 @@ mod bridges;
 mod dial;
 mod domain;
 mod engine;
+mod guest;
 mod looks;
 mod mac;
 mod neighbours;
@@ -24,6 +25,7 @@ use eip_model::Backend;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::guest::{GuestError, GuestTask};
 use crate::sight::{self, ComputeBackend, Sight};
 use engine::{Engine, Memory};
 use neighbours::Neighbours;
@@ -74,5 +76,14 @@ impl ComputeBackend for LibvirtBackend {
                 return;
             }
         }
+    }
+
+    async fn settle(&self, task: &GuestTask) -> Result<(), GuestError> {
+        guest::settle(&self.uri, task).await
+    }
+
+    /// Every look has a command run in the guest.
+    fn looks_freely(&self) -> bool {
+        false
     }
 }

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::record::{SandboxRecord, read_all};
 use super::{BRIDGE, SUBNET};
+use crate::guest::{GuestError, GuestTask, may_enter, settle_namespace};
 use crate::sight::{ComputeBackend, Listing, Sight};
 
 /// How often the folder is looked at without any news.
@@ -61,19 +62,32 @@ impl ComputeBackend for SandboxBackend {
             }
         }
     }
+
+    async fn settle(&self, task: &GuestTask) -> Result<(), GuestError> {
+        let records = read_all(&self.dir).map_err(|error| GuestError::failed(&error))?;
+        let named = records.iter().find(|one| one.id == task.instance_id);
+        let namespace = named.and_then(SandboxRecord::namespace).ok_or(GuestError::Gone)?;
+        settle_namespace(namespace, task.clone()).await
+    }
+
+    fn looks_freely(&self) -> bool {
+        true
+    }
 }
 
 fn listing(records: &[SandboxRecord]) -> Listing {
+    let may_enter = may_enter();
     // One that is just being made is not there yet; "stopped" would say that it had been.
     let is_there = |one: &&SandboxRecord| one.ready || one.returning || !one.is_process();
     let there = records.iter().filter(is_there);
-    let mut instances: Vec<_> = there.map(SandboxRecord::report).collect();
+    let mut instances: Vec<_> = there.clone().map(|one| one.report(may_enter)).collect();
     instances.sort_by_key(|one| one.id);
     let networks = match instances.is_empty() {
         true => Vec::new(),
         false => vec![LocalNetwork::new(BRIDGE, SUBNET)],
     };
-    Listing { instances, networks }
+    let lives = there.map(|one| (one.id, one.started)).collect();
+    Listing { instances, networks, lives }
 }
 
 /// Waits for a file to change, a process to end, or the time to look anyway.

@@ -121,7 +121,15 @@ impl SandboxRecord {
         Ok(Some(()))
     }
 
-    pub(super) fn report(&self) -> InstanceReport {
+    /// Opens its network namespace, if it runs.
+    pub(super) fn namespace(&self) -> Option<File> {
+        let namespace = File::open(format!("/proc/{}/ns/net", self.pid)).ok()?;
+        // Asked after it was opened: it cannot come to be another process's any more.
+        self.runs().then_some(namespace)
+    }
+
+    /// `may_enter` says whether its network namespace can be changed from here.
+    pub(super) fn report(&self, may_enter: bool) -> InstanceReport {
         let runs = self.runs();
         let interface = InstanceInterface {
             network: super::BRIDGE.to_owned(),
@@ -138,7 +146,7 @@ impl SandboxRecord {
             vpc_id: Some(super::BRIDGE.to_owned()),
             address_source: None,
             unusable: None,
-            modes: Mode::nat_alone(),
+            modes: if may_enter { Mode::ALL.to_vec() } else { Mode::nat_alone() },
             interfaces: vec![interface],
         }
     }

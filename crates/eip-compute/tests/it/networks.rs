@@ -196,7 +196,14 @@ fn of_several_interfaces_the_wished_one_counts_or_else_the_first_with_an_address
                 let one = world.until_at(name, address.parse().unwrap(), AddressSource::Neighbour);
                 assert_eq!(one.vpc_id.as_deref(), Some("back"));
             }
-            _ => world.followed.is_unmoved_by(A_MOMENT, speak),
+            _ => {
+                speak();
+                let other: Option<Ipv4Addr> = address.parse().ok();
+                let heard = world.followed.until_one(name, AT_ONCE * 3, |one| {
+                    one.interfaces.iter().any(|one| one.private_ip == other)
+                });
+                assert_eq!(heard.private_ip, Some(leased), "the one that was wished for");
+            }
         }
     }
 }

@@ -23,6 +23,7 @@ impl Engine<'_> {
             News::Agent { domain, connected } => {
                 if let Some(known) = self.memory.domains.get_mut(&domain.uuid) {
                     known.about.agent_connected = connected;
+                    known.connects = known.connects.wrapping_add(u32::from(connected));
                     self.dirty = true;
                 }
                 self.agents.is_gone(domain.uuid);

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use eip_model::{InstanceReport, InstanceState};
+use eip_model::{InstanceId, InstanceReport, InstanceState};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 use uuid::Uuid;
@@ -99,6 +99,7 @@ impl Engine<'_> {
         let before = self.memory.domains.remove(&uuid);
         let goes_on = |before: &Domain| before.about.id == about.id && before.is_up();
         let stays = state != InstanceState::Stopped && before.as_ref().is_some_and(goes_on);
+        let connects = before.as_ref().map_or(0, |before| before.connects);
         let mut heard = match before {
             Some(before) if stays => before.heard,
             Some(_) | None => Heard::default(),
@@ -109,7 +110,7 @@ impl Engine<'_> {
         if !stays {
             self.agents.is_gone(uuid);
         }
-        let mut domain = Domain { named, state, about, heard };
+        let mut domain = Domain { named, state, about, heard, connects };
         domain.look_around(&self.neighbours.borrow());
         if domain.is_up() && domain.about.agent_connected {
             self.agents.is_there(uuid, Instant::now());
@@ -342,7 +343,8 @@ impl Engine<'_> {
             true => around.local_networks(domains()),
             false => Vec::new(),
         };
-        let listing = Listing { instances, networks };
+        let lives = domains().map(|one| (InstanceId::new(one.named.uuid), one.life())).collect();
+        let listing = Listing { instances, networks, lives };
         let told = match self.unresponsive {
             false => Sight::Listed(listing),
             true => Sight::Unreachable { reason: UNRESPONSIVE.to_owned(), known: Some(listing) },

@@ -28,6 +28,8 @@ mod procedure {
     pub(super) const DOMAIN_EVENT_REGISTER_ANY: u32 = 316;
     pub(super) const NETWORK_GET_DHCP_LEASES: u32 = 341;
     pub(super) const DOMAIN_INTERFACE_ADDRESSES: u32 = 353;
+    /// Of the program for QEMU (`qemu_procedure`).
+    pub(super) const QEMU_DOMAIN_AGENT_COMMAND: u32 = 3;
 }
 
 /// `VIR_DRV_FEATURE_PROGRAM_KEEPALIVE`: who asks for it is sent pings, too.
@@ -124,6 +126,20 @@ impl Link {
         let body = domain.write(Writer::default()).uint(source).uint(0);
         let doing = "ask for the addresses of a domain";
         self.ask(doing, procedure::DOMAIN_INTERFACE_ADDRESSES, body, addressed).await
+    }
+
+    /// Has a domain's guest agent carry out a command, both in JSON; it may take so many seconds.
+    pub(in crate::libvirt) async fn ask_agent(
+        &self,
+        domain: &DomainRef,
+        command: &str,
+        seconds: i32,
+    ) -> Result<String, CallError> {
+        let body = domain.write(Writer::default()).text(command.as_bytes()).int(seconds).uint(0);
+        let doing = "have the guest agent run a command";
+        let number = procedure::QEMU_DOMAIN_AGENT_COMMAND;
+        let answer = self.call_qemu(doing, number, body.done()).await?;
+        messages::maybe_words(&answer).map_err(|source| CallError::Garbage { doing, source })
     }
 
     /// Lists the networks that are up.

@@ -20,8 +20,10 @@ const FIRST_ROOM: usize = 64 * 1024;
 
 /// The program of everything but keepalives.
 pub(super) const REMOTE: u32 = 0x2000_8086;
+/// What libvirt has for QEMU alone (`qemu_protocol.x`).
+pub(super) const QEMU: u32 = 0x2000_8087;
 pub(super) const KEEPALIVE: u32 = 0x6b65_6570;
-/// Both programs are in their first version.
+/// All programs are in their first version.
 pub(super) const VERSION: u32 = 1;
 
 pub(super) const CALL: u32 = 0;
@@ -62,8 +64,8 @@ pub(in crate::libvirt) enum FrameError {
 }
 
 impl Frame {
-    pub(super) const fn call(procedure: u32, serial: u32, body: Vec<u8>) -> Self {
-        Self { program: REMOTE, procedure, kind: CALL, serial, status: OK, body }
+    pub(super) const fn call(program: u32, procedure: u32, serial: u32, body: Vec<u8>) -> Self {
+        Self { program, procedure, kind: CALL, serial, status: OK, body }
     }
 
     pub(super) const fn keepalive(procedure: u32) -> Self {
@@ -93,7 +95,7 @@ impl Frame {
         let mut word = || reader.uint().map_err(|_| FrameError::Cut);
         let (program, version) = (word()?, word()?);
         let (procedure, kind, serial, status) = (word()?, word()?, word()?, word()?);
-        if !matches!(program, REMOTE | KEEPALIVE) || version != VERSION {
+        if !matches!(program, REMOTE | QEMU | KEEPALIVE) || version != VERSION {
             return Err(FrameError::Foreign { program, version });
         }
         let body = bytes.get(24..).unwrap_or_default().to_vec();
@@ -177,7 +179,7 @@ mod tests {
     async fn another_program_or_version_is_refused() {
         for place in [7, 11] {
             let mut bytes = REPLY_OF_LIBVIRTD;
-            bytes[place] ^= 1;
+            bytes[place] ^= 8;
             assert!(matches!(read(&mut &bytes[..]).await, Err(FrameError::Foreign { .. })));
         }
     }

@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::frame::{self, ERROR, Frame, FrameError, KEEPALIVE, MESSAGE, OK, REMOTE, REPLY};
+use super::frame::{self, ERROR, Frame, FrameError, KEEPALIVE, MESSAGE, OK, QEMU, REMOTE, REPLY};
 use super::messages::{self, Complaint, News};
 use super::xdr::XdrError;
 
@@ -146,12 +146,33 @@ impl Link {
         body: Vec<u8>,
         deadline: Option<Duration>,
     ) -> Result<Vec<u8>, CallError> {
+        self.call_of(REMOTE, doing, procedure, body, deadline).await
+    }
+
+    /// Calls what libvirt has for QEMU alone.
+    pub(in crate::libvirt) async fn call_qemu(
+        &self,
+        doing: &'static str,
+        procedure: u32,
+        body: Vec<u8>,
+    ) -> Result<Vec<u8>, CallError> {
+        self.call_of(QEMU, doing, procedure, body, None).await
+    }
+
+    async fn call_of(
+        &self,
+        program: u32,
+        doing: &'static str,
+        procedure: u32,
+        body: Vec<u8>,
+        deadline: Option<Duration>,
+    ) -> Result<Vec<u8>, CallError> {
         let serial = self.serial.fetch_add(1, Ordering::Relaxed);
         let (answer, answered) = oneshot::channel();
         self.shared.waiting().insert(serial, answer);
         let asked = async {
             // A connection that ends while this is on its way takes the waiting with it.
-            self.outbox.send(Frame::call(procedure, serial, body)).await.ok()?;
+            self.outbox.send(Frame::call(program, procedure, serial, body)).await.ok()?;
             answered.await.ok()
         };
         let asked = async {
@@ -238,7 +259,7 @@ async fn take_in<R: AsyncRead + Unpin>(
                 // When so much waits to be written, that it is written will be sign enough.
                 outbox.try_send(Frame::keepalive(PONG)).ok();
             }
-            (REMOTE, REPLY) => answer(&shared, frame),
+            (REMOTE | QEMU, REPLY) => answer(&shared, frame),
             (REMOTE, MESSAGE) => match messages::news(frame.procedure, &frame.body) {
                 Ok(None) => {}
                 // Nobody listens any more on a connection that is for questions alone.

@@ -219,6 +219,15 @@ pub(in crate::libvirt) fn xml(body: &[u8]) -> Result<String, XdrError> {
     Ok(text)
 }
 
+/// A text that may be absent, and then is empty.
+pub(in crate::libvirt) fn maybe_words(body: &[u8]) -> Result<String, XdrError> {
+    let mut reader = Reader::new(body);
+    let text = reader.maybe_text(TEXT)?.unwrap_or_default();
+    let text = String::from_utf8_lossy(text).into_owned();
+    reader.end()?;
+    Ok(text)
+}
+
 /// The IPv4 addresses of a domain's interfaces, in their order.
 pub(in crate::libvirt) fn addressed(body: &[u8]) -> Result<Vec<Addressed>, XdrError> {
     let mut reader = Reader::new(body);
