@@ -284,6 +284,8 @@ mod tests {
             public_ip: std::net::Ipv4Addr::new(100, 64, 0, *last),
             elastic_ip_id: ElasticIpId::new(Uuid::from_u128(u128::from(*last))),
             instance_id: InstanceId::new(Uuid::from_u128(u128::from(*last))),
+            mode: eip_model::Mode::Nat,
+            network: None,
         };
         DesiredSet {
             cluster_id: ClusterId::new(Uuid::from_u128(cluster)),

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use eip_dataplane::firewall::{
-    Accept, Doubts, FirewallError, ensure_docker_accept, ensure_libvirt_accept,
+    Accept, Doubts, FirewallError, Through, ensure_docker_accept, ensure_libvirt_accept,
 };
 use eip_dataplane::{ApplyError, DataPlane, DesiredState, Options, TrafficReader};
 use eip_model::{Ipv4Range, LocalNetwork, chain};
@@ -38,6 +38,7 @@ struct Passage {
     ranges: Vec<Ipv4Range>,
     networks: Vec<LocalNetwork>,
     own: Vec<LocalNetwork>,
+    through: Through,
 }
 
 /// Opens the data plane of this host, or says why it has none.
@@ -62,12 +63,13 @@ impl Kernel for Netfilter {
         self.settle(wanted)?;
         let passage = passage(wanted);
         let mut known = self.passage.lock().unwrap_or_else(PoisonError::into_inner);
-        if *known != passage {
+        let less = Passage { through: Through::Rewritten, ..known.clone() };
+        if *known != passage && less != passage {
             // Before the association is told as active: without it nothing comes in.
             // Taking away what is for nobody any more is left to those who look again.
             let_through(&passage, &mut Doubts::default());
-            *known = passage;
         }
+        *known = passage;
         Ok(())
     }
 
@@ -135,8 +137,9 @@ fn watch_firewalls(passage: &Arc<Mutex<Passage>>) -> std::io::Result<()> {
 /// Returns in whose firewalls something was missing. One that cannot be looked after is said, and is
 /// no reason to undo what is in force.
 fn let_through(passage: &Passage, doubts: &mut Doubts) -> Vec<&'static str> {
-    let docker = ensure_docker_accept(&passage.ranges, &passage.own);
-    let libvirt = ensure_libvirt_accept(&passage.ranges, &passage.networks, doubts);
+    let docker = ensure_docker_accept(&passage.ranges, &passage.own, passage.through);
+    let Passage { ranges, networks, through, .. } = passage;
+    let libvirt = ensure_libvirt_accept(ranges, networks, *through, doubts);
     let mended = |(whose, outcome): (&'static str, Result<Accept, FirewallError>)| match outcome {
         Ok(Accept::Inserted(_)) => Some(whose),
         Ok(Accept::NotNeeded | Accept::AlreadyThere) => None,
@@ -153,7 +156,11 @@ fn passage(wanted: &DesiredState) -> Passage {
     let (ranges, networks) = (wanted.ranges.clone(), wanted.networks.clone());
     let own = |network: &&LocalNetwork| network.interface == eip_compute::sandbox::BRIDGE;
     let own = networks.iter().filter(own).cloned().collect();
-    Passage { ranges, networks, own }
+    let through = match wanted.aliases.is_empty() {
+        true => Through::Rewritten,
+        false => Through::AliasesToo,
+    };
+    Passage { ranges, networks, own, through }
 }
 
 fn refused(error: &ApplyError) -> KernelError {

@@ -245,6 +245,8 @@ mod tests {
             public_ip: Ipv4Addr::new(100, 64, 0, *last),
             elastic_ip_id: ElasticIpId::new(Uuid::from_u128(1000 + u128::from(*last))),
             instance_id: InstanceId::new(Uuid::from_u128(*instance)),
+            mode: Mode::Nat,
+            network: None,
         };
         DesiredSet {
             cluster_id: ClusterId::new(Uuid::from_u128(1)),

@@ -6,7 +6,7 @@
 
 mod read;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -23,10 +23,11 @@ use bollard::query_parameters::{
 use eip_model::{Backend, InstanceId, InstanceReport, InstanceState, LocalNetwork};
 use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use crate::guest::{GuestError, GuestTask, may_enter, settle_namespace};
+use crate::guest::{GuestError, GuestTask, Memory, may_enter, settle_namespace};
 use crate::sight::{self, ComputeBackend, Listing, Sight};
 
 /// Where Docker listens unless told otherwise.
@@ -36,6 +37,9 @@ pub const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
 const ANSWER: Duration = Duration::from_secs(5);
 /// How often a silent engine is asked whether it still lives.
 const PULSE: Duration = Duration::from_secs(2);
+/// An engine tells that a container came to a network, or left one, a moment before its list says so:
+/// the container is looked at again after this.
+const SETTLED: Duration = Duration::from_millis(250);
 /// How long to wait before a lost engine is tried again.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -47,6 +51,7 @@ pub struct DockerBackend {
     containers: Containers,
     /// How often the engine was begun to be followed.
     follows: AtomicU32,
+    memory: Memory,
 }
 
 type Containers = Arc<Mutex<BTreeMap<InstanceId, String>>>;
@@ -58,6 +63,7 @@ impl DockerBackend {
             socket: socket.into(),
             containers: Containers::default(),
             follows: AtomicU32::new(0),
+            memory: Memory::default(),
         }
     }
 }
@@ -86,7 +92,7 @@ impl ComputeBackend for DockerBackend {
         let docker = self.connect().map_err(|error| GuestError::failed(&error))?;
         let id = self.container(task.instance_id).ok_or(GuestError::Gone)?;
         let namespace = namespace(&docker, &id).await?;
-        settle_namespace(namespace, task.clone()).await
+        settle_namespace(namespace, task.clone(), &self.memory).await
     }
 
     fn looks_freely(&self) -> bool {
@@ -148,6 +154,8 @@ impl DockerBackend {
             // What happened while nobody followed may have been a life's end.
             life: u64::from(self.follows.fetch_add(1, Ordering::Relaxed)) << 32,
             lives: BTreeMap::new(),
+            unsettled: BTreeSet::new(),
+            look_again_at: None,
         };
         engine.look_at_all().await?;
         info!(backend = "docker", instances = engine.known.len(), "Listed");
@@ -177,6 +185,7 @@ impl DockerBackend {
                         engine.look_again(event).await?;
                     }
                 }
+                () = until(engine.look_again_at) => engine.look_at_unsettled().await?,
                 _ = pulse.tick() => {
                     answer("ask whether it lives", engine.docker.ping()).await?;
                 }
@@ -221,6 +230,9 @@ struct Engine {
     /// The number of a life that began before it was followed, and those of later ones.
     life: u64,
     lives: BTreeMap<String, u64>,
+    /// Containers whose networks have just changed, and when they are looked at again.
+    unsettled: BTreeSet<String>,
+    look_again_at: Option<Instant>,
 }
 
 impl Engine {
@@ -270,12 +282,24 @@ impl Engine {
                 self.networks = self.read_networks().await?;
                 let attributes = event.actor.as_ref().and_then(|actor| actor.attributes.as_ref());
                 match attributes.and_then(|map| map.get("container")) {
-                    Some(id) => self.look_at(id).await,
+                    Some(id) => {
+                        self.unsettled.insert(id.clone());
+                        self.look_again_at = Some(Instant::now() + SETTLED);
+                        self.look_at(id).await
+                    }
                     None => Ok(()),
                 }
             }
             Some(_) | None => Ok(()),
         }
+    }
+
+    async fn look_at_unsettled(&mut self) -> Result<(), Lost> {
+        self.look_again_at = None;
+        for id in std::mem::take(&mut self.unsettled) {
+            self.look_at(&id).await?;
+        }
+        Ok(())
     }
 
     async fn look_at(&mut self, id: &str) -> Result<(), Lost> {
@@ -299,6 +323,13 @@ impl Engine {
         *self.containers.lock().unwrap_or_else(PoisonError::into_inner) = containers;
         let instances: Vec<InstanceReport> = found.into_iter().map(|(report, _)| report).collect();
         Listing { instances, networks: self.networks.clone(), lives }
+    }
+}
+
+async fn until(when: Option<Instant>) {
+    match when {
+        Some(when) => tokio::time::sleep_until(when).await,
+        None => std::future::pending().await,
     }
 }
 

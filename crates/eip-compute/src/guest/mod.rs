@@ -12,7 +12,7 @@ use std::net::Ipv4Addr;
 
 use eip_model::{InstanceId, Ipv4Range};
 
-pub(crate) use namespace::{may_enter, settle_namespace};
+pub(crate) use namespace::{Memory, may_enter, settle_namespace};
 
 /// What is to be on the interfaces of an instance.
 #[derive(Debug, Clone, PartialEq, Eq)]

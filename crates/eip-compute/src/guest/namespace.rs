@@ -1,9 +1,12 @@
 //! Containers: their network namespace is entered, and changed over rtnetlink.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use eip_model::InstanceId;
 use futures_util::TryStreamExt as _;
 use nix::sched::{CloneFlags, setns};
 use rtnetlink::packet_route::AddressFamily;
@@ -13,6 +16,7 @@ use rtnetlink::packet_route::route::{
 };
 use rtnetlink::{Handle, RouteMessageBuilder};
 use tokio::sync::oneshot;
+use tracing::debug;
 
 use super::{DefaultRoute, GuestError, GuestTask, Held, Seen, Step, steps};
 
@@ -33,6 +37,31 @@ enum Failure {
     },
 }
 
+/// The default routes that prefer an elastic IP, as they are without.
+///
+/// When the address goes in another way than ours (its interface is removed, as by `docker network
+/// disconnect`), the kernel removes the routes that prefer it, also those by other interfaces.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Memory(Arc<Mutex<BTreeMap<InstanceId, Vec<RouteMessage>>>>);
+
+impl Memory {
+    fn of(&self, instance: InstanceId) -> Vec<RouteMessage> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.get(&instance).cloned().unwrap_or_default()
+    }
+
+    fn keep(&self, task: &GuestTask, defaults: Vec<DefaultRoute<RouteMessage>>) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match task.alias {
+            None => drop(all.remove(&task.instance_id)),
+            Some(_) => {
+                let routes = defaults.into_iter().map(|one| one.route).collect();
+                all.insert(task.instance_id, routes);
+            }
+        }
+    }
+}
+
 /// Whether this process may enter the network namespaces of containers: of other users' processes,
 /// which a container's are, it must be allowed to look into as well.
 pub(crate) fn may_enter() -> bool {
@@ -46,10 +75,15 @@ pub(crate) fn may_enter() -> bool {
 ///
 /// On a thread of its own, which ends there: a thread that has entered a namespace is of no more use
 /// to anyone else.
-pub(crate) async fn settle_namespace(namespace: File, task: GuestTask) -> Result<(), GuestError> {
+pub(crate) async fn settle_namespace(
+    namespace: File,
+    task: GuestTask,
+    memory: &Memory,
+) -> Result<(), GuestError> {
     let (tell, told) = oneshot::channel();
+    let memory = memory.clone();
     let job = move || {
-        let outcome = enter(&namespace, &task);
+        let outcome = enter(&namespace, &task, &memory);
         // Nobody waits any more for one that took too long.
         tell.send(outcome).ok();
     };
@@ -58,19 +92,42 @@ pub(crate) async fn settle_namespace(namespace: File, task: GuestTask) -> Result
     told.await.unwrap_or_else(|_| Err(GuestError::Failed("it was given up".to_owned())))
 }
 
-fn enter(namespace: &File, task: &GuestTask) -> Result<(), GuestError> {
+fn enter(namespace: &File, task: &GuestTask, memory: &Memory) -> Result<(), GuestError> {
     let failed = |error: io::Error| GuestError::failed(&Failure::Enter(error));
     setns(namespace, CloneFlags::CLONE_NEWNET).map_err(|errno| failed(errno.into()))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.map_err(failed)?.block_on(async {
         let (connection, handle, _) = rtnetlink::new_connection().map_err(failed)?;
         tokio::spawn(connection);
-        let seen = look(&handle).await.map_err(|error| GuestError::failed(&error))?;
+        let mut seen = look(&handle).await.map_err(|error| GuestError::failed(&error))?;
+        if seen.defaults.is_empty() && !has_alias(&seen, task) {
+            seen.defaults = restore(&handle, memory.of(task.instance_id)).await;
+        }
         for step in steps(&seen, task)? {
             take(&handle, step).await.map_err(|error| GuestError::failed(&error))?;
         }
+        memory.keep(task, seen.defaults);
         Ok(())
     })
+}
+
+fn has_alias(seen: &Seen<u32, RouteMessage>, task: &GuestTask) -> bool {
+    let is_ours = |held: &Held<u32>| {
+        held.prefix == 32 && task.ranges.iter().any(|range| range.contains(held.address))
+    };
+    seen.addresses.iter().any(is_ours)
+}
+
+/// Puts back default routes that went with an address, and returns those that there is a way for.
+async fn restore(handle: &Handle, routes: Vec<RouteMessage>) -> Vec<DefaultRoute<RouteMessage>> {
+    let mut restored = Vec::new();
+    for route in routes {
+        match handle.route().add(route.clone()).replace().execute().await {
+            Ok(()) => restored.push(DefaultRoute { route, source: None }),
+            Err(error) => debug!(%error, "There is no way for a default route any more"),
+        }
+    }
+    restored
 }
 
 fn doing(doing: &'static str) -> impl FnOnce(rtnetlink::Error) -> Failure {

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::record::{SandboxRecord, read_all};
 use super::{BRIDGE, SUBNET};
-use crate::guest::{GuestError, GuestTask, may_enter, settle_namespace};
+use crate::guest::{GuestError, GuestTask, Memory, may_enter, settle_namespace};
 use crate::sight::{ComputeBackend, Listing, Sight};
 
 /// How often the folder is looked at without any news.
@@ -24,13 +24,14 @@ const SLOW_POLL: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct SandboxBackend {
     dir: PathBuf,
+    memory: Memory,
 }
 
 impl SandboxBackend {
     /// The sandboxes of the service whose data lies in `data_dir`.
     #[must_use]
     pub fn of(data_dir: &Path) -> Self {
-        Self { dir: data_dir.join("sandbox") }
+        Self { dir: data_dir.join("sandbox"), memory: Memory::default() }
     }
 }
 
@@ -67,7 +68,7 @@ impl ComputeBackend for SandboxBackend {
         let records = read_all(&self.dir).map_err(|error| GuestError::failed(&error))?;
         let named = records.iter().find(|one| one.id == task.instance_id);
         let namespace = named.and_then(SandboxRecord::namespace).ok_or(GuestError::Gone)?;
-        settle_namespace(namespace, task.clone()).await
+        settle_namespace(namespace, task.clone(), &self.memory).await
     }
 
     fn looks_freely(&self) -> bool {

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use eip_model::{Ipv4Range, LocalNetwork};
 
 use super::iptables::{Chain, FirewallError, is_ours, option};
-use super::{Accept, to_pool};
+use super::{Accept, REWRITTEN, Through, to_pool};
 
 /// Where libvirt rejects what is sent to its networks.
 const REJECTS: &str = "LIBVIRT_FWI";
@@ -24,6 +24,9 @@ pub struct Doubts(BTreeSet<String>);
 /// Makes libvirt's firewall accept what is sent to the elastic IPs of these ranges, to those of
 /// `networks` whose bridges it guards.
 ///
+/// Of aliases it must accept also what they send: libvirt rejects what comes from an address that is
+/// not of its network.
+///
 /// libvirt and Docker put their jumps at the head of `FORWARD` when they find them missing, so it is
 /// the place of our rules that is looked at, not only whether they are there. A rule that has no
 /// effect is removed before it is put where it has: nothing is refused meanwhile that was let
@@ -37,11 +40,12 @@ pub struct Doubts(BTreeSet<String>);
 pub fn ensure_libvirt_accept(
     ranges: &[Ipv4Range],
     networks: &[LocalNetwork],
+    through: Through,
     doubts: &mut Doubts,
 ) -> Result<Accept, FirewallError> {
     let Some(mut forward) = Chain::look("FORWARD")? else { return Ok(Accept::NotNeeded) };
     let bridges = guarded(&forward, networks)?;
-    let useless = useless(&forward, &bridges, doubts);
+    let useless = useless(&forward, &bridges, through, doubts);
     for rule in &useless {
         forward.remove(rule)?;
     }
@@ -53,8 +57,7 @@ pub fn ensure_libvirt_accept(
     }
     let mut inserted = 0;
     for bridge in &bridges {
-        for to_pool in to_pool(ranges) {
-            let rule = format!("-o {bridge} {to_pool}");
+        for rule in rules(bridge, ranges, through) {
             if !forward.has(&rule)? {
                 forward.insert(first_jump(&forward), &rule)?;
                 inserted += 1;
@@ -62,6 +65,19 @@ pub fn ensure_libvirt_accept(
         }
     }
     Ok(Accept::after(inserted))
+}
+
+/// Returns the matches of what is let through to and from a bridge.
+fn rules(bridge: &str, ranges: &[Ipv4Range], through: Through) -> Vec<String> {
+    let mut rules: Vec<String> =
+        to_pool(ranges).map(|to_pool| format!("-o {bridge} {to_pool}")).collect();
+    if through == Through::AliasesToo {
+        let prefixes = ranges.iter().flat_map(Ipv4Range::prefixes);
+        rules.extend(prefixes.flat_map(|prefix| {
+            [format!("-d {prefix} -o {bridge}"), format!("-s {prefix} -i {bridge}")]
+        }));
+    }
+    rules
 }
 
 /// Returns the bridges of these networks that libvirt guards.
@@ -79,9 +95,18 @@ fn guarded<'n>(
 
 /// Returns those of our rules that are behind a jump of libvirt's, or were for no bridge of it at the
 /// last look either.
-fn useless(forward: &Chain, bridges: &BTreeSet<&str>, doubts: &mut Doubts) -> Vec<String> {
+fn useless(
+    forward: &Chain,
+    bridges: &BTreeSet<&str>,
+    through: Through,
+    doubts: &mut Doubts,
+) -> Vec<String> {
     let first = first_jump(forward);
-    let needed = |rule: &str| to(rule).is_some_and(|bridge| bridges.contains(bridge));
+    let needed = |rule: &str| {
+        let bridge = to(rule).or_else(|| option(rule, "-i"));
+        let is_wanted = through == Through::AliasesToo || option(rule, REWRITTEN).is_some();
+        is_wanted && bridge.is_some_and(|bridge| bridges.contains(bridge))
+    };
     let mut useless = Vec::new();
     let mut doubted = BTreeSet::new();
     for (at, rule) in forward.rules.iter().enumerate().filter(|(_, rule)| is_ours(rule)) {

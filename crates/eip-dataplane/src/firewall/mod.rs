@@ -16,6 +16,16 @@ pub use docker::ensure_docker_accept;
 pub use iptables::FirewallError;
 pub use libvirt::{Doubts, ensure_libvirt_accept};
 
+/// What the firewalls of others are to let through.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Through {
+    /// Flows whose destination was an elastic IP and is rewritten.
+    #[default]
+    Rewritten,
+    /// As well what is sent to elastic IPs as they are, and what is sent from them.
+    AliasesToo,
+}
+
 /// What became of our rules in somebody's firewall.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Accept {
@@ -32,8 +42,11 @@ impl Accept {
     }
 }
 
+/// In every rule about flows that are rewritten.
+const REWRITTEN: &str = "--ctorigdst";
+
 /// Returns the match of flows that were sent to elastic IPs, for each prefix of the ranges.
 fn to_pool(ranges: &[Ipv4Range]) -> impl Iterator<Item = String> {
     let prefixes = ranges.iter().flat_map(Ipv4Range::prefixes);
-    prefixes.map(|prefix| format!("-m conntrack --ctstate DNAT --ctorigdst {prefix}"))
+    prefixes.map(|prefix| format!("-m conntrack --ctstate DNAT {REWRITTEN} {prefix}"))
 }

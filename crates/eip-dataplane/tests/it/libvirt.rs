@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::{Arc, Mutex};
 
-use eip_dataplane::firewall::{Accept, Doubts, ensure_libvirt_accept};
+use eip_dataplane::firewall::{Accept, Doubts, Through, ensure_libvirt_accept};
 use eip_dataplane::{DataPlane, DesiredState};
-use eip_model::LocalNetwork;
+use eip_model::{AliasTarget, LocalNetwork, Speaker};
 use eip_testkit::machine::Machine;
 use eip_testkit::netns::{Namespace, fetch, link};
 use eip_testkit::vm::Libvirt;
 
-use crate::world::{CLIENT, NEVER, TCP, UDP, ask, eip};
+use crate::world::{CLIENT, NEVER, TCP, UDP, alias_at, ask, ask_over_tcp, eip, mac_of};
 
 const GUEST: Ipv4Addr = Ipv4Addr::new(10, 7, 0, 11);
 const PLAIN: Ipv4Addr = Ipv4Addr::new(10, 7, 0, 12);
@@ -87,12 +87,16 @@ impl<'m> Scene<'m> {
     }
 
     fn ensure(&self) -> Accept {
+        self.ensure_that(Through::Rewritten)
+    }
+
+    fn ensure_that(&self, through: Through) -> Accept {
         let DesiredState { ranges, networks, .. } = self.state.clone();
         let doubts = Arc::clone(&self.doubts);
         self.host
             .run(move || {
                 let mut doubts = doubts.lock().expect("no test panics in here");
-                ensure_libvirt_accept(&ranges, &networks, &mut doubts)
+                ensure_libvirt_accept(&ranges, &networks, through, &mut doubts)
             })
             .expect("iptables does as it is told")
     }
@@ -218,4 +222,33 @@ fn the_accept_stays_while_libvirt_has_its_own_rules_out_for_a_moment() {
         assert_eq!(ask(&scene.client, eip(1)), "guest saw 192.0.2.2");
         assert_eq!(scene.ensure(), Accept::AlreadyThere, "round {round}");
     }
+}
+
+#[test]
+fn an_alias_passes_libvirts_firewall_both_ways_and_its_accepts_go_with_it() {
+    let machine = Machine::start();
+    let (mut scene, _libvirt) = Scene::on(NAT, &machine);
+    assert_eq!(scene.ensure(), Accept::Inserted(1));
+    let alias = AliasTarget {
+        speakers: [Speaker { interface: "virbr7".to_owned(), mac: mac_of(&scene.guest) }].into(),
+        ..alias_at(&scene.guest, GUEST)
+    };
+    scene.state.targets.clear();
+    scene.state.aliases.insert(eip(1), alias);
+    scene.guest.ip(&[
+        "addr add 100.64.0.1/32 dev eth0",
+        "route replace default via 10.7.0.1 src 100.64.0.1",
+    ]);
+    scene.apply();
+    assert!(scene.refused(eip(1)), "or there is nothing to do");
+    assert_eq!(scene.ensure_that(Through::AliasesToo), Accept::Inserted(2));
+    assert_eq!(scene.ensure_that(Through::AliasesToo), Accept::AlreadyThere);
+    assert_eq!(ask(&scene.client, eip(1)), "guest saw 192.0.2.2");
+    assert_eq!(ask(&scene.guest, CLIENT), "client saw 100.64.0.1", "no masquerade matches it");
+    assert_eq!(ask_over_tcp(&scene.plain, eip(1)), "guest saw 10.7.0.1", "by libvirt's masquerade");
+    assert!(scene.refused(GUEST), "by its private address it is as unreachable as it was");
+    for _ in 0..2 {
+        assert_eq!(scene.ensure(), Accept::AlreadyThere);
+    }
+    assert_eq!(scene.forward(), format!("{OURS}{THEIRS}"));
 }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use eip_dataplane::{Applied, DataPlane, DesiredState, Options};
-use eip_model::{AliasTarget, InstanceId, LocalNetwork, Speaker};
+use eip_model::{AliasTarget, InstanceId, LocalNetwork, MacAddress, Speaker};
 use eip_testkit::eventually;
 use eip_testkit::netns::{Namespace, fetch, fetch_udp, link};
 
@@ -179,12 +179,16 @@ pub(crate) fn desired(targets: &[(Ipv4Addr, Ipv4Addr)]) -> DesiredState {
     }
 }
 
+pub(crate) fn mac_of(web: &Namespace) -> MacAddress {
+    let links = web.sh("ip -j link show dev eth0");
+    let links: serde_json::Value = serde_json::from_str(&links).expect("JSON from ip");
+    links[0]["address"].as_str().expect("a MAC address").parse().expect("one")
+}
+
 /// Where an elastic IP leads that is on the interface of this instance.
 pub(crate) fn alias_at(web: &Namespace, private_ip: Ipv4Addr) -> AliasTarget {
     let interface = if private_ip == WEB_3 { "br1" } else { "br0" };
-    let links = web.sh("ip -j link show dev eth0");
-    let links: serde_json::Value = serde_json::from_str(&links).expect("JSON from ip");
-    let mac = links[0]["address"].as_str().expect("a MAC address").parse().expect("one");
+    let mac = mac_of(web);
     AliasTarget {
         instance_id: InstanceId::new(uuid::Uuid::nil()),
         private_ip,

@@ -2,6 +2,7 @@
 //! another, real packets between them. Takes the rights of root.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
+mod alias;
 mod commands;
 mod disk;
 mod docker;
