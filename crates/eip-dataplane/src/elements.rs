@@ -191,6 +191,20 @@ pub(crate) fn private_intervals<'a>(networks: impl Iterator<Item = &'a LocalNetw
     merge(networks.map(ends).collect())
 }
 
+/// Returns what is no further away than the host: the subnets of the instances, the host's own
+/// addresses, and what leaves no network: loopback, multicast, broadcast.
+pub(crate) fn near_intervals(
+    networks: &[LocalNetwork],
+    own: impl Iterator<Item = Ipv4Addr>,
+) -> Intervals {
+    const LOOPBACK: (u32, u32) = (0x7f00_0000, 0x7fff_ffff);
+    const MULTICAST_AND_BROADCAST: (u32, u32) = (0xe000_0000, u32::MAX);
+    let mut near = private_intervals(networks.iter());
+    near.extend(own.map(|address| (address.to_bits(), address.to_bits())));
+    near.extend([LOOPBACK, MULTICAST_AND_BROADCAST]);
+    merge(near)
+}
+
 /// Returns an interval set's elements: each start, and each first address behind an end.
 pub(crate) fn interval_elements(intervals: &[(u32, u32)]) -> Vec<Element> {
     intervals

@@ -54,14 +54,18 @@ pub(crate) enum Expr {
     DestinationRewritten,
     /// `ct status snat`.
     SourceRewritten,
+    /// `ct status & (snat | dnat) == dnat`: the destination of the flow was rewritten, the source was not.
+    DestinationAloneRewritten,
+    /// `ct status & (snat | dnat) == snat`.
+    SourceAloneRewritten,
+    /// `ct state new`: nothing has come back yet.
+    IsNew,
     /// `ct direction original`.
     IsOriginal,
     FlowSource(Direction, Register),
     FlowDestination(Direction, Register),
     /// Puts the packet's original direction into the conntrack zone just loaded.
     SetOriginalZone,
-    /// `fib daddr type unicast`: no address of this host, no broadcast, no multicast.
-    DestinationIsUnicast,
     /// `fib daddr . iif oif exists`: the route to the destination leads back where it came from.
     WouldTurnBack,
     /// `meta mark set meta mark or BITS`.
@@ -73,6 +77,8 @@ pub(crate) enum Expr {
     Drop,
     /// Goes on in another chain, and comes back when that says so or ends.
     Jump(&'static str),
+    /// Goes on in another chain, and does not come back.
+    Goto(&'static str),
     Return,
 }
 
@@ -81,6 +87,8 @@ const NFTA_DATA_VERDICT: u16 = 2;
 const META_MARK: u32 = 3;
 const META_IIFNAME: u32 = 6;
 const META_OIFNAME: u32 = 7;
+const CT_STATE: u32 = 0;
+const NF_CT_STATE_NEW: u32 = 1 << 3;
 const CT_DIRECTION: u32 = 1;
 const CT_STATUS: u32 = 2;
 const CT_ZONE: u32 = 17;
@@ -89,11 +97,9 @@ const CT_DST_IP: u32 = 20;
 const IPS_SRC_NAT: u32 = 1 << 4;
 const IPS_DST_NAT: u32 = 1 << 5;
 const FIB_RESULT_OIF: u32 = 1;
-const FIB_RESULT_ADDRTYPE: u32 = 3;
 const FIB_F_DADDR: u32 = 1 << 1;
 const FIB_F_IIF: u32 = 1 << 3;
 const FIB_F_PRESENT: u32 = 1 << 5;
-const RTN_UNICAST: u32 = 1;
 const NAT_SOURCE: u32 = 0;
 const NAT_DESTINATION: u32 = 1;
 const NFPROTO_IPV4: u32 = 2;
@@ -103,6 +109,7 @@ const LOOKUP_INVERTED: u32 = 1;
 const NF_DROP: u32 = 0;
 /// `NFT_JUMP` and `NFT_RETURN`: -3 and -5.
 const NFT_JUMP: u32 = 0xffff_fffd;
+const NFT_GOTO: u32 = 0xffff_fffc;
 const NFT_RETURN: u32 = 0xffff_fffb;
 /// `NFT_PAYLOAD_LL_HEADER` and `NFT_PAYLOAD_NETWORK_HEADER`.
 const LINK_HEADER: u32 = 0;
@@ -154,8 +161,11 @@ impl Expr {
             Self::NotIn(set) => lookup(buf, set, LOOKUP_INVERTED, false),
             Self::Map(map) => lookup(buf, map, 0, true),
             Self::NotLoopback => compare(buf, CMP_NEQ, b"lo\0"),
-            Self::DestinationRewritten => status(buf, IPS_DST_NAT),
-            Self::SourceRewritten => status(buf, IPS_SRC_NAT),
+            Self::DestinationRewritten => has_any(buf, CT_STATUS, IPS_DST_NAT),
+            Self::SourceRewritten => has_any(buf, CT_STATUS, IPS_SRC_NAT),
+            Self::DestinationAloneRewritten => rewritten_alone(buf, IPS_DST_NAT),
+            Self::SourceAloneRewritten => rewritten_alone(buf, IPS_SRC_NAT),
+            Self::IsNew => has_any(buf, CT_STATE, NF_CT_STATE_NEW),
             Self::IsOriginal => {
                 load_ct(buf, CT_DIRECTION, None, Register::First);
                 compare(buf, CMP_EQ, &[Direction::Original as u8]);
@@ -167,10 +177,6 @@ impl Expr {
                 attr(b, 3, &[Direction::Original as u8]);
                 attr_be32(b, 4, Register::First.number());
             }),
-            Self::DestinationIsUnicast => {
-                fib(buf, FIB_RESULT_ADDRTYPE, FIB_F_DADDR);
-                compare(buf, CMP_EQ, &RTN_UNICAST.to_ne_bytes());
-            }
             Self::WouldTurnBack => {
                 fib(buf, FIB_RESULT_OIF, FIB_F_DADDR | FIB_F_IIF | FIB_F_PRESENT);
                 compare(buf, CMP_EQ, &[1]);
@@ -189,6 +195,7 @@ impl Expr {
             Self::Count => expression(buf, "counter", |_| ()),
             Self::Drop => verdict(buf, NF_DROP, None),
             Self::Jump(chain) => verdict(buf, NFT_JUMP, Some(chain)),
+            Self::Goto(chain) => verdict(buf, NFT_GOTO, Some(chain)),
             Self::Return => verdict(buf, NFT_RETURN, None),
         }
     }
@@ -272,10 +279,16 @@ fn bitwise(buf: &mut Vec<u8>, mask: u32, xor: u32) {
     });
 }
 
-fn status(buf: &mut Vec<u8>, bit: u32) {
-    load_ct(buf, CT_STATUS, None, Register::First);
-    bitwise(buf, bit, 0);
+fn has_any(buf: &mut Vec<u8>, key: u32, bits: u32) {
+    load_ct(buf, key, None, Register::First);
+    bitwise(buf, bits, 0);
     compare(buf, CMP_NEQ, &0_u32.to_ne_bytes());
+}
+
+fn rewritten_alone(buf: &mut Vec<u8>, bit: u32) {
+    load_ct(buf, CT_STATUS, None, Register::First);
+    bitwise(buf, IPS_SRC_NAT | IPS_DST_NAT, 0);
+    compare(buf, CMP_EQ, &bit.to_ne_bytes());
 }
 
 fn fib(buf: &mut Vec<u8>, result: u32, flags: u32) {

@@ -6,9 +6,10 @@ use std::net::Ipv4Addr;
 use eip_model::{Ipv4Range, LocalNetwork};
 
 use crate::elements::{
-    Element, Intervals, interface_elements, interval_elements, pool_intervals, private_intervals,
+    Element, Intervals, interface_elements, interval_elements, near_intervals, pool_intervals,
+    private_intervals,
 };
-use crate::table::{HIDDEN, INSIDE, POOL, PRIVNETS};
+use crate::table::{HIDDEN, INSIDE, NEAR, POOL, PRIVNETS};
 
 /// What is in them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -17,6 +18,7 @@ pub(crate) struct Sets {
     pub(crate) pool: Intervals,
     private: Intervals,
     hidden: Intervals,
+    near: Intervals,
 }
 
 impl Sets {
@@ -26,21 +28,24 @@ impl Sets {
         networks: &[LocalNetwork],
         own: impl Iterator<Item = Ipv4Addr>,
     ) -> Self {
+        let own: Vec<Ipv4Addr> = own.collect();
         Self {
             inside: networks.iter().map(|network| network.interface.clone()).collect(),
-            pool: pool_intervals(ranges, networks, own),
+            pool: pool_intervals(ranges, networks, own.iter().copied()),
             private: private_intervals(networks.iter()),
             hidden: private_intervals(networks.iter().filter(|network| !network.routed)),
+            near: near_intervals(networks, own.into_iter()),
         }
     }
 
     /// Returns each set's name and elements.
-    pub(crate) fn elements(&self) -> [(&'static str, Vec<Element>); 4] {
+    pub(crate) fn elements(&self) -> [(&'static str, Vec<Element>); 5] {
         [
             (INSIDE, interface_elements(self.inside.iter().map(String::as_str))),
             (POOL, interval_elements(&self.pool)),
             (PRIVNETS, interval_elements(&self.private)),
             (HIDDEN, interval_elements(&self.hidden)),
+            (NEAR, interval_elements(&self.near)),
         ]
     }
 }

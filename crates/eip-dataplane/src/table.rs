@@ -8,13 +8,14 @@
 //! | `pool` | the ranges, less the host's own addresses and the instances' subnets |
 //! | `privnets` | the subnets of the instances |
 //! | `hidden` | those of them that are not routed beyond the host |
+//! | `near` | where an instance's elastic IP plays no part: the subnets, the host's own addresses, multicast |
 //! | `dn`, `sn` | elastic IP to private address, and back |
 //! | `zd`, `zs` | elastic IP, and private address, to the conntrack zone of the attachment |
 //! | `pairs` | elastic IP . private address, for each attachment |
 //! | `aliases` | the elastic IPs that are on their instances' own interfaces |
 //! | `speakers` | interface . elastic IP . MAC address: who may send with such an address |
 //!
-//! Four things are less than obvious.
+//! Five things are less than obvious.
 //!
 //! *Zones.* A NAT decision is made once for a flow and remembered by conntrack, so changing a map
 //! moves no running flow. A flow is found by its addresses *and its zone*; each attachment has a
@@ -34,6 +35,10 @@
 //! on the same bridge that had the elastic IP before, and may not know yet that it has lost it. The
 //! pair of such an elastic IP is itself twice: a flow that it began may be rewritten in its port alone.
 //!
+//! *Cost.* Every packet of every flow goes through `pre_raw` and `fwd_guard`, so a packet of a flow
+//! that is as it should be leaves both after a lookup or two in hashed sets. What takes longer (sets of
+//! intervals, the routing table) is asked of the first packet of a flow, and of what will be dropped.
+//!
 //! *Order.* `dstnat - 10` and `srcnat - 10` are ahead of Docker's and libvirt's own NAT (the first
 //! NAT of a flow stands); `srcnat + 10` is behind it, for what nobody else has masqueraded.
 
@@ -50,6 +55,7 @@ pub(crate) const INSIDE: &str = "inside";
 pub(crate) const POOL: &str = "pool";
 pub(crate) const PRIVNETS: &str = "privnets";
 pub(crate) const HIDDEN: &str = "hidden";
+pub(crate) const NEAR: &str = "near";
 pub(crate) const DN: &str = "dn";
 pub(crate) const SN: &str = "sn";
 pub(crate) const ZD: &str = "zd";
@@ -58,7 +64,7 @@ pub(crate) const PAIRS: &str = "pairs";
 pub(crate) const ALIASES: &str = "aliases";
 pub(crate) const SPEAKERS: &str = "speakers";
 
-/// Set on packets that were sent to an elastic IP, for firewalls that accept by mark.
+/// Set on packets that begin a flow to an elastic IP, for firewalls that accept by mark.
 pub const ACCEPT_MARK: u32 = 0x1_0000;
 
 /// What a set is keyed by and maps to; the numbers are nft's ids of types, for `nft list`.
@@ -80,11 +86,12 @@ pub(crate) enum AddressField {
     Destination = 0x0c,
 }
 
-pub(crate) const SETS: [(&str, SetKind); 11] = [
+pub(crate) const SETS: [(&str, SetKind); 12] = [
     (INSIDE, SetKind::Interfaces),
     (POOL, SetKind::Intervals),
     (PRIVNETS, SetKind::Intervals),
     (HIDDEN, SetKind::Intervals),
+    (NEAR, SetKind::Intervals),
     (DN, SetKind::AddressToAddress),
     (SN, SetKind::AddressToAddress),
     (ZD, SetKind::AddressToZone(AddressField::Destination)),
@@ -105,7 +112,19 @@ pub(crate) struct SubChain {
 const SPEAKS: SubChain =
     SubChain { name: "speaks", rules: &[&[Speaker, In(SPEAKERS), Return], &[Count, Drop]] };
 
-pub(crate) const SUB_CHAINS: [SubChain; 1] = [SPEAKS];
+/// What comes from an instance.
+const FROM_INSIDE: SubChain = SubChain {
+    name: "from_inside",
+    rules: &[
+        // An instance does not speak as an elastic IP unless it is on its interface: it gets one on
+        // the way out.
+        &[SourceAddress, In(POOL), Jump(SPEAKS.name)],
+        &[DestinationAddress, Map(ZD), SetOriginalZone, Return],
+        &[DestinationAddress, NotIn(NEAR), SourceAddress, Map(ZS), SetOriginalZone],
+    ],
+};
+
+pub(crate) const SUB_CHAINS: [SubChain; 2] = [SPEAKS, FROM_INSIDE];
 
 /// A base chain: where it hooks in, and its rules.
 #[derive(Debug, Clone, Copy)]
@@ -156,20 +175,8 @@ pub(crate) const CHAINS: [Chain; 10] = [
         hook: Hook::Prerouting,
         priority: -290,
         rules: &[
-            // An instance does not speak as an elastic IP unless it is on its interface: it gets
-            // one on the way out.
-            &[IifName, In(INSIDE), SourceAddress, In(POOL), Jump(SPEAKS.name)],
+            &[IifName, In(INSIDE), Goto(FROM_INSIDE.name)],
             &[DestinationAddress, Map(ZD), SetOriginalZone],
-            &[
-                IifName,
-                In(INSIDE),
-                DestinationAddress,
-                NotIn(PRIVNETS),
-                DestinationIsUnicast,
-                SourceAddress,
-                Map(ZS),
-                SetOriginalZone,
-            ],
         ],
     },
     Chain {
@@ -200,13 +207,13 @@ pub(crate) const CHAINS: [Chain; 10] = [
         priority: -90,
         rules: &[
             &[
-                IsOriginal,
+                IsNew,
                 DestinationRewritten,
                 FlowDestination(Original, First),
                 In(POOL),
                 AddMark(ACCEPT_MARK),
             ],
-            &[DestinationAddress, In(ALIASES), AddMark(ACCEPT_MARK)],
+            &[IsNew, DestinationAddress, In(ALIASES), AddMark(ACCEPT_MARK)],
         ],
     },
     // Without this the host's own services would answer on an elastic IP that nobody has.
@@ -223,6 +230,21 @@ pub(crate) const CHAINS: [Chain; 10] = [
         hook: Hook::Forward,
         priority: -10,
         rules: &[
+            // What is as it should be has nothing to do with the rest.
+            &[
+                DestinationAloneRewritten,
+                FlowDestination(Original, First),
+                FlowSource(Reply, Second),
+                In(PAIRS),
+                Return,
+            ],
+            &[
+                SourceAloneRewritten,
+                FlowDestination(Reply, First),
+                FlowSource(Original, Second),
+                In(PAIRS),
+                Return,
+            ],
             STALE_DESTINATION,
             STALE_SOURCE,
             // What nobody here has must not be handed back to the router it came from.
