@@ -124,7 +124,22 @@ const FROM_INSIDE: SubChain = SubChain {
     ],
 };
 
-pub(crate) const SUB_CHAINS: [SubChain; 2] = [SPEAKS, FROM_INSIDE];
+/// What is sent to an elastic IP and reaches its instance.
+const ARRIVES: SubChain = SubChain { name: "arrives", rules: &[&[IsNew, AddMark(ACCEPT_MARK)]] };
+
+/// Who an instance sees that is asked by its elastic IP.
+const CALLER: SubChain = SubChain {
+    name: "caller",
+    rules: &[
+        &[SourceAddress, Map(SN), RewriteSource],
+        // A neighbour without an elastic IP: the answer must come back through the host.
+        &[SourceAddress, In(PRIVNETS), Masquerade],
+        // Everyone else keeps the source they have: no other masquerade gets to hide it.
+        &[SourceAddress, RewriteSource],
+    ],
+};
+
+pub(crate) const SUB_CHAINS: [SubChain; 4] = [SPEAKS, FROM_INSIDE, ARRIVES, CALLER];
 
 /// A base chain: where it hooks in, and its rules.
 #[derive(Debug, Clone, Copy)]
@@ -167,7 +182,7 @@ const STALE_SOURCE: &[Expr] = &[
     Drop,
 ];
 
-pub(crate) const CHAINS: [Chain; 10] = [
+pub(crate) const CHAINS: [Chain; 9] = [
     // Behind Docker's raw chain (-300), ahead of conntrack (-200).
     Chain {
         name: "pre_raw",
@@ -200,22 +215,6 @@ pub(crate) const CHAINS: [Chain; 10] = [
         priority: -110,
         rules: &[&[DestinationAddress, Map(DN), RewriteDestination]],
     },
-    Chain {
-        name: "pre_mark",
-        kind: "filter",
-        hook: Hook::Prerouting,
-        priority: -90,
-        rules: &[
-            &[
-                IsNew,
-                DestinationRewritten,
-                FlowDestination(Original, First),
-                In(POOL),
-                AddMark(ACCEPT_MARK),
-            ],
-            &[IsNew, DestinationAddress, In(ALIASES), AddMark(ACCEPT_MARK)],
-        ],
-    },
     // Without this the host's own services would answer on an elastic IP that nobody has.
     Chain {
         name: "in_guard",
@@ -236,7 +235,7 @@ pub(crate) const CHAINS: [Chain; 10] = [
                 FlowDestination(Original, First),
                 FlowSource(Reply, Second),
                 In(PAIRS),
-                Return,
+                Goto(ARRIVES.name),
             ],
             &[
                 SourceAloneRewritten,
@@ -247,6 +246,14 @@ pub(crate) const CHAINS: [Chain; 10] = [
             ],
             STALE_DESTINATION,
             STALE_SOURCE,
+            &[
+                IsNew,
+                DestinationRewritten,
+                FlowDestination(Original, First),
+                In(POOL),
+                AddMark(ACCEPT_MARK),
+            ],
+            &[IsNew, DestinationAddress, In(ALIASES), AddMark(ACCEPT_MARK)],
             // What nobody here has must not be handed back to the router it came from.
             &[IifName, NotIn(INSIDE), DestinationAddress, In(POOL), WouldTurnBack, Count, Drop],
         ],
@@ -266,31 +273,7 @@ pub(crate) const CHAINS: [Chain; 10] = [
         rules: &[
             &[OifName, NotIn(INSIDE), SourceAddress, Map(SN), RewriteSource],
             &[DestinationAddress, In(ALIASES), SourceAddress, Map(SN), RewriteSource],
-            &[
-                DestinationRewritten,
-                FlowDestination(Original, First),
-                In(POOL),
-                SourceAddress,
-                Map(SN),
-                RewriteSource,
-            ],
-            // A neighbour without an elastic IP: the answer must come back through the host.
-            &[
-                DestinationRewritten,
-                FlowDestination(Original, First),
-                In(POOL),
-                SourceAddress,
-                In(PRIVNETS),
-                Masquerade,
-            ],
-            // Everyone else keeps the source they have: no other masquerade gets to hide it.
-            &[
-                DestinationRewritten,
-                FlowDestination(Original, First),
-                In(POOL),
-                SourceAddress,
-                RewriteSource,
-            ],
+            &[DestinationRewritten, FlowDestination(Original, First), In(POOL), Goto(CALLER.name)],
         ],
     },
     // A private address never leaves the host, unless its network is routed.
