@@ -122,11 +122,14 @@ impl Expr {
         match self {
             Self::DestinationRewritten
             | Self::SourceRewritten
+            | Self::DestinationAloneRewritten
+            | Self::SourceAloneRewritten
+            | Self::IsNew
             | Self::IsOriginal
             | Self::FlowSource(..)
             | Self::FlowDestination(..) => Some("CONFIG_NFT_CT"),
             Self::SetOriginalZone => Some("CONFIG_NFT_CT with CONFIG_NF_CONNTRACK_ZONES"),
-            Self::DestinationIsUnicast | Self::WouldTurnBack => Some("CONFIG_NFT_FIB_IPV4"),
+            Self::WouldTurnBack => Some("CONFIG_NFT_FIB_IPV4"),
             Self::RewriteDestination | Self::RewriteSource => Some("CONFIG_NFT_NAT"),
             Self::Masquerade => Some("CONFIG_NFT_MASQ"),
             Self::IifName
@@ -142,6 +145,7 @@ impl Expr {
             | Self::Count
             | Self::Drop
             | Self::Jump(_)
+            | Self::Goto(_)
             | Self::Return => None,
         }
     }

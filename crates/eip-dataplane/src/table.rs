@@ -64,6 +64,9 @@ pub(crate) const PAIRS: &str = "pairs";
 pub(crate) const ALIASES: &str = "aliases";
 pub(crate) const SPEAKERS: &str = "speakers";
 
+/// More bridges and other interfaces that lead to instances than a host ever has.
+const MOST_INTERFACES: u32 = 16_384;
+
 /// Set on packets that begin a flow to an elastic IP, for firewalls that accept by mark.
 pub const ACCEPT_MARK: u32 = 0x1_0000;
 
@@ -336,7 +339,9 @@ pub(crate) fn encode_set(buf: &mut Vec<u8>, name: &str, kind: SetKind, id: u32, 
     attr_be32(buf, 10, id);
     match kind {
         // Without a size they grow as they need.
-        SetKind::Interfaces | SetKind::Intervals | SetKind::Addresses | SetKind::Speakers => (),
+        SetKind::Intervals | SetKind::Addresses | SetKind::Speakers => (),
+        // Every packet looks here, and a set of a fixed size is the faster one.
+        SetKind::Interfaces => nest(buf, 9, |b| attr_be32(b, 1, MOST_INTERFACES)),
         SetKind::AddressToAddress | SetKind::AddressToZone(_) | SetKind::AddressPairs => {
             nest(buf, 9, |b| attr_be32(b, 1, capacity));
         }
@@ -408,10 +413,10 @@ mod tests {
             rule_label(chain.name, number, chain.rules[number - 1])
         };
         assert_eq!(
-            label("pre_raw", 3),
-            "rule 3 of chain pre_raw (CONFIG_NFT_CT with CONFIG_NF_CONNTRACK_ZONES, \
-             CONFIG_NFT_FIB_IPV4)"
+            label("pre_raw", 2),
+            "rule 2 of chain pre_raw (CONFIG_NFT_CT with CONFIG_NF_CONNTRACK_ZONES)"
         );
+        assert_eq!(label("fwd_guard", 7), "rule 7 of chain fwd_guard (CONFIG_NFT_FIB_IPV4)");
         assert_eq!(label("pre", 1), "rule 1 of chain pre (CONFIG_NFT_NAT)");
         assert!(label("post_late", 1).ends_with("(CONFIG_NFT_MASQ)"));
         assert_eq!(label("pre_raw", 1), "rule 1 of chain pre_raw");
