@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use eip_compute::Listing;
@@ -43,7 +44,7 @@ struct KeptListing {
 const LATER: Duration = Duration::from_secs(2);
 
 /// The last desired set, and the last list of every backend.
-pub(crate) type ToKeep = (DesiredSet, BTreeMap<Backend, Listing>);
+pub(crate) type ToKeep = (DesiredSet, Arc<BTreeMap<Backend, Listing>>);
 
 /// Writes what is to be kept, the newest of it when it comes faster than the disk, until nothing
 /// more can come. Beside the loop, because a change must not wait for the disk.

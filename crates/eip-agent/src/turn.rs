@@ -6,10 +6,11 @@ use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use eip_compute::Listing;
 use eip_dataplane::DesiredState;
 use eip_model::{
-    AppliedReport, AttachmentProblem, DataPlaneHealth, DesiredSet, Generation, InventoryReport,
-    Resolution, resolve,
+    AppliedReport, AttachmentProblem, Backend, DataPlaneHealth, DesiredSet, Generation,
+    InventoryReport, Resolution, resolve,
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -18,7 +19,7 @@ use tracing::{debug, error, info, warn};
 use crate::guests::{Guests, Known};
 use crate::keep::ToKeep;
 use crate::kernel::{Kernel, KernelError};
-use crate::world::World;
+use crate::world::{View, World};
 
 /// How often it is looked whether others have changed something: it is mended within a second.
 const MEND_INTERVAL: Duration = Duration::from_millis(400);
@@ -89,12 +90,10 @@ impl Turns {
     }
 
     async fn turn(&mut self, plane: &mut Plane) {
-        self.world.look();
-        let backends = self.world.inventory();
+        let news = self.world.look();
+        let View { known, lives, networks, inventory: backends, listings } = self.world.view();
         let desired = self.desired.borrow_and_update().clone();
         if let Some(desired) = &desired {
-            let networks = self.world.networks();
-            let known = self.world.known();
             let found = resolve(&desired.attachments, &known, &backends, &networks);
             let Resolution { targets, aliases, problems } = found;
             let ranges = desired.ranges.clone();
@@ -104,8 +103,9 @@ impl Turns {
                 plane.generation = desired.generation;
             }
             if plane.carries() {
-                let (instances, lives) = (&known, &self.world.lives());
-                self.guests.want(&aliases, Known { instances, lives, ranges: &desired.ranges });
+                let ranges = &desired.ranges;
+                let known = Known { instances: &known, lives: &lives, ranges };
+                self.guests.want(&aliases, known);
             }
             let of_guests = self.guests.problems(&desired.attachments);
             let problems = merged(problems, of_guests);
@@ -117,20 +117,22 @@ impl Turns {
             };
             publish(&self.applied, report);
         }
-        publish(&self.inventory, InventoryReport { backends });
+        if news {
+            publish(&self.inventory, InventoryReport { backends: backends.to_vec() });
+        }
         if let Some(desired) = desired {
             // After the change is in force and told: a crash in between costs one question.
-            self.keep(&desired);
+            self.keep(desired, listings);
         }
     }
 
-    fn keep(&self, desired: &DesiredSet) {
-        let listings = self.world.listings();
+    fn keep(&self, desired: DesiredSet, listings: Arc<BTreeMap<Backend, Listing>>) {
         self.kept.send_if_modified(|kept| {
-            if kept.as_ref().is_some_and(|(set, lists)| set == desired && lists == listings) {
+            let same = |(set, lists): &ToKeep| Arc::ptr_eq(lists, &listings) && *set == desired;
+            if kept.as_ref().is_some_and(same) {
                 return false;
             }
-            *kept = Some((desired.clone(), listings.clone()));
+            *kept = Some((desired, listings));
             true
         });
     }
