@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use eip_model::{DesiredSet, Generation};
+use eip_model::{DesiredSet, Generation, Mode};
 use eip_store::ElasticIpRecord;
 use rstest::rstest;
 
@@ -52,7 +52,10 @@ async fn changes_lead_from_any_set_that_was_not_reported_over_to_the_newest(
     for step in 0..120 {
         let at = dice.below(5);
         match dice.below(8) {
-            0..3 => move_if_it_may(&world, &eips[at], dice.below(9)).await,
+            0..3 => {
+                let mode = [None, Some(Mode::Nat), Some(Mode::Alias)][dice.below(3)];
+                move_if_it_may(&world, &eips[at], dice.below(9), mode).await;
+            }
             3 => drop(world.part(&eips[at]).await),
             4 => {
                 drop(world.part(&eips[at]).await);
@@ -108,9 +111,10 @@ async fn run_on(world: &World, at: usize, but_one: bool) {
     world.report(HOSTS[at], &here).await;
 }
 
-/// Moves it to an instance, which may be gone or have another one.
-async fn move_if_it_may(world: &World, eip: &ElasticIpRecord, instance: usize) {
+/// Moves it to an instance, which may be gone or have another one, or changes its mode there.
+async fn move_if_it_may(world: &World, eip: &ElasticIpRecord, instance: usize, mode: Option<Mode>) {
     let command = eip_store::AssociateCommand {
+        mode,
         allow_reassociation: true,
         ..crate::world::associate(eip_model::ElasticIpRef::Id(eip.id), INSTANCES[instance])
     };
