@@ -25,10 +25,12 @@ pub enum EventKind {
     /// The instance was removed, and its association with it.
     InstanceRemoved,
     Released,
+    /// What another program had changed on a host was put right. Of no elastic IP and no project.
+    DataPlaneMended,
 }
 
 impl EventKind {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Allocated,
         Self::Updated,
         Self::Associated,
@@ -37,6 +39,7 @@ impl EventKind {
         Self::Disassociated,
         Self::InstanceRemoved,
         Self::Released,
+        Self::DataPlaneMended,
     ];
 
     #[must_use]
@@ -50,6 +53,7 @@ impl EventKind {
             Self::Disassociated => "disassociated",
             Self::InstanceRemoved => "instance_removed",
             Self::Released => "released",
+            Self::DataPlaneMended => "data_plane_mended",
         }
     }
 }
@@ -73,12 +77,13 @@ pub struct Event {
     #[schema(value_type = String, format = "date-time")]
     pub at: Timestamp,
     pub kind: EventKind,
-    #[schema(value_type = String)]
-    pub project: ProjectName,
-    #[schema(value_type = uuid::Uuid)]
-    pub elastic_ip_id: ElasticIpId,
-    #[schema(value_type = String, format = "ipv4")]
-    pub public_ip: Ipv4Addr,
+    /// Whose elastic IP it is; `None` where it is about a host, like the next two.
+    #[schema(value_type = Option<String>)]
+    pub project: Option<ProjectName>,
+    #[schema(value_type = Option<uuid::Uuid>)]
+    pub elastic_ip_id: Option<ElasticIpId>,
+    #[schema(value_type = Option<String>, format = "ipv4")]
+    pub public_ip: Option<Ipv4Addr>,
     #[schema(value_type = Option<uuid::Uuid>)]
     pub instance_id: Option<InstanceId>,
     pub instance_name: Option<String>,
@@ -86,4 +91,7 @@ pub struct Event {
     pub host: Option<HostName>,
     /// The key that asked for it, or `agent:HOST`.
     pub actor: String,
+    /// What the rest does not say, for people: what was mended.
+    #[serde(default)]
+    pub detail: Option<String>,
 }

@@ -13,6 +13,7 @@ mod host;
 mod ids;
 mod instance;
 mod key;
+mod mend;
 mod mode;
 mod names;
 mod network;
@@ -41,6 +42,7 @@ pub use instance::{
     AddressSource, Backend, Instance, InstanceList, InstanceReport, InstanceState, Unusable,
 };
 pub use key::{KeyId, Role};
+pub use mend::{LONGEST_MEND, MENDS_KEPT, Mend, MendReport};
 pub use mode::{InstanceInterface, InvalidMac, MacAddress, Mode};
 pub use names::{HostName, InvalidName, Label, PoolName, ProjectName, Tags, TagsError};
 pub use network::LocalNetwork;

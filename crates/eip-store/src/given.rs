@@ -124,6 +124,7 @@ cells! {
     Option<&Label> => Text, cell => cell.map(|name| name.as_str().to_owned());
     Uuid => Uuid, cell => Some(cell);
     ElasticIpId => Uuid, cell => Some(cell.uuid());
+    Option<ElasticIpId> => Uuid, cell => cell.map(ElasticIpId::uuid);
     InstanceId => Uuid, cell => Some(cell.uuid());
     Option<InstanceId> => Uuid, cell => cell.map(InstanceId::uuid);
     &[u8] => Bytes, cell => cell.to_vec();

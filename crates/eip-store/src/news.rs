@@ -30,13 +30,15 @@ pub(crate) fn channel() -> broadcast::Sender<News> {
 pub(crate) struct NewEvent {
     pub(crate) at: Timestamp,
     pub(crate) kind: EventKind,
-    pub(crate) project: ProjectName,
-    pub(crate) elastic_ip: ElasticIpId,
-    pub(crate) address: Ipv4Addr,
+    /// All three, or none where it is about a host.
+    pub(crate) project: Option<ProjectName>,
+    pub(crate) elastic_ip: Option<ElasticIpId>,
+    pub(crate) address: Option<Ipv4Addr>,
     pub(crate) instance_id: Option<InstanceId>,
     pub(crate) instance_name: Option<String>,
     pub(crate) host: Option<HostName>,
     pub(crate) actor: String,
+    pub(crate) detail: Option<String>,
 }
 
 /// What a transaction has to say when it commits.
@@ -56,13 +58,14 @@ impl Telling {
         Given::of(&self.events)
             .with("at", |e| e.at)
             .with("kind", |e| e.kind.as_str())
-            .with("project", |e| &e.project)
+            .with("project", |e| e.project.as_ref())
             .with("elastic_ip_id", |e| e.elastic_ip)
             .with("address", |e| e.address)
             .with("instance_id", |e| e.instance_id)
             .with("instance_name", |e| e.instance_name.as_deref())
             .with("host", |e| e.host.as_ref())
             .with("actor", |e| e.actor.as_str())
+            .with("detail", |e| e.detail.as_deref())
             .into()
     }
 }

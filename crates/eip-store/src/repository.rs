@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use async_trait::async_trait;
 use eip_model::{
     AppliedReport, BackendInventory, ClusterId, Counted, DesiredChanges, DesiredSet, ElasticIpId,
-    ElasticIpRef, Event, Generation, HostName, Instance, PoolConfig, PoolName, ProjectName,
+    ElasticIpRef, Event, Generation, HostName, Instance, Mend, PoolConfig, PoolName, ProjectName,
     Traffic,
 };
 use jiff::Timestamp;
@@ -202,6 +202,10 @@ pub trait Repository: std::fmt::Debug + Send + Sync + 'static {
         reason: &str,
         now: Timestamp,
     ) -> Result<(), StoreError>;
+
+    /// Writes an event for each thing that a host has put right. What is in the record already, of the
+    /// same time and in the same words, is left out.
+    async fn record_mends(&self, host: &HostName, mends: &[Mend]) -> Result<(), StoreError>;
 
     /// Adds what elastic IPs on a host have carried since its last report. Each address comes once,
     /// with its counter as it stands, so that repeating a report changes nothing.

@@ -333,7 +333,8 @@ pub(crate) fn api_key(row: &impl Cells) -> Result<ApiKeyRecord, StoreError> {
 
 /// What [`event`] reads; a `WHERE` goes behind it.
 pub(crate) const EVENT: &str = "
-    SELECT seq, at, kind, project, elastic_ip_id, address, instance_id, instance_name, host, actor
+    SELECT seq, at, kind, project, elastic_ip_id, address, instance_id, instance_name, host, actor,
+           detail
       FROM event";
 
 /// Reads one event. Its id is its place in the order in which the changes were committed.
@@ -344,13 +345,14 @@ pub(crate) fn event(row: &impl Cells) -> Result<Event, StoreError> {
             id: format!("{seq:019}"),
             at: row.moment("at")?,
             kind: row.parsed("kind")?,
-            project: row.parsed("project")?,
-            elastic_ip_id: ElasticIpId::new(row.id("elastic_ip_id")?),
-            public_ip: row.address("address")?,
+            project: row.maybe("project")?,
+            elastic_ip_id: row.uuid("elastic_ip_id")?.map(ElasticIpId::new),
+            public_ip: row.maybe_address("address")?,
             instance_id: row.uuid("instance_id")?.map(InstanceId::new),
             instance_name: row.text("instance_name")?,
             host: row.maybe("host")?,
             actor: row.words("actor")?,
+            detail: row.text("detail")?,
         })
     };
     read().map_err(|e| e.within("event"))

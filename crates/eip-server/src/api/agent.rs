@@ -6,7 +6,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use eip_model::{
-    AppliedReport, ClusterId, DesiredNews, Generation, InventoryReport, TrafficReport,
+    AppliedReport, ClusterId, DesiredNews, Generation, InventoryReport, MendReport, TrafficReport,
 };
 use serde::Deserialize;
 
@@ -65,6 +65,15 @@ pub(crate) async fn traffic(
     AgentJson(report): AgentJson<TrafficReport>,
 ) -> Result<StatusCode, Error> {
     finish(async move { state.service.take_traffic(&caller, report).await }).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(crate) async fn mends(
+    State(state): State<ApiState>,
+    caller: Caller,
+    AgentJson(report): AgentJson<MendReport>,
+) -> Result<StatusCode, Error> {
+    finish(async move { state.service.take_mends(&caller, report).await }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -68,6 +68,7 @@ pub fn router(state: ApiState) -> Router {
         .route("/agent/v1/inventory", put(agent::inventory))
         .route("/agent/v1/applied", put(agent::applied))
         .route("/agent/v1/traffic", put(agent::traffic))
+        .route("/agent/v1/mends", put(agent::mends))
         .route("/agent/v1/desired", get(agent::desired))
         .route("/errors", get(meta::errors))
         .route("/healthz", get(meta::healthz))

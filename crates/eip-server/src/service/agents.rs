@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use eip_model::{
-    AppliedReport, ClusterId, DesiredNews, Generation, Host, HostName, InventoryReport,
-    TrafficReport,
+    AppliedReport, ClusterId, DesiredNews, Generation, Host, HostName, InventoryReport, MENDS_KEPT,
+    MendReport, TrafficReport,
 };
 use eip_store::{Ahead, HostProgress};
 use jiff::Timestamp;
@@ -152,6 +152,27 @@ impl Service {
         let counted: Vec<_> = unique.into_values().collect();
         let taken = self.repository().record_traffic(host, &counted, Timestamp::now()).await;
         taken.map_err(Error::Store)
+    }
+
+    /// Takes in what was put right on the caller's host. It is believed whatever record the host
+    /// follows: nothing else depends on it.
+    pub(crate) async fn take_mends(
+        &self,
+        caller: &Caller,
+        report: MendReport,
+    ) -> Result<(), Error> {
+        let host = caller.host()?;
+        let MendReport { mut mends } = report;
+        if mends.len() > MENDS_KEPT {
+            let detail = format!("a report has at most {MENDS_KEPT} mends, not {}", mends.len());
+            return Err(Error::invalid(detail, "send the rest in another report"));
+        }
+        for mend in &mut mends {
+            mend.check().map_err(|why| Error::invalid(why, "send what the host has mended"))?;
+            // A host whose clock has not been set.
+            mend.at = mend.at.max(Timestamp::UNIX_EPOCH);
+        }
+        self.repository().record_mends(host, &mends).await.map_err(Error::Store)
     }
 
     /// Has a host that is ahead of this record take what is wished here.

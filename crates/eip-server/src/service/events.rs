@@ -88,7 +88,7 @@ impl Service {
         let mut events = read.map_err(Error::Store)?;
         let seen = events.last().and_then(|event| event.id.parse().ok());
         if let Some(project) = scope.project() {
-            events.retain(|event| event.project == *project);
+            events.retain(|event| event.project.as_ref() == Some(project));
         }
         Ok((events, seen))
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use reqwest::{Method, Response, StatusCode};
 use rstest::rstest;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::world::{Store, World};
 
@@ -94,6 +94,84 @@ async fn a_project_sees_its_own_events_only() {
     assert_eq!((&event["elastic_ip_id"], &event["project"]), (&own.into(), &"other".into()));
     let (_, list) = others.get("/events").await;
     assert_eq!(list["items"].as_array().unwrap().len(), 1);
+}
+
+#[rstest]
+#[tokio::test]
+async fn what_a_host_has_mended_is_told_to_whoever_sees_everything_and_to_nobody_else(
+    #[values(Store::Sqlite, Store::Postgres)] store: Store,
+) {
+    let world = World::new(store).await;
+    let _tending = world.tend();
+    let mut others = Vec::new();
+    for role in ["member", "reader"] {
+        let (_, key) = world.post("/api-keys", format!(r#"{{"role": "{role}"}}"#)).await;
+        let other = world.with_key(key["key"].as_str().unwrap());
+        let following = Following::from(&other, None).await;
+        others.push((other, following));
+    }
+    let mut following = Following::from(&world, None).await;
+    let host = world.host("hv1").await;
+    let mend = json!({"at": "2026-01-02T03:04:05.678901Z", "what": "the table", "times": 2});
+    for _ in 0..2 {
+        let (status, body) = host.mended(&json!({"mends": [mend]})).await;
+        assert_eq!(status, StatusCode::NO_CONTENT, "{body}");
+    }
+    let own = world.allocate().await;
+    let (_, event) = following.next().await.unwrap();
+    let expected = json!({
+        "id": event["id"], "at": "2026-01-02T03:04:05.678901Z", "kind": "data_plane_mended",
+        "project": null, "elastic_ip_id": null, "public_ip": null, "instance_id": null,
+        "instance_name": null, "host": "hv1", "actor": "agent:hv1", "detail": "the table (2 times)",
+    });
+    assert_eq!(event, expected);
+    assert_eq!(following.next().await.unwrap().1["elastic_ip_id"], own, "it is told once");
+    let (_, list) = world.get("/events").await;
+    assert_eq!(list["items"][0], expected);
+    for (other, mut following) in others {
+        // Theirs comes behind it.
+        assert_eq!(following.next().await.unwrap().1["elastic_ip_id"], own);
+        let (_, list) = other.get("/events").await;
+        let kinds: Vec<_> = list["items"].as_array().unwrap().iter().map(|e| &e["kind"]).collect();
+        assert_eq!(kinds, ["allocated"]);
+    }
+}
+
+#[rstest]
+#[case::nothing_said(json!({"at": "2026-01-02T03:04:05Z", "what": "", "times": 1}))]
+#[case::never(json!({"at": "2026-01-02T03:04:05Z", "what": "the table", "times": 0}))]
+#[case::nul(json!({"at": "2026-01-02T03:04:05Z", "what": "a\u{0}b", "times": 1}))]
+#[case::long(json!({"at": "2026-01-02T03:04:05Z", "what": "a".repeat(201), "times": 1}))]
+#[case::no_time(json!({"at": "yesterday", "what": "the table", "times": 1}))]
+#[tokio::test]
+async fn what_no_agent_says_of_a_mend_is_refused(#[case] mend: Value) {
+    let world = World::new(Store::Postgres).await;
+    let host = world.host("hv1").await;
+    let (status, body) = host.mended(&json!({"mends": [mend]})).await;
+    assert_eq!((status, &body["code"]), (StatusCode::BAD_REQUEST, &"invalid_request".into()));
+    let (_, list) = world.get("/events").await;
+    assert_eq!(list["items"], json!([]));
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_mend_by_a_clock_that_is_far_off_is_taken_and_too_many_at_once_are_not(
+    #[values(Store::Sqlite, Store::Postgres)] store: Store,
+) {
+    let world = World::new(store).await;
+    let host = world.host("hv1").await;
+    let mend = |at: &str| json!({"at": at, "what": "the table", "times": 1});
+    for at in ["-009999-01-02T01:59:59Z", "1969-12-31T23:59:59Z", "9999-12-30T22:00:00Z"] {
+        let (status, body) = host.mended(&json!({"mends": [mend(at)]})).await;
+        assert_eq!(status, StatusCode::NO_CONTENT, "{at}: {body}");
+    }
+    let (_, list) = world.get("/events").await;
+    let times: Vec<_> = list["items"].as_array().unwrap().iter().map(|e| &e["at"]).collect();
+    assert_eq!(times, ["1970-01-01T00:00:00Z", "9999-12-30T22:00:00Z"]);
+    let many = vec![mend("2026-01-02T03:04:05Z"); 101];
+    assert_eq!(host.mended(&json!({"mends": many})).await.0, StatusCode::BAD_REQUEST);
+    let as_admin = world.request(Method::PUT, "/agent/v1/mends").json(&json!({"mends": []}));
+    assert_eq!(crate::world::read(as_admin).await.0, StatusCode::FORBIDDEN);
 }
 
 #[tokio::test]

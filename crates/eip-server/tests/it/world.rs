@@ -209,6 +209,11 @@ impl Host {
         self.request(Method::PUT, "traffic").json(report).send().await.unwrap().status()
     }
 
+    /// Reports what was mended.
+    pub(crate) async fn mended(&self, report: &Value) -> Answer {
+        read(self.request(Method::PUT, "mends").json(report)).await
+    }
+
     /// Applies whatever is desired, at once, until the task is dropped.
     pub(crate) fn obey(&self) -> AbortOnDropHandle<()> {
         let host = self.clone();

@@ -271,13 +271,14 @@ impl NewAllocation {
         NewEvent {
             at: self.now,
             kind: EventKind::Allocated,
-            project: self.project.clone(),
-            elastic_ip: self.id,
-            address: self.address,
+            project: Some(self.project.clone()),
+            elastic_ip: Some(self.id),
+            address: Some(self.address),
             instance_id: None,
             instance_name: None,
             host: None,
             actor: self.actor.clone(),
+            detail: None,
         }
     }
 

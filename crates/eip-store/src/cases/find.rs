@@ -158,7 +158,8 @@ impl UseCase for EventsOf {
         list.add(") ORDER BY seq", values![]);
         let found = tx.rows(&list.text, &list.values).await?;
         let events = found.iter().map(rows::event).collect::<Result<Vec<_>, _>>()?;
-        let seen = |event: &Event| sees(&self.scope, &event.project);
+        let only = self.scope.project();
+        let seen = |event: &Event| only.is_none_or(|only| event.project.as_ref() == Some(only));
         Ok(events.into_iter().filter(seen).collect())
     }
 }

@@ -251,13 +251,14 @@ impl Held {
         NewEvent {
             at,
             kind,
-            project: self.project.clone(),
-            elastic_ip: self.id,
-            address: self.address,
+            project: Some(self.project.clone()),
+            elastic_ip: Some(self.id),
+            address: Some(self.address),
             instance_id: party.instance_id,
             instance_name: party.instance_name.map(str::to_owned),
             host: party.host.cloned(),
             actor: actor.to_owned(),
+            detail: None,
         }
     }
 }

@@ -13,6 +13,7 @@ mod held;
 mod hosts;
 mod inventory;
 mod inventory_diff;
+mod mends;
 mod release;
 mod setup;
 mod traffic;
@@ -25,7 +26,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use eip_model::{
     AppliedReport, BackendInventory, ClusterId, Counted, DesiredChanges, DesiredSet, ElasticIpId,
-    ElasticIpRef, Event, Generation, HostName, Instance, PoolConfig, PoolName, ProjectName,
+    ElasticIpRef, Event, Generation, HostName, Instance, Mend, PoolConfig, PoolName, ProjectName,
     Traffic,
 };
 use jiff::Timestamp;
@@ -257,6 +258,12 @@ impl<D: Database> Repository for Record<D> {
     ) -> Result<(), StoreError> {
         let (host, reason, now) = (host.clone(), reason.to_owned(), micros(now));
         self.database.change(trust::MarkAhead { host, ahead, reason, now }).await
+    }
+
+    async fn record_mends(&self, host: &HostName, mends: &[Mend]) -> Result<(), StoreError> {
+        let precise = |one: &Mend| Mend { at: micros(one.at), ..one.clone() };
+        let (host, mends) = (host.clone(), mends.iter().map(precise).collect());
+        self.database.change(mends::RecordMends { host, mends }).await
     }
 
     async fn record_traffic(

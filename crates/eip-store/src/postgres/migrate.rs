@@ -24,6 +24,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V3__address_source", include_str!("../../migrations/postgres/V3__address_source.sql")),
     ("V4__modes", include_str!("../../migrations/postgres/V4__modes.sql")),
     ("V6__trust_and_traffic", include_str!("../../migrations/postgres/V6__trust_and_traffic.sql")),
+    ("V7__mends", include_str!("../../migrations/postgres/V7__mends.sql")),
 ];
 
 /// The lock that servers which start at once take in turn: "eip" in ASCII.

@@ -16,6 +16,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V3__address_source", include_str!("../../migrations/sqlite/V3__address_source.sql")),
     ("V4__modes", include_str!("../../migrations/sqlite/V4__modes.sql")),
     ("V6__trust_and_traffic", include_str!("../../migrations/sqlite/V6__trust_and_traffic.sql")),
+    ("V7__mends", include_str!("../../migrations/sqlite/V7__mends.sql")),
 ];
 
 /// Makes the folder and the file for this user only, and takes the lock that keeps others out.

@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use eip_model::EventKind;
+use eip_model::{EventKind, Mend};
 use eip_store::{BackupError, OpenError, backup, open};
 use eip_testkit::postgres::TestCluster;
 
 use crate::raw::execute;
 use crate::whole::Whole;
-use crate::world::{Kind, World, new_allocation, take};
+use crate::world::{Kind, World, at, host, new_allocation, take};
 
 fn url(path: &Path) -> String {
     format!("sqlite:{}", path.display())
@@ -29,11 +29,13 @@ async fn a_copy_answers_as_the_record_did_and_can_be_written_to() {
     let (eip, other) = (world.hold(1).await, world.hold(2).await);
     world.point(&eip, 1).await;
     world.release(&other).await.unwrap();
+    let mend = Mend { at: at(40), what: "the table".into(), times: 1 };
+    world.repo.record_mends(&host("hv1"), &[mend]).await.unwrap();
     let copies = world.folder.path().join("copies");
     std::fs::create_dir(&copies).unwrap();
     let to = copies.join("eip.db");
     let made = backup(&world.url, &to).await.unwrap();
-    assert_eq!((made.held, made.last_event), (1, 4));
+    assert_eq!((made.held, made.last_event), (1, 5));
     assert_eq!(made.bytes, to.metadata().unwrap().len());
     assert_eq!(to.metadata().unwrap().permissions().mode() & 0o777, 0o600);
     assert_eq!(files(&copies), BTreeSet::from([to.clone()]));
@@ -45,7 +47,7 @@ async fn a_copy_answers_as_the_record_did_and_can_be_written_to() {
     take(&copy, &new_allocation(4, "default")).await.unwrap();
     drop(copy);
     let mut before = Whole::of(&world.repo).await;
-    before.forget_events_after(4);
+    before.forget_events_after(5);
     before.held.pop();
     before.in_use.pop();
     before.pools[0].1.held -= 1;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use eip_model::{
     AttachmentProblem, Backend, BackendInventory, BackendListing, Counted, ElasticIpRef, EventKind,
-    KeyId, PoolConfig, ProblemKind, Role, Volume,
+    KeyId, Mend, PoolConfig, ProblemKind, Role, Volume,
 };
 use eip_store::{
     ImportError, NewAllocation, NewApiKey, OnceKey, OpenError, Repository, UpdateCommand, import,
@@ -81,6 +81,8 @@ async fn eventful() -> World {
     let volume = Volume { packets_in: 1 << 40, bytes_in: 1 << 50, packets_out: 0, bytes_out: 7 };
     let counted = Counted { public_ip: held[0].address, elastic_ip_id: held[0].id, volume };
     repo.record_traffic(&host("hv1"), &[counted], at(11)).await.unwrap();
+    let mend = Mend { at: at(12), what: HARD.into(), times: 2 };
+    repo.record_mends(&host("hv1"), &[mend]).await.unwrap();
     // Moved while the host that had it is silent: it waits.
     world.part(&held[3]).await.unwrap();
     world.shift(&held[1], 12).await;
@@ -236,7 +238,7 @@ async fn a_record_that_cannot_be_imported_is_refused_before_the_database_is_touc
     drop(repo);
     execute(&from, "DELETE FROM refinery_schema_history WHERE version > 2").await;
     let error = refused(&from, &to).await;
-    assert!(matches!(error, ImportError::Older { found: 2, known: 6 }), "{error:?}");
+    assert!(matches!(error, ImportError::Older { found: 2, known: 7 }), "{error:?}");
     assert!(dump(&to).await.is_empty());
 }
 

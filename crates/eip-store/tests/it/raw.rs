@@ -12,6 +12,19 @@ pub(crate) async fn execute(url: &str, sql: &str) {
     }
 }
 
+/// Runs statements that may be refused, and returns what the database says then.
+pub(crate) async fn try_execute(url: &str, sql: &str) -> Result<(), String> {
+    match url.strip_prefix("sqlite:") {
+        Some(path) => {
+            let done = rusqlite::Connection::open(path).unwrap().execute_batch(sql);
+            done.map_err(|error| error.to_string())
+        }
+        None => with_client(url, async |client| client.batch_execute(sql).await)
+            .await
+            .map_err(|error| format!("{error:?}")),
+    }
+}
+
 /// Returns what a query gives, as text.
 pub(crate) async fn ask(url: &str, sql: &str) -> Vec<Vec<String>> {
     match url.strip_prefix("sqlite:") {

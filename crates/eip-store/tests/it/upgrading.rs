@@ -3,10 +3,10 @@
 
 use std::net::Ipv4Addr;
 
-use eip_model::{ElasticIpId, Mode, Role};
+use eip_model::{ElasticIpId, Mend, Mode, Role};
 use eip_store::{OpenError, open};
 use eip_testkit::postgres::TestCluster;
-use refinery::{Migration, Runner};
+use refinery::{Migration, Runner, Target};
 use rstest::rstest;
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -30,7 +30,7 @@ impl Earlier {
             Kind::Sqlite => format!("sqlite:{}", folder.path().join("eip.db").display()),
             Kind::Postgres | Kind::Bouncer => TestCluster::shared().fresh_database().await,
         };
-        migrate_to_1(&url).await;
+        migrate(&url, 1).await;
         execute(&url, &told_to(kind, &format!("{ROWS}{}", many()))).await;
         Self { url, _folder: folder }
     }
@@ -50,21 +50,41 @@ fn many() -> String {
     (100..122).map(row).collect()
 }
 
-async fn migrate_to_1(url: &str) {
-    let name = "V1__the_record";
-    let sqlite = include_str!("../../migrations/sqlite/V1__the_record.sql");
-    let postgres = include_str!("../../migrations/postgres/V1__the_record.sql");
+macro_rules! migration {
+    ($name:literal) => {
+        (
+            $name,
+            include_str!(concat!("../../migrations/sqlite/", $name, ".sql")),
+            include_str!(concat!("../../migrations/postgres/", $name, ".sql")),
+        )
+    };
+}
+
+/// The schemas that were: name, SQLite, PostgreSQL.
+const SCHEMAS: [(&str, &str, &str); 5] = [
+    migration!("V1__the_record"),
+    migration!("V2__batches"),
+    migration!("V3__address_source"),
+    migration!("V4__modes"),
+    migration!("V6__trust_and_traffic"),
+];
+
+/// Brings a database to one of the schemas that were.
+async fn migrate(url: &str, schema: i32) {
+    let sqlite = url.starts_with("sqlite:");
+    let migrations = SCHEMAS.map(|(name, lite, postgres)| {
+        Migration::unapplied(name, if sqlite { lite } else { postgres }).unwrap()
+    });
+    let runner = Runner::new(&migrations).set_target(Target::Version(schema));
     if let Some(path) = url.strip_prefix("sqlite:") {
         let mut connection = rusqlite::Connection::open(path).unwrap();
         connection.pragma_update(None, "journal_mode", "WAL").unwrap();
-        let first = Migration::unapplied(name, sqlite).unwrap();
-        Runner::new(&[first]).run(&mut connection).unwrap();
+        runner.run(&mut connection).unwrap();
     } else {
         let (mut client, connection) =
             tokio_postgres::connect(url, tokio_postgres::NoTls).await.unwrap();
         let driving = tokio::spawn(connection);
-        let first = Migration::unapplied(name, postgres).unwrap();
-        Runner::new(&[first]).run_async(&mut client).await.unwrap();
+        runner.run_async(&mut client).await.unwrap();
         drop(client);
         driving.await.unwrap().unwrap();
     }
@@ -114,8 +134,11 @@ fn told_to(kind: Kind, rows: &str) -> String {
 #[tokio::test]
 async fn a_record_of_the_first_program_is_all_there_in_this_one(
     #[values(Kind::Sqlite, Kind::Postgres)] kind: Kind,
+    // By way of each of the programs since.
+    #[values(1, 2, 3, 4, 6)] schema: i32,
 ) {
     let earlier = Earlier::new(kind).await;
+    migrate(&earlier.url, schema).await;
     let repo = open(&earlier.url).await.unwrap();
     let whole = Whole::of(&repo).await;
 
@@ -219,6 +242,21 @@ async fn an_earlier_record_is_written_to_like_a_new_one(
     assert_eq!(held, [["2"]]);
 }
 
+/// Numbers are not given twice: who follows the events goes by them.
+#[rstest]
+#[tokio::test]
+async fn an_upgrade_goes_on_from_the_highest_number_that_an_event_ever_had(
+    #[values(Kind::Sqlite, Kind::Postgres)] kind: Kind,
+    #[values("DELETE FROM event WHERE seq = 11", "DELETE FROM event")] lost: &str,
+) {
+    let earlier = Earlier::new(kind).await;
+    execute(&earlier.url, lost).await;
+    let repo = open(&earlier.url).await.unwrap();
+    let mend = Mend { at: at(100), what: "the table".to_owned(), times: 1 };
+    repo.record_mends(&host("hv1"), &[mend]).await.unwrap();
+    assert_eq!(repo.last_event().await.unwrap(), 12);
+}
+
 /// What stands in the way of the second migration: at its end, and at the note that it is done.
 const IN_ITS_WAY: [(&str, &str); 2] = [
     ("CREATE TABLE answer (surprise text)", "DROP TABLE answer"),
@@ -235,7 +273,7 @@ async fn a_migration_that_fails_changes_nothing_and_the_next_start_makes_up_for_
         execute(&earlier.url, obstacle).await;
         let before = dump(&earlier.url).await;
         let error = open(&earlier.url).await.unwrap_err();
-        assert!(matches!(error, OpenError::Upgrade { to: 6, .. }), "{error:?}");
+        assert!(matches!(error, OpenError::Upgrade { to: 7, .. }), "{error:?}");
         assert_eq!(dump(&earlier.url).await, before, "{obstacle}");
         execute(&earlier.url, removal).await;
         let repo = open(&earlier.url).await.unwrap();

@@ -41,7 +41,7 @@ impl Whole {
         let mut in_use = repo.addresses_in_use().await.unwrap();
         in_use.sort();
         let events = repo.events_after(0, 1_000_000).await.unwrap();
-        let mut ids: Vec<_> = events.iter().map(|event| event.elastic_ip_id).collect();
+        let mut ids: Vec<_> = events.iter().filter_map(|event| event.elastic_ip_id).collect();
         ids.sort();
         ids.dedup();
         let mut stories = Vec::new();
