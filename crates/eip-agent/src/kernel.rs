@@ -16,12 +16,12 @@ pub trait Kernel: std::fmt::Debug + Send + 'static {
     /// When the kernel refused.
     fn apply(&mut self, wanted: &DesiredState) -> Result<(), KernelError>;
 
-    /// Puts right what others have changed since `wanted` was applied. Returns what was, where
-    /// anything was.
+    /// Puts right what others have changed since `wanted` was applied. Returns what was, each thing
+    /// once, and what was put right by the way since the last call.
     ///
     /// # Errors
     /// When the kernel refused.
-    fn mend(&mut self, wanted: &DesiredState) -> Result<Option<&'static str>, KernelError>;
+    fn mend(&mut self, wanted: &DesiredState) -> Result<Vec<&'static str>, KernelError>;
 
     /// What will not work for want of rights, though all else does, for people.
     fn caveat(&self) -> Option<String> {

@@ -8,6 +8,7 @@
 mod guests;
 mod keep;
 mod kernel;
+mod mends;
 mod netfilter;
 mod server;
 mod traffic;
@@ -32,6 +33,7 @@ pub use eip_dataplane::{Announce, Counters, Options as KernelOptions};
 use guests::Guests;
 use keep::{Keep, keep_up};
 pub use kernel::{Kernel, KernelError};
+use mends::{Mends, tell_mends};
 pub use netfilter::open_kernel;
 use server::{Fetched, LinkError};
 pub use server::{ServerLink, ServerUrlError};
@@ -95,6 +97,8 @@ pub async fn run(config: AgentConfig, server: ServerLink, stop: CancellationToke
         async move { link.put_applied(&report).await }
     };
     tasks.spawn(tell(put_applied, applied_rx, stop.clone()));
+    let mends = Arc::new(Mends::default());
+    tasks.spawn(tell_mends(Arc::clone(&mends), server.clone(), stop.clone()));
     let (kept_tx, kept_rx) = watch::channel(None);
     tasks.spawn(keep_up(keep, kept_rx, server));
     let turns = Turns {
@@ -105,6 +109,7 @@ pub async fn run(config: AgentConfig, server: ServerLink, stop: CancellationToke
         inventory: inventory_tx,
         applied: applied_tx,
         kept: kept_tx,
+        mends,
     };
     tasks.spawn(turns.run(kernel, stop));
     tasks.close();

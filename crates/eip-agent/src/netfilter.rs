@@ -21,12 +21,22 @@ const SETTLE_INTERVAL: Duration = Duration::from_secs(1);
 /// How often our routes are compared with what the kernel has: it tells nobody when one goes.
 const ROUTE_INTERVAL: Duration = Duration::from_secs(3);
 
+/// What of ours was found changed, as events name it.
+const TABLE: &str = "the nftables table of elastic IPs";
+const ROUTES: &str = "the routes of elastic IPs or the addresses of the host";
+
+/// What was put right and has not been told yet.
+type Mended = Arc<Mutex<BTreeSet<&'static str>>>;
+
 #[derive(Debug)]
 struct Netfilter {
     plane: DataPlane,
     passage: Arc<Mutex<Passage>>,
     compared: Instant,
     settled: Instant,
+    /// Something was applied: the table is ours to lose.
+    begun: bool,
+    mended: Mended,
     /// What has been said: a warning that lasts is said once.
     warned: BTreeSet<String>,
 }
@@ -48,19 +58,27 @@ struct Passage {
 pub fn open_kernel(options: Options) -> Result<Box<dyn Kernel>, String> {
     let plane = DataPlane::open_with(options).map_err(|error| chain(&error))?;
     let passage = Arc::new(Mutex::new(Passage::default()));
-    watch_firewalls(&passage).map_err(|error| format!("cannot start a thread: {error}"))?;
+    let mended = Mended::default();
+    watch_firewalls(&passage, &mended)
+        .map_err(|error| format!("cannot start a thread: {error}"))?;
     Ok(Box::new(Netfilter {
         plane,
         passage,
         compared: Instant::now(),
         settled: Instant::now(),
+        begun: false,
+        mended,
         warned: BTreeSet::new(),
     }))
 }
 
 impl Kernel for Netfilter {
     fn apply(&mut self, wanted: &DesiredState) -> Result<(), KernelError> {
+        if self.begun && matches!(self.plane.intact(), Ok(false)) {
+            self.note(TABLE);
+        }
         self.settle(wanted)?;
+        self.begun = true;
         let passage = passage(wanted);
         let mut known = self.passage.lock().unwrap_or_else(PoisonError::into_inner);
         let less = Passage { through: Through::Rewritten, ..known.clone() };
@@ -73,21 +91,21 @@ impl Kernel for Netfilter {
         Ok(())
     }
 
-    fn mend(&mut self, wanted: &DesiredState) -> Result<Option<&'static str>, KernelError> {
+    fn mend(&mut self, wanted: &DesiredState) -> Result<Vec<&'static str>, KernelError> {
         let intact = self.plane.intact().map_err(|error| refused(&error))?;
-        if intact && self.settled.elapsed() < SETTLE_INTERVAL {
-            return Ok(None);
+        if !intact || self.settled.elapsed() >= SETTLE_INTERVAL {
+            if self.compared.elapsed() > ROUTE_INTERVAL {
+                self.plane.distrust_routes();
+                self.compared = Instant::now();
+            }
+            match (intact, self.settle(wanted)?) {
+                (false, _) => self.note(TABLE),
+                (true, true) => self.note(ROUTES),
+                (true, false) => {}
+            }
         }
-        if self.compared.elapsed() > ROUTE_INTERVAL {
-            self.plane.distrust_routes();
-            self.compared = Instant::now();
-        }
-        let changed = self.settle(wanted)?;
-        Ok(match (intact, changed) {
-            (false, _) => Some("the nftables table of elastic IPs"),
-            (true, true) => Some("the routes of elastic IPs or the addresses of the host"),
-            (true, false) => None,
-        })
+        let mut mended = self.mended.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(std::mem::take(&mut *mended).into_iter().collect())
     }
 
     fn caveat(&self) -> Option<String> {
@@ -100,6 +118,10 @@ impl Kernel for Netfilter {
 }
 
 impl Netfilter {
+    fn note(&self, mended: &'static str) {
+        self.mended.lock().unwrap_or_else(PoisonError::into_inner).insert(mended);
+    }
+
     /// Returns whether anything had to be changed.
     fn settle(&mut self, wanted: &DesiredState) -> Result<bool, KernelError> {
         let applied = self.plane.apply(wanted).map_err(|error| refused(&error))?;
@@ -115,10 +137,11 @@ impl Netfilter {
 
 /// Looks after others' firewalls until the data plane is dropped. On a thread of its own: `iptables`
 /// may have to wait for others, and moves must not wait with it.
-fn watch_firewalls(passage: &Arc<Mutex<Passage>>) -> std::io::Result<()> {
-    let passage = Arc::downgrade(passage);
+fn watch_firewalls(passage: &Arc<Mutex<Passage>>, mended: &Mended) -> std::io::Result<()> {
+    let (passage, mended) = (Arc::downgrade(passage), Arc::clone(mended));
     let watch = move || {
         let mut doubts = Doubts::default();
+        let mut before = Passage::default();
         loop {
             std::thread::sleep(FIREWALL_INTERVAL);
             let Some(passage) = passage.upgrade() else { return };
@@ -126,30 +149,41 @@ fn watch_firewalls(passage: &Arc<Mutex<Passage>>) -> std::io::Result<()> {
             if now.ranges.is_empty() {
                 continue;
             }
-            for mended in let_through(&now, &mut doubts) {
-                warn!(firewall = mended, "Mended the accepts in another's firewall");
+            let inserted = let_through(&now, &mut doubts);
+            // What is wanted for the first time was not taken away by anybody.
+            if now == before {
+                mended.lock().unwrap_or_else(PoisonError::into_inner).extend(inserted);
             }
+            before = now;
         }
     };
     std::thread::Builder::new().name("eip-firewall".to_owned()).spawn(watch).map(drop)
 }
 
-/// Returns in whose firewalls something was missing. One that cannot be looked after is said, and is
+/// Returns what was missing in whose firewalls. One that cannot be looked after is said, and is
 /// no reason to undo what is in force.
 fn let_through(passage: &Passage, doubts: &mut Doubts) -> Vec<&'static str> {
     let docker = ensure_docker_accept(&passage.ranges, &passage.own, passage.through);
     let Passage { ranges, networks, through, .. } = passage;
     let libvirt = ensure_libvirt_accept(ranges, networks, *through, doubts);
-    let mended = |(whose, outcome): (&'static str, Result<Accept, FirewallError>)| match outcome {
-        Ok(Accept::Inserted(_)) => Some(whose),
-        Ok(Accept::NotNeeded | Accept::AlreadyThere) => None,
-        Err(error) => {
-            let error = chain(&error);
-            warn!(firewall = whose, error, "Could not look after a firewall; will retry");
-            None
-        }
-    };
-    [("Docker's", docker), ("libvirt's", libvirt)].into_iter().filter_map(mended).collect()
+    let mended =
+        |(whose, what, outcome): (&str, &'static str, Result<Accept, FirewallError>)| match outcome
+        {
+            Ok(Accept::Inserted(_)) => Some(what),
+            Ok(Accept::NotNeeded | Accept::AlreadyThere) => None,
+            Err(error) => {
+                let error = chain(&error);
+                warn!(firewall = whose, error, "Could not look after a firewall; will retry");
+                None
+            }
+        };
+    [
+        ("Docker's", "the accepts in Docker's firewall", docker),
+        ("libvirt's", "the accepts in libvirt's firewall", libvirt),
+    ]
+    .into_iter()
+    .filter_map(mended)
+    .collect()
 }
 
 fn passage(wanted: &DesiredState) -> Passage {

@@ -19,6 +19,7 @@ use tracing::{debug, error, info, warn};
 use crate::guests::{Guests, Known};
 use crate::keep::ToKeep;
 use crate::kernel::{Kernel, KernelError};
+use crate::mends::Mends;
 use crate::world::{View, World};
 
 /// How often it is looked whether others have changed something: it is mended within a second.
@@ -38,6 +39,8 @@ pub(crate) struct Turns {
     pub(crate) applied: watch::Sender<Option<AppliedReport>>,
     /// What is to be on disk.
     pub(crate) kept: watch::Sender<Option<ToKeep>>,
+    /// What was put right, for the server to hear.
+    pub(crate) mends: Arc<Mends>,
 }
 
 /// The data plane and what it was last told.
@@ -78,7 +81,7 @@ impl Turns {
                 () = self.guests.changed() => {}
                 changed = self.desired.changed() => if changed.is_err() { return },
                 changed = self.refused.changed() => if changed.is_err() { return },
-                _ = mend.tick() => plane.mend().await,
+                _ = mend.tick() => plane.mend(&self.mends).await,
             }
         }
     }
@@ -186,15 +189,20 @@ impl Plane {
     }
 
     /// Puts right what others changed, and lets a failed turn be tried again.
-    async fn mend(&mut self) {
+    async fn mend(&mut self, mends: &Mends) {
         let Some(wanted) = self.in_force.clone() else { return };
         match self.with_kernel(move |kernel| kernel.mend(&wanted)).await {
-            Some(Ok(Some(what))) => warn!(what, "Mended what another program had changed"),
+            Some(Ok(mended)) => {
+                for what in mended {
+                    warn!(what, "Mended what another program had changed");
+                    mends.add(what);
+                }
+            }
             Some(Err(error)) => {
                 error!(%error, "Could not mend the data plane; will apply it anew");
                 self.in_force = None;
             }
-            Some(Ok(None)) | None => {}
+            None => {}
         }
     }
 

@@ -24,6 +24,7 @@ use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
 const SOON: Duration = Duration::from_secs(10);
+const LATER: Duration = Duration::from_secs(60);
 
 /// A kernel in memory: it remembers what is in force, and fails as often as it is told to.
 #[derive(Debug, Clone, Default)]
@@ -73,13 +74,13 @@ impl Kernel for FakeKernel {
         Ok(())
     }
 
-    fn mend(&mut self, wanted: &DesiredState) -> Result<Option<&'static str>, KernelError> {
+    fn mend(&mut self, wanted: &DesiredState) -> Result<Vec<&'static str>, KernelError> {
         let mut state = self.0.lock().unwrap();
         if !std::mem::take(&mut state.disturbed) {
-            return Ok(None);
+            return Ok(Vec::new());
         }
         state.in_force = wanted.clone();
-        Ok(Some("the table was gone"))
+        Ok(vec!["the table was gone"])
     }
 }
 
@@ -313,6 +314,19 @@ impl Scene {
         let request = self.client.post(format!("{}{path}", self.base)).body(body.to_owned());
         let answer = request.header("X-API-Key", &self.admin).send().await.unwrap();
         answer.json().await.unwrap()
+    }
+
+    /// Waits for so many events of something that was mended, and returns all that are told.
+    pub(crate) async fn mended(&self, count: usize) -> Vec<Value> {
+        let told = || async {
+            let request = self.client.get(format!("{}/events?limit=500", self.base));
+            let request = request.header("X-API-Key", &self.admin);
+            let list: Value = request.send().await.ok()?.json().await.ok()?;
+            let mended = |event: &&Value| event["kind"] == "data_plane_mended";
+            let all: Vec<_> = list["items"].as_array()?.iter().filter(mended).cloned().collect();
+            (all.len() >= count).then_some(all)
+        };
+        eventually_async("what was mended to be told", LATER, told).await
     }
 
     pub(crate) async fn show(&self, address: &str) -> Value {

@@ -52,6 +52,37 @@ async fn what_others_disturb_is_mended() {
     scene.associate(1, 2).await;
     scene.kernel.disturb();
     scene.in_force(&[(1, 2)]).await;
+    let told = scene.mended(1).await;
+    assert_eq!(told.len(), 1, "{told:?}");
+    let event = &told[0];
+    assert_eq!((&event["host"], &event["actor"]), (&"hv1".into(), &"agent:hv1".into()));
+    assert_eq!(
+        (&event["detail"], event["public_ip"].as_str()),
+        (&"the table was gone".into(), None)
+    );
+}
+
+#[tokio::test]
+async fn what_was_mended_while_no_server_answered_is_told_later_with_its_own_time() {
+    let mut scene = Scene::new().await;
+    scene.start_agent();
+    scene.runs(vec![container(2)]);
+    scene.associate(1, 2).await;
+    scene.stop_server().await;
+    for _ in 0..3 {
+        scene.kernel.disturb();
+        scene.in_force(&[(1, 2)]).await;
+    }
+    let before_it_started = jiff::Timestamp::now();
+    scene.start_server("eip.db").await;
+    // One when it was first mended, the others together.
+    let told = scene.mended(2).await;
+    let said: Vec<_> = told.iter().map(|event| event["detail"].as_str().unwrap()).collect();
+    assert_eq!(said, ["the table was gone", "the table was gone (2 times)"]);
+    for event in &told {
+        let at: jiff::Timestamp = event["at"].as_str().unwrap().parse().unwrap();
+        assert!(at < before_it_started, "{event}");
+    }
 }
 
 #[tokio::test]

@@ -150,6 +150,10 @@ fn is_looked_after(scene: &Scene, deeds: &[&str]) {
         let rules = || scene.host.sh("iptables -S DOCKER-USER").contains("comment eip");
         eventually("the accept to be back", SOON, || rules().then_some(()));
     }
+    eventually("an event that says so", SOON, || {
+        let accepts = |what: &String| what.starts_with("the accepts in Docker's firewall");
+        scene.mended().iter().any(accepts).then_some(())
+    });
     engine.docker("kill web-1");
     let Engine { daemon, .. } = engine;
     daemon.stop();

@@ -119,6 +119,15 @@ impl Scene {
         (status.parse().unwrap(), serde_json::from_str(body).unwrap_or(Value::Null))
     }
 
+    /// What was mended on the host, as the events say it.
+    pub(crate) fn mended(&self) -> Vec<String> {
+        let call = "-H \"X-API-Key: $API_KEY\" 'http://localhost:8080/events?limit=500'";
+        let (_, list) = self.curl(call);
+        let events = list["items"].as_array().unwrap().iter();
+        let mended = events.filter(|event| event["kind"] == "data_plane_mended");
+        mended.map(|event| event["detail"].as_str().unwrap().to_owned()).collect()
+    }
+
     /// Starts a sandbox and waits until the service knows it.
     pub(crate) fn sandbox(&self, name: &str) {
         self.eip(&format!("sandbox add {name}"));

@@ -66,8 +66,13 @@ fn a_flushed_ruleset_is_mended() {
     let _serving = scene.serve(&["--compute", "sandbox"]);
     scene.sandbox("web-1");
     let address = scene.eip_json("up web-1")["public_ip"].as_str().unwrap().to_owned();
+    assert_eq!(scene.mended(), Vec::<String>::new(), "nobody has touched anything");
     scene.host.sh("nft flush ruleset");
     eventually("the rules to be back", SOON, || scene.page(&address));
+    eventually("an event that says so", SOON, || {
+        let table = |what: &String| what.starts_with("the nftables table of elastic IPs");
+        scene.mended().iter().any(table).then_some(())
+    });
 }
 
 #[test]
