@@ -43,6 +43,8 @@ pub(crate) struct Known<'w> {
 pub(crate) struct Guests {
     backends: BTreeMap<Backend, Place>,
     all: BTreeMap<InstanceId, Guest>,
+    /// When those that nobody sees to now are to be seen to.
+    due: BTreeSet<(Instant, InstanceId)>,
     /// Backends whose instances have been looked at for what an earlier run left there.
     swept: BTreeSet<Backend>,
     ranges: Vec<Ipv4Range>,
@@ -99,6 +101,7 @@ impl Guests {
         Self {
             backends: backends.iter().map(place).collect(),
             all: BTreeMap::new(),
+            due: BTreeSet::new(),
             swept: BTreeSet::new(),
             ranges: Vec::new(),
             tell,
@@ -138,6 +141,9 @@ impl Guests {
                 guest.standing = Standing::New;
             }
         }
+        let now = Instant::now();
+        let due = |(id, guest): (&InstanceId, &Guest)| Some((guest.due(now)?, *id));
+        self.due = self.all.iter().filter_map(due).collect();
         self.start_what_is_due();
     }
 
@@ -162,11 +168,10 @@ impl Guests {
     /// Waits until there is something else to be said of a guest. Sees to guests meanwhile.
     pub(crate) async fn changed(&mut self) {
         loop {
-            let now = Instant::now();
-            let due = self.all.values().filter_map(|guest| guest.due(now)).min();
+            let due = self.due.first().copied();
             let due = async {
                 match due {
-                    Some(due) => tokio::time::sleep_until(due).await,
+                    Some((due, _)) => tokio::time::sleep_until(due).await,
                     None => std::future::pending().await,
                 }
             };
@@ -202,7 +207,16 @@ impl Guests {
     }
 
     /// Takes in what has come of a guest. Returns whether something else is to be said of it.
-    fn take_in(&mut self, Done { id, wish, outcome }: Done) -> bool {
+    fn take_in(&mut self, done: Done) -> bool {
+        let id = done.id;
+        let news = self.judge(done);
+        if let Some(due) = self.all.get(&id).and_then(|guest| guest.due(Instant::now())) {
+            self.due.insert((due, id));
+        }
+        news
+    }
+
+    fn judge(&mut self, Done { id, wish, outcome }: Done) -> bool {
         let Some(guest) = self.all.get_mut(&id) else { return false };
         guest.busy = false;
         if guest.wish != wish {
@@ -212,6 +226,12 @@ impl Guests {
         match outcome {
             // Nothing is left to be done, or nothing is there any more.
             Ok(()) | Err(GuestError::Gone) if wish.alias.is_none() => {
+                self.all.remove(&id);
+                return before.is_some();
+            }
+            // What may be there after all is silenced by the host.
+            Err(error) if guest.by_chance => {
+                debug!(instance = %id, %error, "Could not look at an instance's interfaces");
                 self.all.remove(&id);
                 return before.is_some();
             }
@@ -231,13 +251,15 @@ impl Guests {
 
     fn start_what_is_due(&mut self) {
         let now = Instant::now();
-        for (id, guest) in &mut self.all {
+        while let Some((_, id)) = self.due.first().copied().filter(|(due, _)| *due <= now) {
+            self.due.pop_first();
+            let Some(guest) = self.all.get_mut(&id) else { continue };
             let Some(place) = self.backends.get(&guest.wish.backend) else { continue };
-            if guest.busy || guest.due(now).is_none_or(|due| due > now) {
+            if guest.due(now).is_none_or(|due| due > now) {
                 continue;
             }
             guest.busy = true;
-            let (id, wish, tell) = (*id, guest.wish, self.tell.clone());
+            let (wish, tell) = (guest.wish, self.tell.clone());
             let (backend, room) = (Arc::clone(&place.backend), Arc::clone(&place.room));
             let ranges = self.ranges.clone();
             let task = GuestTask { instance_id: id, alias: wish.alias, ranges };

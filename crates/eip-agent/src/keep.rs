@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use tracing::{error, warn};
 
 use crate::server::ServerLink;
+use crate::turn::Resolved;
 
 /// The file, and what is in it.
 #[derive(Debug)]
@@ -44,7 +45,7 @@ struct KeptListing {
 const LATER: Duration = Duration::from_secs(2);
 
 /// The last desired set, and the last list of every backend.
-pub(crate) type ToKeep = (DesiredSet, Arc<BTreeMap<Backend, Listing>>);
+pub(crate) type ToKeep = (Arc<Resolved>, Arc<BTreeMap<Backend, Listing>>);
 
 /// Writes what is to be kept, the newest of it when it comes faster than the disk, until nothing
 /// more can come. Beside the loop, because a change must not wait for the disk.
@@ -61,9 +62,9 @@ pub(crate) async fn keep_up(
         };
         let kept = news.borrow_and_update().clone();
         let acknowledged = server.acknowledged();
-        if let Some((desired, listings)) = kept {
+        if let Some((resolved, listings)) = kept {
             let save = move || {
-                keep.save(&desired, acknowledged, &listings);
+                keep.save(resolved.desired(), acknowledged, &listings);
                 keep
             };
             match tokio::task::spawn_blocking(save).await {

@@ -110,6 +110,7 @@ pub async fn run(config: AgentConfig, server: ServerLink, stop: CancellationToke
         applied: applied_tx,
         kept: kept_tx,
         mends,
+        resolved: None,
     };
     tasks.spawn(turns.run(kernel, stop));
     tasks.close();

@@ -41,13 +41,23 @@ pub(crate) struct Turns {
     pub(crate) kept: watch::Sender<Option<ToKeep>>,
     /// What was put right, for the server to hear.
     pub(crate) mends: Arc<Mends>,
+    /// What came of both sides as they were last.
+    pub(crate) resolved: Option<Arc<Resolved>>,
+}
+
+/// A desired set, and what it comes to on this host as it is.
+#[derive(Debug)]
+pub(crate) struct Resolved {
+    desired: DesiredSet,
+    wanted: Arc<DesiredState>,
+    problems: Vec<AttachmentProblem>,
 }
 
 /// The data plane and what it was last told.
 #[derive(Debug)]
 struct Plane {
     kernel: Result<Arc<Mutex<Box<dyn Kernel>>>, String>,
-    in_force: Option<DesiredState>,
+    in_force: Option<Arc<DesiredState>>,
     failure: Option<KernelError>,
     /// The newest desired set that was applied as a whole.
     generation: Generation,
@@ -94,50 +104,72 @@ impl Turns {
 
     async fn turn(&mut self, plane: &mut Plane) {
         let news = self.world.look();
-        let View { known, lives, networks, inventory: backends, listings } = self.world.view();
-        let desired = self.desired.borrow_and_update().clone();
-        if let Some(desired) = &desired {
-            let found = resolve(&desired.attachments, &known, &backends, &networks);
-            let Resolution { targets, aliases, problems } = found;
-            let ranges = desired.ranges.clone();
-            let wanted = DesiredState { ranges, networks, targets, aliases: aliases.clone() };
-            plane.apply(wanted).await;
+        let view = self.world.view();
+        if let Some(resolved) = self.resolve(news, &view) {
+            plane.apply(&resolved.wanted).await;
+            let Resolved { desired, wanted, problems } = &*resolved;
             if plane.failure.is_none() {
                 plane.generation = desired.generation;
             }
             if plane.carries() {
-                let ranges = &desired.ranges;
-                let known = Known { instances: &known, lives: &lives, ranges };
-                self.guests.want(&aliases, known);
+                let (instances, lives) = (&*view.known, &*view.lives);
+                let known = Known { instances, lives, ranges: &desired.ranges };
+                self.guests.want(&wanted.aliases, known);
             }
             let of_guests = self.guests.problems(&desired.attachments);
-            let problems = merged(problems, of_guests);
             let report = AppliedReport {
                 cluster_id: desired.cluster_id,
                 generation: plane.generation,
                 data_plane: plane.health(self.refused.borrow_and_update().as_deref()),
-                problems,
+                problems: merged(problems.clone(), of_guests),
             };
             publish(&self.applied, report);
         }
         if news {
-            publish(&self.inventory, InventoryReport { backends: backends.to_vec() });
+            publish(&self.inventory, InventoryReport { backends: view.inventory.to_vec() });
         }
-        if let Some(desired) = desired {
-            // After the change is in force and told: a crash in between costs one question.
-            self.keep(desired, listings);
-        }
+        // After the change is in force and told: a crash in between costs one question.
+        self.keep(&view.listings);
     }
 
-    fn keep(&self, desired: DesiredSet, listings: Arc<BTreeMap<Backend, Listing>>) {
+    /// Resolves what is desired against what runs here, unless both are as they were last: a
+    /// generation stands for one set and no other.
+    fn resolve(&mut self, news: bool, view: &View) -> Option<Arc<Resolved>> {
+        let desired = self.desired.borrow_and_update();
+        let desired = desired.as_ref()?;
+        let of = |set: &DesiredSet| (set.cluster_id, set.generation);
+        let same = |last: &&Arc<Resolved>| !news && of(&last.desired) == of(desired);
+        if let Some(last) = self.resolved.as_ref().filter(same) {
+            return Some(Arc::clone(last));
+        }
+        let View { known, networks, inventory, .. } = view;
+        let found = resolve(&desired.attachments, known, inventory, networks);
+        let Resolution { targets, aliases, problems } = found;
+        let (ranges, networks) = (desired.ranges.clone(), networks.clone());
+        let wanted = Arc::new(DesiredState { ranges, networks, targets, aliases });
+        let resolved = Arc::new(Resolved { desired: desired.clone(), wanted, problems });
+        self.resolved = Some(Arc::clone(&resolved));
+        Some(resolved)
+    }
+
+    fn keep(&self, listings: &Arc<BTreeMap<Backend, Listing>>) {
+        let Some(resolved) = &self.resolved else { return };
         self.kept.send_if_modified(|kept| {
-            let same = |(set, lists): &ToKeep| Arc::ptr_eq(lists, &listings) && *set == desired;
+            let same = |(last, lists): &ToKeep| {
+                Arc::ptr_eq(last, resolved) && Arc::ptr_eq(lists, listings)
+            };
             if kept.as_ref().is_some_and(same) {
                 return false;
             }
-            *kept = Some((desired, listings));
+            *kept = Some((Arc::clone(resolved), Arc::clone(listings)));
             true
         });
+    }
+}
+
+impl Resolved {
+    pub(crate) const fn desired(&self) -> &DesiredSet {
+        &self.desired
     }
 }
 
@@ -163,19 +195,20 @@ fn publish<T: PartialEq>(to: &watch::Sender<Option<T>>, report: T) {
 }
 
 impl Plane {
-    async fn apply(&mut self, wanted: DesiredState) {
-        if self.in_force.as_ref() == Some(&wanted) && self.failure.is_none() {
+    async fn apply(&mut self, wanted: &Arc<DesiredState>) {
+        let same = |now: &Arc<DesiredState>| Arc::ptr_eq(now, wanted) || now == wanted;
+        if self.in_force.as_ref().is_some_and(same) && self.failure.is_none() {
             return;
         }
         let count = wanted.targets.len() + wanted.aliases.len();
-        let told = wanted.clone();
+        let told = Arc::clone(wanted);
         match self.with_kernel(move |kernel| kernel.apply(&told)).await {
             Some(Ok(())) => {
                 if self.failure.take().is_some() {
                     info!("The data plane works again");
                 }
                 debug!(attachments = count, "Applied");
-                self.in_force = Some(wanted);
+                self.in_force = Some(Arc::clone(wanted));
             }
             Some(Err(error)) => {
                 if self.failure.as_ref() != Some(&error) {
