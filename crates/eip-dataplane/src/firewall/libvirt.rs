@@ -2,9 +2,12 @@
 //!
 //! It has no chain for rules of others, so ours are in `FORWARD`, right ahead of its jumps: behind
 //! what an administrator has put ahead of them, and for its bridges only, so that what is for others
-//! still meets the rules that come after.
+//! still meets the rules that come after. What is accepted by where it comes from is further back,
+//! ahead of the jump to `LIBVIRT_FWO`, which is what rejects it: it has met by then what guards the
+//! networks that it may be going to.
 
 use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 
 use eip_model::{Ipv4Range, LocalNetwork};
 
@@ -13,6 +16,8 @@ use super::{Accept, REWRITTEN, Through, to_pool};
 
 /// Where libvirt rejects what is sent to its networks.
 const REJECTS: &str = "LIBVIRT_FWI";
+/// Where it rejects what they send with an address that is not theirs. Behind the other.
+const REJECTS_SOURCES: &str = "LIBVIRT_FWO";
 const JUMPS: &str = "LIBVIRT_";
 
 /// Rules of ours that were for no bridge of libvirt's at the last look.
@@ -59,7 +64,9 @@ pub fn ensure_libvirt_accept(
     for bridge in &bridges {
         for rule in rules(bridge, ranges, through) {
             if !forward.has(&rule)? {
-                forward.insert(first_jump(&forward), &rule)?;
+                // Each that is inserted moves what is behind it.
+                forward = Chain::look("FORWARD")?.unwrap_or(forward);
+                forward.insert(*place(&forward, &rule).end(), &rule)?;
                 inserted += 1;
             }
         }
@@ -93,15 +100,14 @@ fn guarded<'n>(
     Ok(names.filter(|name| rejects.rules.iter().any(|rule| to(rule) == Some(name))).collect())
 }
 
-/// Returns those of our rules that are behind a jump of libvirt's, or were for no bridge of it at the
-/// last look either.
+/// Returns those of our rules that are not in their place, or were for no bridge of libvirt's at the last
+/// look either.
 fn useless(
     forward: &Chain,
     bridges: &BTreeSet<&str>,
     through: Through,
     doubts: &mut Doubts,
 ) -> Vec<String> {
-    let first = first_jump(forward);
     let needed = |rule: &str| {
         let bridge = to(rule).or_else(|| option(rule, "-i"));
         let is_wanted = through == Through::AliasesToo || option(rule, REWRITTEN).is_some();
@@ -110,7 +116,7 @@ fn useless(
     let mut useless = Vec::new();
     let mut doubted = BTreeSet::new();
     for (at, rule) in forward.rules.iter().enumerate().filter(|(_, rule)| is_ours(rule)) {
-        if at > first || (!needed(rule) && doubts.0.contains(rule)) {
+        if !place(forward, rule).contains(&at) || (!needed(rule) && doubts.0.contains(rule)) {
             useless.push(rule.clone());
         } else if !needed(rule) {
             doubted.insert(rule.clone());
@@ -120,10 +126,22 @@ fn useless(
     useless
 }
 
+/// Returns the indexes at which a rule of ours has the effect that it should have, and no other.
+fn place(forward: &Chain, rule: &str) -> RangeInclusive<usize> {
+    if option(rule, "-i").is_none() {
+        return 0..=first_jump(forward);
+    }
+    let behind = jump(forward, |to| to == REJECTS).map_or(0, |at| at + 1);
+    behind..=jump(forward, |to| to == REJECTS_SOURCES).unwrap_or(forward.rules.len())
+}
+
 /// Returns the index of libvirt's first jump, or of the end of the chain when it has none there.
 fn first_jump(forward: &Chain) -> usize {
-    let jumps = |rule: &String| option(rule, "-j").is_some_and(|to| to.starts_with(JUMPS));
-    forward.rules.iter().position(jumps).unwrap_or(forward.rules.len())
+    jump(forward, |to| to.starts_with(JUMPS)).unwrap_or(forward.rules.len())
+}
+
+fn jump(forward: &Chain, to: impl Fn(&str) -> bool) -> Option<usize> {
+    forward.rules.iter().position(|rule| option(rule, "-j").is_some_and(&to))
 }
 
 fn to(rule: &str) -> Option<&str> {

@@ -227,7 +227,16 @@ fn the_accept_stays_while_libvirt_has_its_own_rules_out_for_a_moment() {
 #[test]
 fn an_alias_passes_libvirts_firewall_both_ways_and_its_accepts_go_with_it() {
     let machine = Machine::start();
-    let (mut scene, _libvirt) = Scene::on(NAT, &machine);
+    let (mut scene, libvirt) = Scene::on(NAT, &machine);
+    libvirt.network(&format!(
+        "<network><name>eight</name>{NAT}<bridge name='virbr8' stp='off' delay='0'/>
+         <ip address='10.8.0.1' netmask='255.255.255.0'/></network>"
+    ));
+    let stranger = Namespace::new("stranger");
+    link(&scene.host, &stranger, "v-stranger", "eth0");
+    scene.host.ip(&["link set v-stranger master virbr8"]);
+    stranger.ip(&["addr add 10.8.0.11/24 dev eth0", "route add default via 10.8.0.1"]);
+    stranger.serve_tcp(TCP);
     assert_eq!(scene.ensure(), Accept::Inserted(1));
     let alias = AliasTarget {
         speakers: [Speaker { interface: "virbr7".to_owned(), mac: mac_of(&scene.guest) }].into(),
@@ -247,6 +256,9 @@ fn an_alias_passes_libvirts_firewall_both_ways_and_its_accepts_go_with_it() {
     assert_eq!(ask(&scene.guest, CLIENT), "client saw 100.64.0.1", "no masquerade matches it");
     assert_eq!(ask_over_tcp(&scene.plain, eip(1)), "guest saw 10.7.0.1", "by libvirt's masquerade");
     assert!(scene.refused(GUEST), "by its private address it is as unreachable as it was");
+    let neighbour = SocketAddrV4::new(Ipv4Addr::new(10, 8, 0, 11), TCP);
+    let reached = scene.guest.run(move || fetch(neighbour, NEVER));
+    assert!(reached.is_err(), "an alias opens no other network: {reached:?}");
     for _ in 0..2 {
         assert_eq!(scene.ensure(), Accept::AlreadyThere);
     }
