@@ -22,11 +22,12 @@ pub(super) struct RecordTraffic {
 }
 
 /// What becomes of one total: a host that goes on counting adds what came since its last report. One
-/// that begins anew, because another has the address now or its counters were lost, adds all of it.
+/// that begins anew, because its counters were lost, adds all of it. A new holder of the address begins
+/// at zero with the first report: a host's counter may be of who held the address before.
 fn total(column: &str) -> String {
     format!(
         "{column} = CASE
-            WHEN traffic.elastic_ip_id <> excluded.elastic_ip_id THEN excluded.{column}
+            WHEN traffic.elastic_ip_id <> excluded.elastic_ip_id THEN 0
             WHEN traffic.{column} > 4611686018427387904 THEN traffic.{column}
             WHEN traffic.host = excluded.host
                  AND traffic.last_packets_in <= excluded.last_packets_in

@@ -55,3 +55,25 @@ async fn totals_only_grow_whatever_becomes_of_the_counters(
     }
     assert!(told(1, one.id).await.unwrap().volume.packets_in > 1 << 56);
 }
+
+#[rstest]
+#[tokio::test]
+async fn a_new_holder_of_an_address_begins_at_zero_wherever_the_counter_of_the_host_is(
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::Bouncer)] kind: Kind,
+) {
+    let world = World::with_quarantine(kind, 0).await;
+    world.report("hv1", &[1]).await;
+    let hv1 = host("hv1");
+    let first = world.hold(1).await;
+    world.point(&first, 1).await;
+    world.repo.record_traffic(&hv1, &[counted(1, first.id, 10)], at(20)).await.unwrap();
+    world.part(&first).await.unwrap();
+    world.release(&first).await.unwrap();
+    let second = world.hold(1).await;
+    world.point(&second, 1).await;
+    for (said, total) in [(15, 0), (18, 3)] {
+        world.repo.record_traffic(&hv1, &[counted(1, second.id, said)], at(40)).await.unwrap();
+        let now = world.repo.traffic(address(1), second.id).await.unwrap().unwrap().volume;
+        assert_eq!(now.packets_in, total);
+    }
+}
