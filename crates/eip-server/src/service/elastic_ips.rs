@@ -30,6 +30,8 @@ const LONGEST_WAIT_SECONDS: i64 = 60;
 const LOST_RACES: u32 = 8;
 /// How often the record is looked through for a free address that others always get first.
 const MOST_LOOKS: u32 = 50;
+/// The longest name of a network, in bytes.
+const LONGEST_NETWORK: usize = 255;
 /// How long an instance may take to be reported as running, after whoever started it believes so.
 const GRACE: Duration = Duration::from_millis(500);
 /// How often a waiter looks by itself: another server may have taken the host's report.
@@ -217,6 +219,13 @@ impl Service {
         request: &AssociateRequest,
     ) -> Result<Wish, Error> {
         let scope = caller.may_write()?;
+        if let Some(network) = &request.network
+            && !(1..=LONGEST_NETWORK).contains(&network.len())
+        {
+            let detail = format!("network has 1 to {LONGEST_NETWORK} bytes, not {}", network.len());
+            let hint = "leave it out for the one that it has; GET /instances lists them";
+            return Err(Error::invalid(detail, hint));
+        }
         let named = InstanceRef::parse(&request.instance_id);
         let command = || AssociateCommand {
             target,

@@ -46,8 +46,7 @@ impl Service {
             *newest = wish.generation.max(*newest);
         }
         let reported = |(host, newest)| self.reported(host, newest, deadline);
-        let reported = join_all(hosts.into_iter().map(reported)).await;
-        reported.into_iter().collect::<Result<(), Error>>()?;
+        join_all(hosts.into_iter().map(reported)).await;
         let outcome = |wished| self.outcome(wished, &scope, deadline);
         Ok(join_all(wishes.into_iter().map(outcome)).await)
     }
@@ -66,20 +65,16 @@ impl Service {
         self.settled(wish, target, scope, left).await
     }
 
-    /// Waits until a host has reported a generation, or the deadline has passed.
-    async fn reported(
-        &self,
-        host: &HostName,
-        wanted: Generation,
-        deadline: Instant,
-    ) -> Result<(), Error> {
+    /// Waits until a host has reported a generation, or the deadline has passed. So has it for the
+    /// waiting when the record does not answer: what was recorded is, and each is asked for next.
+    async fn reported(&self, host: &HostName, wanted: Generation, deadline: Instant) {
         let mut reports = self.signals.watch_observed(host);
         loop {
             reports.borrow_and_update();
-            let (_, observed) = self.repository().generations(host).await.map_err(Error::Store)?;
+            let Ok((_, observed)) = self.repository().generations(host).await else { return };
             let left: Duration = deadline.saturating_duration_since(Instant::now());
             if observed >= wanted || left.is_zero() {
-                return Ok(());
+                return;
             }
             // Either outcome leads to another look.
             tokio::time::timeout(left.min(SLOW_POLL), reports.changed()).await.ok();

@@ -32,6 +32,8 @@ async fn a_body_that_is_not_what_was_asked_for_is_refused() {
         "{\"instance_id\": \"web\", \"allow_reassociation\": \"yes\"}",
         "{\"instance_id\": \"web\", \"wait_seconds\": 61}",
         "{\"instance_id\": \"web\", \"wait_seconds\": -1}",
+        "{\"instance_id\": \"web\", \"network\": \"\"}",
+        "{\"instance_id\": \"web\", \"mode\": \"bridge\"}",
         "{\"instance_id\": \"web\", \"alow_reassociation\": true}",
         "instance_id=web",
         "\u{0}",
