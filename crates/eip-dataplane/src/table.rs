@@ -130,6 +130,13 @@ const FROM_INSIDE: SubChain = SubChain {
 /// What is sent to an elastic IP and reaches its instance.
 const ARRIVES: SubChain = SubChain { name: "arrives", rules: &[&[IsNew, AddMark(ACCEPT_MARK)]] };
 
+/// What an instance sends as its elastic IP: to another that is an alias it is marked until something
+/// has come back, since only then is the flow established for a firewall that accepts by mark.
+const LEAVES: SubChain = SubChain {
+    name: "leaves",
+    rules: &[&[IsNew, DestinationAddress, In(ALIASES), AddMark(ACCEPT_MARK)]],
+};
+
 /// Who an instance sees that is asked by its elastic IP.
 const CALLER: SubChain = SubChain {
     name: "caller",
@@ -142,7 +149,7 @@ const CALLER: SubChain = SubChain {
     ],
 };
 
-pub(crate) const SUB_CHAINS: [SubChain; 4] = [SPEAKS, FROM_INSIDE, ARRIVES, CALLER];
+pub(crate) const SUB_CHAINS: [SubChain; 5] = [SPEAKS, FROM_INSIDE, ARRIVES, LEAVES, CALLER];
 
 /// A base chain: where it hooks in, and its rules.
 #[derive(Debug, Clone, Copy)]
@@ -245,7 +252,7 @@ pub(crate) const CHAINS: [Chain; 9] = [
                 FlowDestination(Reply, First),
                 FlowSource(Original, Second),
                 In(PAIRS),
-                Return,
+                Goto(LEAVES.name),
             ],
             STALE_DESTINATION,
             STALE_SOURCE,

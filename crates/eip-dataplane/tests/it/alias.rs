@@ -166,10 +166,21 @@ fn what_others_remove_or_an_earlier_run_left_is_put_right() {
 
 #[test]
 fn firewalls_may_accept_an_alias_by_its_mark() {
-    let (world, _) = with_alias(&[]);
+    let (world, _) = with_alias(&[(eip(2), WEB_2)]);
     world
         .host
         .sh("nft 'table ip other { chain f { type filter hook forward priority 0; policy drop; \
          ct state established accept; meta mark & 0x10000 == 0x10000 accept; }; }'");
     assert_eq!(ask(&world.client, eip(1)), "web-1 saw 192.0.2.2");
+
+    // Of a flow that nobody has answered yet, every packet.
+    let hears = world.web_1.run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 9191)).expect("a port"));
+    hears.set_read_timeout(Some(SOON)).expect("a socket");
+    let speaks = world.web_2.run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("a port"));
+    for said in [b"one", b"two"] {
+        speaks.send_to(said, (eip(1), 9191)).expect("a route");
+        let mut heard = [0; 3];
+        let (_, from) = hears.recv_from(&mut heard).expect("what was said");
+        assert_eq!((&heard, from.ip()), (said, eip(2).into()));
+    }
 }
