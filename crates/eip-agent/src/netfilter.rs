@@ -93,8 +93,10 @@ impl Kernel for Netfilter {
 
     fn mend(&mut self, wanted: &DesiredState) -> Result<Vec<&'static str>, KernelError> {
         let intact = self.plane.intact().map_err(|error| refused(&error))?;
-        if !intact || self.settled.elapsed() >= SETTLE_INTERVAL {
-            if self.compared.elapsed() > ROUTE_INTERVAL {
+        // Each change settles; routes are due in their time, too, where changes never pause.
+        let routes_due = self.compared.elapsed() > ROUTE_INTERVAL;
+        if !intact || routes_due || self.settled.elapsed() >= SETTLE_INTERVAL {
+            if routes_due {
                 self.plane.distrust_routes();
                 self.compared = Instant::now();
             }
