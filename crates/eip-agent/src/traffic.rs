@@ -27,8 +27,10 @@ pub(crate) async fn tell_traffic(
 ) {
     let mut look = tokio::time::interval(LOOK_EVERY);
     let mut told: BTreeMap<Ipv4Addr, Counted> = BTreeMap::new();
-    // Of all that was ever here, since this agent began.
+    // Of all that was ever here, since this agent began: the kernel has counted on over earlier ones,
+    // who have told it, so what the first reading has is where this one begins.
     let (mut seen, mut total) = (BTreeMap::new(), Volume::default());
+    let mut first = true;
     let mut before = reader.latest();
     while stop.run_until_cancelled(look.tick()).await.is_some() {
         let now = reader.latest();
@@ -40,9 +42,11 @@ pub(crate) async fn tell_traffic(
         let here = counted(&desired, &now);
         told.retain(|address, _| here.contains_key(address));
         for (address, one) in &here {
-            let counted = seen.insert(*address, one.volume).unwrap_or_default();
+            let begins = if first { one.volume } else { Volume::default() };
+            let counted = seen.insert(*address, one.volume).unwrap_or(begins);
             total = total.plus(one.volume.since(counted));
         }
+        first = false;
         seen.retain(|address, _| here.contains_key(address));
         let news: Vec<Counted> = here
             .into_iter()

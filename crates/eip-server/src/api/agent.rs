@@ -18,16 +18,16 @@ use crate::service::{Caller, Error, Holds};
 const LONGEST_WAIT: u64 = 60;
 
 /// `?acknowledged=GENERATION`
+///
+/// What is not known is let pass: an agent may be newer than its server.
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(crate) struct AppliedParams {
     #[serde(default)]
     acknowledged: u64,
 }
 
-/// `?cluster=UUID&known=GENERATION&acknowledged=GENERATION&changes=true&wait_seconds=N`
+/// `?cluster=UUID&known=GENERATION&acknowledged=GENERATION&changes=true&wait_seconds=N`, and what newer agents say.
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(crate) struct DesiredParams {
     cluster: Option<ClusterId>,
     known: Option<u64>,
