@@ -188,6 +188,48 @@ fn a_machine_is_followed_through_its_life() {
 }
 
 #[test]
+fn an_address_leads_to_the_network_that_the_request_names() {
+    let scene = Scene::new();
+    let libvirt = Libvirt::start(&scene.host);
+    libvirt.default_network();
+    libvirt.dhcp_network("second", "<forward mode='nat'/>", "virbr9", "192.168.139");
+    libvirt.boot(&[Guest::new("web").on("second")]);
+    let _serving = scene.serve(&["--compute", "libvirt=qemu:///system"]);
+    known(&scene, &["web"]);
+    // The lease alone: what takes an address in this guest knows one interface.
+    libvirt.sh("web", "ip link set eth1 up && udhcpc -n -q -i eth1 -s /bin/true");
+    let leases = libvirt.virsh("net-dhcp-leases second");
+    let lease = leases.split_whitespace().find(|word| word.starts_with("192.168.139.")).unwrap();
+    libvirt.sh("web", &format!("ip addr add {lease} dev eth1"));
+    let second = lease.split('/').next().unwrap();
+    eventually("its other address to be known", SOON, || {
+        let interfaces = scene.eip_json("instance show web")["interfaces"].to_string();
+        interfaces.contains(second).then_some(())
+    });
+
+    let address = scene.eip_json("allocate")["public_ip"].as_str().unwrap().to_owned();
+    let first = scene.eip_json(&format!("associate {address} libvirt:web"));
+    assert!(first["private_ip"].as_str().unwrap().starts_with("192.168.122."), "{first}");
+    assert_eq!(scene.page(&address).as_deref(), Some("web\n"));
+
+    let named = scene.eip_json(&format!("associate {address} libvirt:web --network second"));
+    assert_eq!(
+        (&named["private_ip"], &named["data_plane"]["state"]),
+        (&second.into(), &"active".into())
+    );
+    // It answers by the way that it was asked.
+    libvirt.sh("web", "ip route replace default via 192.168.139.1 dev eth1");
+    assert_eq!(scene.page(&address).as_deref(), Some("web\n"));
+    assert_eq!(seen_as(&libvirt, "web"), address);
+    let again = scene.eip_json(&format!("associate {address} libvirt:web"));
+    assert_eq!(again["private_ip"], second, "it stays where it is");
+    let third = format!("-o json associate {address} libvirt:web --network third");
+    let (code, said, _) = scene.try_eip(&third);
+    assert_eq!(code, 5, "{said}");
+    assert!(said.contains("default") && said.contains("second"), "{said}");
+}
+
+#[test]
 fn a_libvirt_that_is_killed_costs_no_request_and_what_it_missed_is_made_up_for() {
     let scene = Scene::new();
     let mut libvirt = machines(&scene, &[Guest::new("web")]);
