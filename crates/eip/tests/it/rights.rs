@@ -66,7 +66,7 @@ fn a_right_that_is_missing_is_named_at_the_start() {
         let words = nobody_with(rights);
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         let _serving = scene.serve_by(&words, &["--compute", "sandbox"]);
-        let log = scene.log();
-        assert!(log.contains(said), "{rights}: {log}");
+        let told = format!("{said:?} with the rights {rights:?}");
+        eventually(&told, SOON, || scene.log().contains(said).then_some(()));
     }
 }
