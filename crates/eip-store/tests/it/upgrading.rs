@@ -61,12 +61,13 @@ macro_rules! migration {
 }
 
 /// The schemas that were: name, SQLite, PostgreSQL.
-const SCHEMAS: [(&str, &str, &str); 5] = [
+const SCHEMAS: [(&str, &str, &str); 6] = [
     migration!("V1__the_record"),
     migration!("V2__batches"),
     migration!("V3__address_source"),
     migration!("V4__modes"),
     migration!("V6__trust_and_traffic"),
+    migration!("V7__mends"),
 ];
 
 /// Brings a database to one of the schemas that were.
@@ -135,7 +136,7 @@ fn told_to(kind: Kind, rows: &str) -> String {
 async fn a_record_of_the_first_program_is_all_there_in_this_one(
     #[values(Kind::Sqlite, Kind::Postgres)] kind: Kind,
     // By way of each of the programs since.
-    #[values(1, 2, 3, 4, 6)] schema: i32,
+    #[values(1, 2, 3, 4, 6, 7)] schema: i32,
 ) {
     let earlier = Earlier::new(kind).await;
     migrate(&earlier.url, schema).await;
@@ -242,6 +243,25 @@ async fn an_earlier_record_is_written_to_like_a_new_one(
     assert_eq!(held, [["2"]]);
 }
 
+/// The table that associations refer to is made anew: they refer to the new one.
+#[tokio::test]
+async fn the_rows_of_an_upgraded_sqlite_record_lie_in_the_order_of_the_allocations() {
+    let earlier = Earlier::new(Kind::Sqlite).await;
+    let first = "UPDATE elastic_ip SET allocated_at = 1 WHERE address = 1681915908";
+    execute(&earlier.url, first).await;
+    drop(open(&earlier.url).await.unwrap());
+    let order = |by| format!("SELECT address FROM elastic_ip ORDER BY {by}");
+    let lie = ask(&earlier.url, &order("rowid")).await;
+    assert_eq!(lie.len(), 27);
+    assert_eq!(lie, ask(&earlier.url, &order("allocated_at, address")).await);
+    assert_ne!(lie, ask(&earlier.url, &order("address")).await);
+    let broken = ask(&earlier.url, "SELECT count(*) FROM pragma_foreign_key_check").await;
+    assert_eq!(broken, [["0"]]);
+    let refers = "SELECT count(*) FROM pragma_foreign_key_list('association')
+                   WHERE \"table\" = 'elastic_ip' AND \"to\" = 'address'";
+    assert_eq!(ask(&earlier.url, refers).await, [["1"]]);
+}
+
 /// Numbers are not given twice: who follows the events goes by them.
 #[rstest]
 #[tokio::test]
@@ -273,7 +293,7 @@ async fn a_migration_that_fails_changes_nothing_and_the_next_start_makes_up_for_
         execute(&earlier.url, obstacle).await;
         let before = dump(&earlier.url).await;
         let error = open(&earlier.url).await.unwrap_err();
-        assert!(matches!(error, OpenError::Upgrade { to: 7, .. }), "{error:?}");
+        assert!(matches!(error, OpenError::Upgrade { to: 8, .. }), "{error:?}");
         assert_eq!(dump(&earlier.url).await, before, "{obstacle}");
         execute(&earlier.url, removal).await;
         let repo = open(&earlier.url).await.unwrap();
