@@ -5,6 +5,7 @@
 //! in force before: what an instance sends with an elastic IP is let through, or not any more, whatever
 //! the instance knows of it.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -12,8 +13,8 @@ use std::time::Duration;
 
 use eip_compute::{Alias, ComputeBackend, GuestError, GuestTask};
 use eip_model::{
-    AliasTarget, Attachment, AttachmentProblem, Backend, InstanceId, InstanceReport, InstanceState,
-    Ipv4Range, Mode, ProblemKind,
+    AliasTarget, AttachmentProblem, Backend, Desired, DiffItem, InstanceId, InstanceReport,
+    InstanceState, Instances, Ipv4Range, Mode, OrdMap, ProblemKind,
 };
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
@@ -26,6 +27,10 @@ const AT_ONCE: usize = 8;
 /// How often a guest is looked at without any news: where that costs nothing, and where it does.
 const LOOK: Duration = Duration::from_secs(5);
 const COSTLY_LOOK: Duration = Duration::from_secs(60);
+/// So many are looked at at once for what an earlier run left there, and the others one by one, each so
+/// much later.
+const AT_FIRST: usize = 256;
+const LATER: Duration = Duration::from_millis(10);
 /// How long to wait before a guest that failed is tried again: doubled from the first to the last.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LAST_RETRY: Duration = Duration::from_secs(30);
@@ -33,8 +38,8 @@ const LAST_RETRY: Duration = Duration::from_secs(30);
 /// What is known of the instances, for [`Guests::want`].
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Known<'w> {
-    pub(crate) instances: &'w BTreeMap<InstanceId, InstanceReport>,
-    pub(crate) lives: &'w BTreeMap<InstanceId, u64>,
+    pub(crate) instances: &'w Instances,
+    pub(crate) lives: &'w OrdMap<InstanceId, u64>,
     pub(crate) ranges: &'w [Ipv4Range],
 }
 
@@ -43,7 +48,15 @@ pub(crate) struct Known<'w> {
 pub(crate) struct Guests {
     backends: BTreeMap<Backend, Place>,
     all: BTreeMap<InstanceId, Guest>,
-    /// When those that nobody sees to now are to be seen to.
+    /// What was wanted last, and of which instances.
+    aliases: OrdMap<Ipv4Addr, AliasTarget>,
+    instances: Instances,
+    lives: OrdMap<InstanceId, u64>,
+    /// `aliases` by instance.
+    wanted: BTreeMap<InstanceId, Alias>,
+    /// Those that were seen to when their instance stopped.
+    stopped: BTreeSet<InstanceId>,
+    /// When those that nobody sees to now are to be seen to. May have one too early, which is found then.
     due: BTreeSet<(Instant, InstanceId)>,
     /// Backends whose instances have been looked at for what an earlier run left there.
     swept: BTreeSet<Backend>,
@@ -101,6 +114,11 @@ impl Guests {
         Self {
             backends: backends.iter().map(place).collect(),
             all: BTreeMap::new(),
+            aliases: OrdMap::new(),
+            instances: Instances::new(),
+            lives: OrdMap::new(),
+            wanted: BTreeMap::new(),
+            stopped: BTreeSet::new(),
             due: BTreeSet::new(),
             swept: BTreeSet::new(),
             ranges: Vec::new(),
@@ -110,58 +128,121 @@ impl Guests {
     }
 
     /// Has the instances get the elastic IPs that are to be on their interfaces, and lose those that
-    /// are not. One that does not run has nothing on them.
-    pub(crate) fn want(&mut self, aliases: &BTreeMap<Ipv4Addr, AliasTarget>, known: Known<'_>) {
-        self.ranges = known.ranges.to_vec();
-        // What stops has nothing on its interfaces any more.
-        let is_up = |id: &InstanceId| {
-            known.instances.get(id).filter(|one| one.state != InstanceState::Stopped)
-        };
-        self.all.retain(|id, guest| guest.busy || is_up(id).is_some());
-        self.look_for_leftovers(known);
-        let wanted: BTreeMap<InstanceId, Alias> = aliases
-            .iter()
-            .map(|(public_ip, target)| {
-                let (public_ip, private_ip) = (*public_ip, target.private_ip);
-                (target.instance_id, Alias { public_ip, private_ip })
-            })
-            .collect();
-        let concerned: BTreeSet<InstanceId> =
-            self.all.keys().chain(wanted.keys()).copied().collect();
+    /// are not. One that does not run has nothing on them. Costs what has changed since the last call.
+    pub(crate) fn want(&mut self, aliases: &OrdMap<Ipv4Addr, AliasTarget>, known: Known<'_>) {
+        if self.ranges != known.ranges {
+            self.ranges = known.ranges.to_vec();
+        }
+        let mut concerned = self.take_aliases(aliases);
+        let changed = self.take_instances(known);
+        self.look_for_leftovers(&changed, known);
+        concerned.extend(changed);
+        concerned.append(&mut self.stopped);
         for id in concerned {
-            let Some(report) = is_up(&id) else { continue };
-            let life = known.lives.get(&id).copied().unwrap_or_default();
-            let wish = Wish { backend: report.backend, life, alias: wanted.get(&id).copied() };
-            let within_reach = is_within_reach(report);
-            let guest = self.all.entry(id).or_insert_with(|| Guest::new(wish));
-            guest.within_reach = within_reach;
-            if guest.wish != wish {
-                guest.by_chance &= wish.alias.is_none();
-                guest.wish = wish;
-                guest.standing = Standing::New;
+            let up = known.instances.get(&id).filter(|one| one.state != InstanceState::Stopped);
+            match up {
+                Some(report) => self.wish(id, report, known),
+                // What stops has nothing on its interfaces any more.
+                None if self.all.get(&id).is_some_and(|guest| guest.busy) => {
+                    self.stopped.insert(id);
+                }
+                None => drop(self.all.remove(&id)),
             }
         }
-        let now = Instant::now();
-        let due = |(id, guest): (&InstanceId, &Guest)| Some((guest.due(now)?, *id));
-        self.due = self.all.iter().filter_map(due).collect();
         self.start_what_is_due();
     }
 
+    /// Notes what is wanted of one that runs, if it is seen to or has to be.
+    fn wish(&mut self, id: InstanceId, report: &InstanceReport, known: Known<'_>) {
+        let alias = self.wanted.get(&id).copied();
+        if alias.is_none() && !self.all.contains_key(&id) {
+            return;
+        }
+        let life = known.lives.get(&id).copied().unwrap_or_default();
+        let wish = Wish { backend: report.backend, life, alias };
+        let guest = self.all.entry(id).or_insert_with(|| Guest::new(wish));
+        guest.within_reach = is_within_reach(report);
+        if guest.wish != wish {
+            guest.by_chance &= wish.alias.is_none();
+            guest.wish = wish;
+            guest.standing = Standing::New;
+        }
+        self.due.extend(guest.due(Instant::now()).map(|due| (due, id)));
+    }
+
+    /// Returns the instances that are to have another elastic IP on an interface than before.
+    fn take_aliases(&mut self, aliases: &OrdMap<Ipv4Addr, AliasTarget>) -> BTreeSet<InstanceId> {
+        let (mut gone, mut come) = (Vec::new(), Vec::new());
+        for item in self.aliases.diff(aliases) {
+            let (before, after) = match item {
+                DiffItem::Add(public_ip, target) => (None, Some((public_ip, target))),
+                DiffItem::Update { old, new } => (Some(old), Some(new)),
+                DiffItem::Remove(public_ip, target) => (Some((public_ip, target)), None),
+            };
+            gone.extend(before.map(|(_, target)| target.instance_id));
+            come.extend(after.map(|(public_ip, target)| {
+                let (public_ip, private_ip) = (*public_ip, target.private_ip);
+                (target.instance_id, Alias { public_ip, private_ip })
+            }));
+        }
+        let concerned = gone.iter().chain(come.iter().map(|(id, _)| id)).copied().collect();
+        for id in &gone {
+            self.wanted.remove(id);
+        }
+        self.wanted.extend(come);
+        self.aliases = aliases.clone();
+        concerned
+    }
+
+    /// Returns the instances of which something else is known than before.
+    fn take_instances(&mut self, known: Known<'_>) -> BTreeSet<InstanceId> {
+        let mut changed = BTreeSet::new();
+        for item in self.instances.diff(known.instances) {
+            changed.insert(match item {
+                DiffItem::Add(id, _) | DiffItem::Remove(id, _) => *id,
+                DiffItem::Update { new: (id, _), .. } => *id,
+            });
+        }
+        for item in self.lives.diff(known.lives) {
+            changed.insert(match item {
+                DiffItem::Add(id, _) | DiffItem::Remove(id, _) => *id,
+                DiffItem::Update { new: (id, _), .. } => *id,
+            });
+        }
+        (self.instances, self.lives) = (known.instances.clone(), known.lives.clone());
+        changed
+    }
+
     /// Has every instance looked at once, where a look costs nothing: an earlier run may have been
-    /// ended before it could take off what it had put there.
-    fn look_for_leftovers(&mut self, known: Known<'_>) {
+    /// ended before it could take off what it had put there. The first at once, and a great many one by
+    /// one: the host silences what is there.
+    fn look_for_leftovers(&mut self, changed: &BTreeSet<InstanceId>, known: Known<'_>) {
         let free = |place: &&Place| place.backend.looks_freely();
         let free = self.backends.values().filter(free).map(|place| place.backend.backend());
         let due: BTreeSet<Backend> = free.filter(|one| !self.swept.contains(one)).collect();
-        for report in known.instances.values().filter(|one| due.contains(&one.backend)) {
+        if due.is_empty() {
+            return;
+        }
+        let mut look_at = Instant::now();
+        let mut looks = 0;
+        for report in changed.iter().filter_map(|id| known.instances.get(id)) {
+            // Without a life it is known from an earlier run alone.
+            let life = known.lives.get(&report.id).copied();
+            let Some(life) = life.filter(|_| due.contains(&report.backend)) else { continue };
             if !is_within_reach(report) {
                 continue;
             }
-            // Without a life it is known from an earlier run alone.
-            let Some(life) = known.lives.get(&report.id).copied() else { continue };
-            let wish = Wish { backend: report.backend, life, alias: None };
-            self.all.entry(report.id).or_insert(Guest { by_chance: true, ..Guest::new(wish) });
             self.swept.insert(report.backend);
+            let wish = Wish { backend: report.backend, life, alias: None };
+            if let Entry::Vacant(place) = self.all.entry(report.id) {
+                looks += 1;
+                if looks > AT_FIRST {
+                    look_at += LATER;
+                }
+                let standing = Standing::Settled { look_at };
+                place.insert(Guest { by_chance: true, standing, ..Guest::new(wish) });
+                self.due.insert((look_at, report.id));
+            }
         }
     }
 
@@ -192,18 +273,14 @@ impl Guests {
         }
     }
 
-    /// Says what is in the way of attachments, by address: an elastic IP that is not yet on its
-    /// instance's interface, or another one that is still there.
-    pub(crate) fn problems(&self, attachments: &[Attachment]) -> Vec<AttachmentProblem> {
-        if self.all.is_empty() {
-            return Vec::new();
-        }
-        let problem = |one: &Attachment| {
-            let guest = self.all.get(&one.instance_id)?;
+    /// Says what is in the way of attachments: an elastic IP that is not yet on its instance's interface, or
+    /// another one that is still there.
+    pub(crate) fn problems(&self, desired: &Desired) -> Vec<AttachmentProblem> {
+        let problem = |(id, guest): (&InstanceId, &Guest)| {
             let (kind, reason) = guest.problem()?;
-            Some(AttachmentProblem { public_ip: one.public_ip, kind, reason })
+            Some(AttachmentProblem { public_ip: desired.address_of(*id)?, kind, reason })
         };
-        attachments.iter().filter_map(problem).collect()
+        self.all.iter().filter_map(problem).collect()
     }
 
     /// Takes in what has come of a guest. Returns whether something else is to be said of it.

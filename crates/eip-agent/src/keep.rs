@@ -1,51 +1,51 @@
 //! What the agent keeps on disk: the last desired set, and the last list of every backend.
+//!
+//! Two files: `agent.json` has all of it as it was once, `agent.log` what has changed since, a line for each
+//! change. So a change costs a line, however much there is. When the log has grown to the size of the
+//! whole, the whole is written anew and the log begins again.
+
+mod changes;
+mod log;
+mod whole;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use eip_compute::Listing;
-use eip_model::{Backend, DesiredSet, Generation, InstanceReport, LocalNetwork, chain};
-use serde::{Deserialize, Serialize};
+use eip_model::{Backend, Desired, Generation, chain};
 use tokio::sync::watch;
 use tracing::{error, warn};
 
+use self::changes::Change;
+use self::log::Log;
+use self::whole::Kept;
 use crate::server::ServerLink;
-use crate::turn::Resolved;
 
-/// The file, and what is in it.
+/// How long what was acknowledged may be in no file.
+const LATER: Duration = Duration::from_secs(2);
+/// A log may have as many bytes as the whole, and at least these.
+const SMALL: u64 = 256 << 10;
+
+/// The files, and what is in them.
 #[derive(Debug)]
 pub(crate) struct Keep {
     path: PathBuf,
     kept: Kept,
+    /// The log that goes on from what was written whole last. None where that has to be written.
+    log: Option<Log>,
+    /// The size of what was written whole last, in bytes.
+    whole: u64,
 }
-
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Kept {
-    /// Instances are where they were only until the host is started anew.
-    boot_id: String,
-    desired: Option<DesiredSet>,
-    /// The newest generation that a server had acknowledged when this was written.
-    #[serde(default)]
-    acknowledged: Generation,
-    listings: BTreeMap<Backend, KeptListing>,
-}
-
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct KeptListing {
-    instances: Vec<InstanceReport>,
-    networks: Vec<LocalNetwork>,
-}
-
-/// How long what was acknowledged may be in no file.
-const LATER: Duration = Duration::from_secs(2);
 
 /// The last desired set, and the last list of every backend.
-pub(crate) type ToKeep = (Arc<Resolved>, Arc<BTreeMap<Backend, Listing>>);
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct ToKeep {
+    pub(crate) desired: Desired,
+    pub(crate) listings: BTreeMap<Backend, Listing>,
+}
 
 /// Writes what is to be kept, the newest of it when it comes faster than the disk, until nothing
 /// more can come. Beside the loop, because a change must not wait for the disk.
@@ -62,9 +62,9 @@ pub(crate) async fn keep_up(
         };
         let kept = news.borrow_and_update().clone();
         let acknowledged = server.acknowledged();
-        if let Some((resolved, listings)) = kept {
+        if let Some(kept) = kept {
             let save = move || {
-                keep.save(resolved.desired(), acknowledged, &listings);
+                keep.save(kept, acknowledged);
                 keep
             };
             match tokio::task::spawn_blocking(save).await {
@@ -81,30 +81,31 @@ pub(crate) async fn keep_up(
 }
 
 impl Keep {
-    /// Reads the file of the agent. What cannot be read is set aside and said: the server is asked.
+    /// Reads the files of the agent. What cannot be read is set aside and said: the server is asked.
     pub(crate) fn open(data_dir: &Path) -> Self {
         let path = data_dir.join("agent.json");
         let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-        let mut kept = match fs::read(&path) {
-            Ok(text) => serde_json::from_slice(&text).unwrap_or_else(|error| {
-                error!(path = %path.display(), %error, "Set aside a file of the agent that is damaged");
-                fs::rename(&path, path.with_extension("damaged")).ok();
-                Kept::default()
-            }),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Kept::default(),
+        let (mut kept, size) = match fs::read(&path) {
+            Ok(text) => (read(&path, &text), text.len()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => (Kept::default(), 0),
             Err(error) => {
                 warn!(path = %path.display(), %error, "Could not read the file of the agent");
-                Kept::default()
+                (Kept::default(), 0)
             }
         };
+        let mut log = Log::read(&data_dir.join("agent.log"), kept.serial, |change: Change| {
+            kept.apply(change)
+        });
         if kept.boot_id != boot_id {
+            // Instances are where they were only until the host is started anew.
             kept.listings.clear();
             kept.boot_id = boot_id;
+            log = None;
         }
-        Self { path, kept }
+        Self { path, kept, log, whole: u64::try_from(size).unwrap_or(u64::MAX) }
     }
 
-    pub(crate) fn desired(&self) -> Option<DesiredSet> {
+    pub(crate) fn desired(&self) -> Option<Desired> {
         self.kept.desired.clone()
     }
 
@@ -113,59 +114,56 @@ impl Keep {
     }
 
     pub(crate) fn listings(&self) -> BTreeMap<Backend, Listing> {
-        let read = |(backend, kept): (&Backend, &KeptListing)| {
-            let KeptListing { instances, networks } = kept.clone();
-            (*backend, Listing { instances, networks, ..Listing::default() })
-        };
-        self.kept.listings.iter().map(read).collect()
+        self.kept.listings.clone()
     }
 
     /// Writes what is new, if anything is, whole or not at all.
-    pub(crate) fn save(
-        &mut self,
-        desired: &DesiredSet,
-        acknowledged: Generation,
-        listings: &BTreeMap<Backend, Listing>,
-    ) {
-        let same = |(backend, kept): (&Backend, &KeptListing)| {
-            listings
-                .get(backend)
-                .is_some_and(|now| now.instances == kept.instances && now.networks == kept.networks)
-        };
-        if self.kept.desired.as_ref() == Some(desired)
-            && self.kept.acknowledged == acknowledged
-            && self.kept.listings.len() == listings.len()
-            && self.kept.listings.iter().all(same)
-        {
+    pub(crate) fn save(&mut self, now: ToKeep, acknowledged: Generation) {
+        let change = Change::between(&self.kept, &now, acknowledged);
+        if change.as_ref().is_some_and(Change::is_empty) {
             return;
         }
-        let write = |(backend, listing): (&Backend, &Listing)| {
-            let Listing { instances, networks, .. } = listing.clone();
-            (*backend, KeptListing { instances, networks })
+        let ToKeep { desired, listings } = now;
+        let kept = Kept { desired: Some(desired), listings, acknowledged, ..self.kept.clone() };
+        let written = match (&change, &mut self.log) {
+            (Some(change), Some(log)) if log.length() < self.whole.max(SMALL) => log.add(change),
+            _ => self.write_whole(kept.clone()),
         };
-        let now = Kept {
-            boot_id: self.kept.boot_id.clone(),
-            desired: Some(desired.clone()),
-            acknowledged,
-            listings: listings.iter().map(write).collect(),
-        };
-        match replace(&self.path, &now) {
-            Ok(()) => self.kept = now,
+        match written {
+            Ok(()) => {
+                let serial = self.kept.serial;
+                self.kept = Kept { serial, ..kept };
+            }
             Err(error) => {
                 let path = self.path.display();
                 warn!(%path, error = %chain(&error), "Could not write the file of the agent");
+                // What the log has on the disk now is not known.
+                self.log = None;
             }
         }
     }
+
+    fn write_whole(&mut self, mut kept: Kept) -> io::Result<()> {
+        // The log of an earlier one must not be taken for its own.
+        kept.serial = kept.next_serial();
+        self.log = None;
+        self.whole = kept.write(&self.path)?;
+        self.kept.serial = kept.serial;
+        self.log = Some(Log::begin(&self.path.with_extension("log"), kept.serial)?);
+        sync_folder(&self.path)
+    }
 }
 
-fn replace(path: &Path, kept: &Kept) -> io::Result<()> {
-    let draft = path.with_extension("draft");
-    let mut options = File::options();
-    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
-    file.write_all(&serde_json::to_vec(kept)?)?;
-    file.sync_all()?;
-    fs::rename(&draft, path)?;
+fn read(path: &Path, text: &[u8]) -> Kept {
+    Kept::read(text).unwrap_or_else(|error| {
+        error!(path = %path.display(), error, "Set aside a file of the agent that is damaged");
+        fs::rename(path, path.with_extension("damaged")).ok();
+        Kept::default()
+    })
+}
+
+/// Makes sure that a file is in its folder on the disk.
+fn sync_folder(path: &Path) -> io::Result<()> {
     match path.parent() {
         Some(folder) => File::open(folder)?.sync_all(),
         None => Ok(()),
@@ -173,52 +171,4 @@ fn replace(path: &Path, kept: &Kept) -> io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use eip_model::ClusterId;
-
-    fn desired(generation: u64) -> DesiredSet {
-        DesiredSet {
-            cluster_id: ClusterId::new("f47ac10b-58cc-4372-a567-0e02c7d2e3f4".parse().unwrap()),
-            host: "hv1".parse().unwrap(),
-            generation: Generation::new(generation),
-            replaces: None,
-            ranges: vec!["100.64.0.0/10".parse().unwrap()],
-            attachments: Vec::new(),
-        }
-    }
-
-    #[test]
-    fn what_was_kept_is_there_after_a_restart() {
-        let dir = tempfile::tempdir().unwrap();
-        let listings = BTreeMap::from([(Backend::Docker, Listing::default())]);
-        Keep::open(dir.path()).save(&desired(3), Generation::new(2), &listings);
-        let keep = Keep::open(dir.path());
-        assert_eq!(keep.desired(), Some(desired(3)));
-        assert_eq!(keep.acknowledged(), Generation::new(2));
-        assert_eq!(keep.listings(), listings);
-    }
-
-    #[test]
-    fn a_damaged_file_is_set_aside() {
-        let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("agent.json"), "{\"boot_id").unwrap();
-        assert_eq!(Keep::open(dir.path()).desired(), None);
-        assert!(dir.path().join("agent.damaged").exists());
-    }
-
-    #[test]
-    fn another_boot_forgets_where_instances_were_but_not_what_is_wished() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut keep = Keep::open(dir.path());
-        keep.kept.boot_id = "an earlier one".into();
-        keep.save(
-            &desired(3),
-            Generation::new(2),
-            &BTreeMap::from([(Backend::Docker, Listing::default())]),
-        );
-        let keep = Keep::open(dir.path());
-        assert_eq!(keep.desired(), Some(desired(3)));
-        assert!(keep.listings().is_empty());
-    }
-}
+mod tests;

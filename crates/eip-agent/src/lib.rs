@@ -10,24 +10,22 @@ mod keep;
 mod kernel;
 mod mends;
 mod netfilter;
+mod pull;
 mod server;
+mod tell;
 mod traffic;
 mod turn;
 mod world;
 
-use std::cmp::Ordering;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use eip_compute::ComputeBackend;
-use eip_model::{
-    AppliedReport, DesiredNews, DesiredSet, Generation, HostName, InventoryReport, chain,
-};
+use eip_model::{AppliedReport, HostName, Resolver};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{error, info, warn};
 
 pub use eip_dataplane::{Announce, Counters, Options as KernelOptions};
 use guests::Guests;
@@ -35,14 +33,13 @@ use keep::{Keep, keep_up};
 pub use kernel::{Kernel, KernelError};
 use mends::{Mends, tell_mends};
 pub use netfilter::open_kernel;
-use server::{Fetched, LinkError};
+use pull::pull;
 pub use server::{ServerLink, ServerUrlError};
+use tell::{tell, whole};
 use traffic::tell_traffic;
 use turn::Turns;
-use world::World;
+use world::{Inventory, World};
 
-/// How long a question for a new desired set stays open, in seconds.
-const LONG_POLL_SECONDS: u64 = 25;
 /// How often reports are sent even when nothing changed: what keeps the host from counting as silent.
 const REPORT_INTERVAL: Duration =
     Duration::from_secs(eip_model::REPORT_INTERVAL_SECONDS.unsigned_abs());
@@ -86,9 +83,9 @@ pub async fn run(config: AgentConfig, server: ServerLink, stop: CancellationToke
     let (refused_tx, refused_rx) = watch::channel(None);
     tasks.spawn(pull(server.clone(), host, desired_tx, refused_tx, stop.clone()));
     let link = server.clone();
-    let put_inventory = move |report: InventoryReport| {
+    let put_inventory = move |inventory: Inventory| {
         let link = link.clone();
-        async move { link.put("inventory", &report).await }
+        async move { link.put("inventory", &whole(&inventory)).await }
     };
     tasks.spawn(tell(put_inventory, inventory_rx, stop.clone()));
     let link = server.clone();
@@ -110,268 +107,10 @@ pub async fn run(config: AgentConfig, server: ServerLink, stop: CancellationToke
         applied: applied_tx,
         kept: kept_tx,
         mends,
+        resolver: Resolver::default(),
         resolved: None,
     };
     tasks.spawn(turns.run(kernel, stop));
     tasks.close();
     tasks.wait().await;
-}
-
-/// Asks for the desired set again and again, and passes on what may be trusted. What may not is
-/// told to `refused`, until something that may has come.
-async fn pull(
-    server: ServerLink,
-    host: HostName,
-    desired: watch::Sender<Option<DesiredSet>>,
-    refused: watch::Sender<Option<String>>,
-    stop: CancellationToken,
-) {
-    let mut retry = FIRST_RETRY;
-    let mut trouble: Option<String> = None;
-    loop {
-        let known = desired.borrow().as_ref().map(|set| (set.cluster_id, set.generation));
-        let asked = server.desired(known, LONG_POLL_SECONDS);
-        let Some(answer) = stop.run_until_cancelled(asked).await else { return };
-        let pause = match answer {
-            Ok(fetched) => {
-                if trouble.take().is_some() {
-                    info!("The server answers again");
-                }
-                retry = FIRST_RETRY;
-                match fetched {
-                    Fetched::Unchanged => {
-                        refused.send_if_modified(|why| why.take().is_some());
-                        None
-                    }
-                    Fetched::News(news) => {
-                        let taken = successor(&host, desired.borrow().as_ref(), news);
-                        take(taken, &desired, &refused, &server)
-                    }
-                }
-            }
-            Err(error) => {
-                let said = chain(&error);
-                if trouble.as_ref() != Some(&said) {
-                    warn!(error = said, "No desired set from the server; rules stay as they are");
-                }
-                trouble = Some(said);
-                retry = (retry * 2).min(LONGEST_RETRY);
-                Some(retry)
-            }
-        };
-        if let Some(pause) = pause
-            && stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none()
-        {
-            return;
-        }
-    }
-}
-
-/// Passes a desired set on, or says why not. Returns how long to wait before the next question.
-fn take(
-    set: Result<DesiredSet, String>,
-    desired: &watch::Sender<Option<DesiredSet>>,
-    refused: &watch::Sender<Option<String>>,
-    server: &ServerLink,
-) -> Option<Duration> {
-    let (set, why_not) = match set {
-        Ok(set) => (Some(set), None),
-        Err(why_not) => (None, Some(format!("turned down a desired set: {why_not}"))),
-    };
-    let news = refused.send_if_modified(|last| {
-        let news = *last != why_not;
-        last.clone_from(&why_not);
-        news
-    });
-    if let Some(reason) = why_not {
-        if news {
-            error!(reason, "Turned down a desired set; rules stay as they are");
-        }
-        return Some(LONGEST_RETRY);
-    }
-    let set = set?;
-    if desired.borrow().as_ref().is_some_and(|known| known.cluster_id != set.cluster_id) {
-        server.resume_from(Generation::default());
-    }
-    desired.send_replace(Some(set));
-    None
-}
-
-/// Returns the desired set that comes after the one that is known.
-///
-/// An empty set may well be one. But a server that lost its record, an old copy of it, another one at the
-/// same address, or an answer that was overtaken must not clear a host.
-///
-/// # Errors
-/// In words, for people: why what was answered cannot be the successor.
-fn successor(
-    host: &HostName,
-    known: Option<&DesiredSet>,
-    news: DesiredNews,
-) -> Result<DesiredSet, String> {
-    let set = match news {
-        DesiredNews::Whole(set) => set,
-        DesiredNews::Changes(changes) => {
-            let known = known.ok_or("it has only what changed")?;
-            // A mistake in it is found as it is in a whole set, but without going through all of it.
-            return known.with(&changes);
-        }
-    };
-    if set.host != *host {
-        return Err("it is another host's".to_owned());
-    }
-    set.check()?;
-    let Some(known) = known else { return Ok(set) };
-    if known.cluster_id != set.cluster_id {
-        return match set.replaces {
-            Some(replaced) if replaced == known.cluster_id => Ok(set),
-            Some(_) | None => Err("it is of another record".to_owned()),
-        };
-    }
-    match set.generation.cmp(&known.generation) {
-        Ordering::Less => Err("it is older than the one in force".to_owned()),
-        Ordering::Equal if set != *known => {
-            Err("it has the generation of the one in force, and says something else".to_owned())
-        }
-        Ordering::Equal | Ordering::Greater => Ok(set),
-    }
-}
-
-/// Sends the newest report by `put`, when there is news and again in its time: a server that has not
-/// heard of this host, or whose record was replaced, learns it anew.
-async fn tell<T: Clone, F: Future<Output = Result<(), LinkError>>>(
-    put: impl Fn(T) -> F,
-    mut news: watch::Receiver<Option<T>>,
-    stop: CancellationToken,
-) {
-    loop {
-        let report = news.borrow_and_update().clone();
-        let sent = async {
-            match report {
-                Some(report) => put(report).await,
-                None => Ok(()),
-            }
-        };
-        let Some(outcome) = stop.run_until_cancelled(sent).await else { return };
-        if !pause(outcome, &mut news, &stop).await {
-            return;
-        }
-    }
-}
-
-/// Waits for news or for the time to report anyway, less when the last report did not arrive.
-/// Returns whether to go on.
-async fn pause<T>(
-    outcome: Result<(), LinkError>,
-    news: &mut watch::Receiver<Option<T>>,
-    stop: &CancellationToken,
-) -> bool {
-    let wait = match outcome {
-        Ok(()) => REPORT_INTERVAL,
-        Err(error) => {
-            tracing::debug!(error = %chain(&error), "A report did not arrive; will retry");
-            FIRST_RETRY * 5
-        }
-    };
-    match stop.run_until_cancelled(tokio::time::timeout(wait, news.changed())).await {
-        Some(Ok(Err(_))) | None => false,
-        Some(Ok(Ok(())) | Err(_)) => true,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use eip_model::{Attachment, ClusterId, DesiredChanges, ElasticIpId, InstanceId};
-    use uuid::Uuid;
-
-    fn set(cluster: u128, generation: u64, addresses: &[u8]) -> DesiredSet {
-        let attachment = |last: &u8| Attachment {
-            public_ip: std::net::Ipv4Addr::new(100, 64, 0, *last),
-            elastic_ip_id: ElasticIpId::new(Uuid::from_u128(u128::from(*last))),
-            instance_id: InstanceId::new(Uuid::from_u128(u128::from(*last))),
-            mode: eip_model::Mode::Nat,
-            network: None,
-        };
-        DesiredSet {
-            cluster_id: ClusterId::new(Uuid::from_u128(cluster)),
-            host: "hv1".parse().unwrap(),
-            generation: Generation::new(generation),
-            replaces: None,
-            ranges: vec!["100.64.0.0/10".parse().unwrap()],
-            attachments: addresses.iter().map(attachment).collect(),
-        }
-    }
-
-    fn reason(known: &DesiredSet, set: &DesiredSet) -> Option<String> {
-        let news = DesiredNews::Whole(set.clone());
-        successor(&"hv1".parse().unwrap(), Some(known), news).err()
-    }
-
-    #[test]
-    fn only_a_successor_of_what_is_known_is_taken() {
-        let known = set(1, 5, &[1, 2]);
-        for fine in [set(1, 5, &[1, 2]), set(1, 6, &[1]), set(1, 6, &[]), set(1, 99, &[1, 2, 3])] {
-            assert_eq!(reason(&known, &fine), None, "{fine:?}");
-        }
-        let told = |set: &DesiredSet| reason(&known, set).expect("a reason");
-        assert!(told(&set(1, 4, &[1, 2])).contains("older than the one in force"));
-        assert!(told(&set(1, 5, &[1])).contains("says something else"));
-        assert!(told(&set(1, 5, &[])).contains("says something else"));
-        assert!(told(&set(2, 6, &[1, 2])).contains("of another record"));
-        assert!(told(&set(1, 6, &[2, 1])).contains("not sorted"));
-        assert!(told(&set(1, 6, &[1, 1])).contains("twice"));
-        let another = DesiredSet { host: "hv2".parse().unwrap(), ..set(1, 6, &[]) };
-        assert!(told(&another).contains("another host's"));
-    }
-
-    #[test]
-    fn changes_are_taken_for_the_set_that_they_are_for_and_lead_to_the_next() {
-        let known = set(1, 5, &[1, 2, 4]);
-        let changes = |cluster, since, removed: &[u8], new: &[u8]| {
-            let DesiredSet { cluster_id, host, generation, ranges, attachments, .. } =
-                set(cluster, 6, new);
-            let since = Generation::new(since);
-            let ip = |last: &u8| std::net::Ipv4Addr::new(100, 64, 0, *last);
-            let removed = removed.iter().map(ip).collect();
-            let changes = DesiredChanges {
-                cluster_id,
-                host,
-                since,
-                generation,
-                ranges,
-                removed,
-                attachments,
-            };
-            successor(&"hv1".parse().unwrap(), Some(&known), DesiredNews::Changes(changes))
-        };
-        assert_eq!(changes(1, 5, &[2, 4], &[3, 4]), Ok(set(1, 6, &[1, 3, 4])));
-        assert_eq!(changes(1, 5, &[], &[]), Ok(set(1, 6, &[1, 2, 4])));
-        let told = |outcome: Result<DesiredSet, String>| outcome.expect_err("a reason");
-        assert!(told(changes(1, 4, &[2], &[])).contains("generation 4 of another set"));
-        assert!(told(changes(2, 5, &[2], &[])).contains("another set"));
-        assert!(told(changes(1, 5, &[], &[3, 3])).contains("twice"));
-        let news = DesiredNews::Changes(DesiredChanges {
-            cluster_id: known.cluster_id,
-            host: known.host.clone(),
-            since: known.generation,
-            generation: Generation::new(6),
-            ranges: Vec::new(),
-            removed: Vec::new(),
-            attachments: Vec::new(),
-        });
-        let taken = successor(&"hv1".parse().unwrap(), None, news);
-        assert!(told(taken).contains("only what changed"));
-    }
-
-    #[test]
-    fn another_record_is_taken_where_it_was_accepted_in_place_of_this_one() {
-        let known = set(1, 5, &[1, 2]);
-        let replacing = |cluster: u128| DesiredSet {
-            replaces: Some(ClusterId::new(Uuid::from_u128(cluster))),
-            ..set(2, 1, &[])
-        };
-        assert_eq!(reason(&known, &replacing(1)), None);
-        assert!(reason(&known, &replacing(3)).expect("a reason").contains("another record"));
-    }
 }

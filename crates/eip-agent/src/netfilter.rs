@@ -18,8 +18,10 @@ const FIREWALL_INTERVAL: Duration = Duration::from_secs(2);
 /// How often what is wanted is compared with what was applied, where the table is as we left it: that
 /// takes a walk through all of it.
 const SETTLE_INTERVAL: Duration = Duration::from_secs(1);
-/// How often our routes are compared with what the kernel has: it tells nobody when one goes.
+/// How often our routes are compared with what the kernel has: it tells nobody when one goes. Less often
+/// where there are so many that it would take more than a part of the time.
 const ROUTE_INTERVAL: Duration = Duration::from_secs(3);
+const ROUTE_SHARE: u32 = 30;
 
 /// What of ours was found changed, as events name it.
 const TABLE: &str = "the nftables table of elastic IPs";
@@ -32,7 +34,8 @@ type Mended = Arc<Mutex<BTreeSet<&'static str>>>;
 struct Netfilter {
     plane: DataPlane,
     passage: Arc<Mutex<Passage>>,
-    compared: Instant,
+    /// When routes are compared next.
+    compare_at: Instant,
     settled: Instant,
     /// Something was applied: the table is ours to lose.
     begun: bool,
@@ -64,7 +67,7 @@ pub fn open_kernel(options: Options) -> Result<Box<dyn Kernel>, String> {
     Ok(Box::new(Netfilter {
         plane,
         passage,
-        compared: Instant::now(),
+        compare_at: Instant::now() + ROUTE_INTERVAL,
         settled: Instant::now(),
         begun: false,
         mended,
@@ -93,13 +96,8 @@ impl Kernel for Netfilter {
 
     fn mend(&mut self, wanted: &DesiredState) -> Result<Vec<&'static str>, KernelError> {
         let intact = self.plane.intact().map_err(|error| refused(&error))?;
-        // Each change settles; routes are due in their time, too, where changes never pause.
-        let routes_due = self.compared.elapsed() > ROUTE_INTERVAL;
-        if !intact || routes_due || self.settled.elapsed() >= SETTLE_INTERVAL {
-            if routes_due {
-                self.plane.distrust_routes();
-                self.compared = Instant::now();
-            }
+        let routes_doubted = self.routes_doubted();
+        if !intact || routes_doubted || self.settled.elapsed() >= SETTLE_INTERVAL {
             match (intact, self.settle(wanted)?) {
                 (false, _) => self.note(TABLE),
                 (true, true) => self.note(ROUTES),
@@ -122,6 +120,23 @@ impl Kernel for Netfilter {
 impl Netfilter {
     fn note(&self, mended: &'static str) {
         self.mended.lock().unwrap_or_else(PoisonError::into_inner).insert(mended);
+    }
+
+    /// Has routes compared in their time, and the next turn look for itself where they may differ.
+    /// Returns whether they may.
+    fn routes_doubted(&mut self) -> bool {
+        let now = Instant::now();
+        if let Some(audit) = self.plane.audited() {
+            self.compare_at = now + ROUTE_INTERVAL.max(audit.took * ROUTE_SHARE);
+            if audit.differs {
+                self.plane.distrust_routes();
+            }
+            return audit.differs;
+        }
+        if now >= self.compare_at {
+            self.plane.begin_audit();
+        }
+        false
     }
 
     /// Returns whether anything had to be changed.

@@ -31,6 +31,14 @@ pub enum ServerUrlError {
     Client(#[source] reqwest::Error),
 }
 
+/// What the server is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ask {
+    /// What has changed, where it knows.
+    ForChanges,
+    ForAll,
+}
+
 /// What the server said when asked for the desired set.
 #[derive(Debug)]
 pub(crate) enum Fetched {
@@ -73,6 +81,7 @@ impl ServerLink {
     pub(crate) async fn desired(
         &self,
         known: Option<(ClusterId, Generation)>,
+        ask: Ask,
         seconds: u64,
     ) -> Result<Fetched, LinkError> {
         let mut query = vec![("wait_seconds", seconds.to_string())];
@@ -80,13 +89,16 @@ impl ServerLink {
             query.extend([("cluster", cluster.to_string()), ("known", known.to_string())]);
             query.push(("acknowledged", self.acknowledged().to_string()));
         }
-        query.push(("changes", "true".to_owned()));
+        query.push(("changes", (ask == Ask::ForChanges).to_string()));
         let request = self.client.get(self.at("desired")).query(&query);
         let deadline = DEADLINE + Duration::from_secs(seconds);
         let answer = accepted(request.timeout(deadline).send().await?).await?;
         match answer.status() {
             StatusCode::NO_CONTENT => Ok(Fetched::Unchanged),
-            _ => Ok(Fetched::News(answer.json().await?)),
+            _ => Ok(Fetched::News(match ask {
+                Ask::ForChanges => answer.json().await?,
+                Ask::ForAll => DesiredNews::Whole(answer.json().await?),
+            })),
         }
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use eip_dataplane::TrafficReader;
-use eip_model::{Counted, DesiredSet, TrafficReport, Volume, chain};
+use eip_model::{Counted, Desired, TrafficReport, Volume, chain};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
@@ -21,7 +21,7 @@ const AT_ONCE: usize = 10_000;
 /// Sends what has changed, each time that the counters have been read, until told to stop.
 pub(crate) async fn tell_traffic(
     reader: TrafficReader,
-    desired: watch::Receiver<Option<DesiredSet>>,
+    desired: watch::Receiver<Option<Desired>>,
     server: ServerLink,
     stop: CancellationToken,
 ) {
@@ -65,14 +65,11 @@ pub(crate) async fn tell_traffic(
     }
 }
 
-fn counted(
-    desired: &DesiredSet,
-    volumes: &BTreeMap<Ipv4Addr, Volume>,
-) -> BTreeMap<Ipv4Addr, Counted> {
+fn counted(desired: &Desired, volumes: &BTreeMap<Ipv4Addr, Volume>) -> BTreeMap<Ipv4Addr, Counted> {
     let one = |public_ip, elastic_ip_id, volume| Counted { public_ip, elastic_ip_id, volume };
     desired
-        .attachments
-        .iter()
+        .attachments()
+        .values()
         .filter_map(|attachment| {
             let (address, id) = (attachment.public_ip, attachment.elastic_ip_id);
             Some((address, one(address, id, *volumes.get(&address)?)))

@@ -6,11 +6,9 @@ use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use eip_compute::Listing;
 use eip_dataplane::DesiredState;
 use eip_model::{
-    AppliedReport, AttachmentProblem, Backend, DataPlaneHealth, DesiredSet, Generation,
-    InventoryReport, Resolution, resolve,
+    AppliedReport, AttachmentProblem, DataPlaneHealth, Desired, Generation, OrdMap, Resolver,
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -20,7 +18,7 @@ use crate::guests::{Guests, Known};
 use crate::keep::ToKeep;
 use crate::kernel::{Kernel, KernelError};
 use crate::mends::Mends;
-use crate::world::{View, World};
+use crate::world::{Inventory, View, World};
 
 /// How often it is looked whether others have changed something: it is mended within a second.
 const MEND_INTERVAL: Duration = Duration::from_millis(400);
@@ -32,25 +30,27 @@ const FIRST_LOOK: Duration = Duration::from_secs(5);
 pub(crate) struct Turns {
     pub(crate) world: World,
     pub(crate) guests: Guests,
-    pub(crate) desired: watch::Receiver<Option<DesiredSet>>,
+    pub(crate) desired: watch::Receiver<Option<Desired>>,
     /// Why the newest desired set was turned down, if it was.
     pub(crate) refused: watch::Receiver<Option<String>>,
-    pub(crate) inventory: watch::Sender<Option<InventoryReport>>,
+    pub(crate) inventory: watch::Sender<Option<Inventory>>,
     pub(crate) applied: watch::Sender<Option<AppliedReport>>,
     /// What is to be on disk.
     pub(crate) kept: watch::Sender<Option<ToKeep>>,
     /// What was put right, for the server to hear.
     pub(crate) mends: Arc<Mends>,
-    /// What came of both sides as they were last.
-    pub(crate) resolved: Option<Arc<Resolved>>,
+    /// What comes of both sides, by what has changed in either.
+    pub(crate) resolver: Resolver,
+    /// What came of them as they were last.
+    pub(crate) resolved: Option<Resolved>,
 }
 
 /// A desired set, and what it comes to on this host as it is.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Resolved {
-    desired: DesiredSet,
+    desired: Desired,
     wanted: Arc<DesiredState>,
-    problems: Vec<AttachmentProblem>,
+    problems: OrdMap<Ipv4Addr, AttachmentProblem>,
 }
 
 /// The data plane and what it was last told.
@@ -107,81 +107,77 @@ impl Turns {
         let view = self.world.view();
         if let Some(resolved) = self.resolve(news, &view) {
             plane.apply(&resolved.wanted).await;
-            let Resolved { desired, wanted, problems } = &*resolved;
+            let Resolved { desired, wanted, problems } = &resolved;
             if plane.failure.is_none() {
                 plane.generation = desired.generation;
             }
             if plane.carries() {
-                let (instances, lives) = (&*view.known, &*view.lives);
+                let (instances, lives) = (&view.host.known, &view.lives);
                 let known = Known { instances, lives, ranges: &desired.ranges };
                 self.guests.want(&wanted.aliases, known);
             }
-            let of_guests = self.guests.problems(&desired.attachments);
+            let of_guests = self.guests.problems(desired);
             let report = AppliedReport {
                 cluster_id: desired.cluster_id,
                 generation: plane.generation,
                 data_plane: plane.health(self.refused.borrow_and_update().as_deref()),
-                problems: merged(problems.clone(), of_guests),
+                problems: merged(problems, of_guests),
             };
             publish(&self.applied, report);
         }
         if news {
-            publish(&self.inventory, InventoryReport { backends: view.inventory.to_vec() });
+            publish(&self.inventory, view.inventory.clone());
         }
         // After the change is in force and told: a crash in between costs one question.
-        self.keep(&view.listings);
+        self.keep(view);
     }
 
-    /// Resolves what is desired against what runs here, unless both are as they were last: a
-    /// generation stands for one set and no other.
-    fn resolve(&mut self, news: bool, view: &View) -> Option<Arc<Resolved>> {
+    /// Resolves what is desired against what runs here, by what has changed in either: a generation
+    /// stands for one set and no other.
+    fn resolve(&mut self, news: bool, view: &View) -> Option<Resolved> {
         let desired = self.desired.borrow_and_update();
         let desired = desired.as_ref()?;
-        let of = |set: &DesiredSet| (set.cluster_id, set.generation);
-        let same = |last: &&Arc<Resolved>| !news && of(&last.desired) == of(desired);
+        let of = |set: &Desired| (set.cluster_id, set.generation);
+        let same = |last: &&Resolved| !news && of(&last.desired) == of(desired);
         if let Some(last) = self.resolved.as_ref().filter(same) {
-            return Some(Arc::clone(last));
+            return Some(last.clone());
         }
-        let View { known, networks, inventory, .. } = view;
-        let found = resolve(&desired.attachments, known, inventory, networks);
-        let Resolution { targets, aliases, problems } = found;
-        let (ranges, networks) = (desired.ranges.clone(), networks.clone());
-        let wanted = Arc::new(DesiredState { ranges, networks, targets, aliases });
-        let resolved = Arc::new(Resolved { desired: desired.clone(), wanted, problems });
-        self.resolved = Some(Arc::clone(&resolved));
+        self.resolver.update(desired, &view.host);
+        let found = self.resolver.found();
+        let wanted = DesiredState {
+            ranges: desired.ranges.clone(),
+            networks: view.host.networks.clone(),
+            targets: found.targets.clone(),
+            aliases: found.aliases.clone(),
+        };
+        let problems = found.problems.clone();
+        let resolved = Resolved { desired: desired.clone(), wanted: Arc::new(wanted), problems };
+        self.resolved = Some(resolved.clone());
         Some(resolved)
     }
 
-    fn keep(&self, listings: &Arc<BTreeMap<Backend, Listing>>) {
-        let Some(resolved) = &self.resolved else { return };
+    fn keep(&self, view: View) {
+        let Some(Resolved { desired, .. }) = self.resolved.clone() else { return };
+        let now = Some(ToKeep { desired, listings: view.listings });
         self.kept.send_if_modified(|kept| {
-            let same = |(last, lists): &ToKeep| {
-                Arc::ptr_eq(last, resolved) && Arc::ptr_eq(lists, listings)
-            };
-            if kept.as_ref().is_some_and(same) {
-                return false;
-            }
-            *kept = Some((Arc::clone(resolved), Arc::clone(listings)));
-            true
+            let news = *kept != now;
+            *kept = now;
+            news
         });
     }
 }
 
-impl Resolved {
-    pub(crate) const fn desired(&self) -> &DesiredSet {
-        &self.desired
-    }
-}
-
 /// Returns the problems by address; of two with one elastic IP the first counts.
-fn merged(first: Vec<AttachmentProblem>, then: Vec<AttachmentProblem>) -> Vec<AttachmentProblem> {
-    if then.is_empty() {
-        return first;
+fn merged(
+    first: &OrdMap<Ipv4Addr, AttachmentProblem>,
+    then: Vec<AttachmentProblem>,
+) -> Vec<AttachmentProblem> {
+    let mut all: BTreeMap<Ipv4Addr, AttachmentProblem> =
+        then.into_iter().map(|problem| (problem.public_ip, problem)).collect();
+    if all.is_empty() {
+        return first.values().cloned().collect();
     }
-    let mut all: BTreeMap<Ipv4Addr, AttachmentProblem> = BTreeMap::new();
-    for problem in first.into_iter().chain(then) {
-        all.entry(problem.public_ip).or_insert(problem);
-    }
+    all.extend(first.iter().map(|(address, problem)| (*address, problem.clone())));
     all.into_values().collect()
 }
 

@@ -1,11 +1,11 @@
 //! What runs on this host, as far as its backends tell.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use eip_compute::{Listing, Sight};
 use eip_model::{
-    Backend, BackendInventory, BackendListing, InstanceId, InstanceReport, LocalNetwork,
+    Backend, DiffItem, InstanceId, InstanceReport, Instances, LocalNetwork, OrdMap, Surroundings,
 };
 use futures_util::future::select_all;
 use tokio::sync::watch;
@@ -19,18 +19,26 @@ pub(crate) struct World {
     view: View,
 }
 
-/// What follows from what the backends have told: made anew when one has told something, and shared
-/// with whoever works on it meanwhile. A host may have very many instances, and most turns are about one.
+/// What follows from what the backends have told. Copies share what they have in common: a host may have
+/// very many instances, and most news are about one.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct View {
-    pub(crate) listings: Arc<BTreeMap<Backend, Listing>>,
-    /// The instances by id. Where two backends have one id, the first by name has it.
-    pub(crate) known: Arc<BTreeMap<InstanceId, InstanceReport>>,
+    pub(crate) listings: BTreeMap<Backend, Listing>,
+    /// Where two backends have one id, the first by name has it.
+    pub(crate) host: Surroundings,
     /// The numbers of the lives that instances have now.
-    pub(crate) lives: Arc<BTreeMap<InstanceId, u64>>,
-    pub(crate) networks: Vec<LocalNetwork>,
-    /// What is told to the server: nothing of a backend that has not been seen.
-    pub(crate) inventory: Arc<Vec<BackendInventory>>,
+    pub(crate) lives: OrdMap<InstanceId, u64>,
+    pub(crate) inventory: Inventory,
+}
+
+/// What is told to the server: nothing of a backend that has not been seen.
+pub(crate) type Inventory = BTreeMap<Backend, Told>;
+
+/// A backend's instances, or why they are not known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Told {
+    Listed(Instances),
+    Unreachable(String),
 }
 
 impl World {
@@ -40,9 +48,11 @@ impl World {
         sights: Vec<(Backend, watch::Receiver<Sight>)>,
         kept: BTreeMap<Backend, Listing>,
     ) -> Self {
+        let mut view = View::default();
         let followed = |backend: &Backend| sights.iter().any(|(one, _)| one == backend);
-        let listings = kept.into_iter().filter(|(backend, _)| followed(backend)).collect();
-        let view = View { listings: Arc::new(listings), ..View::default() };
+        for (backend, listing) in kept.into_iter().filter(|(backend, _)| followed(backend)) {
+            view.take(backend, &listing);
+        }
         Self { sights, news: true, view }
     }
 
@@ -55,22 +65,25 @@ impl World {
             return false;
         }
         self.news = false;
-        let mut listings = self.view.listings.as_ref().clone();
         for (backend, sight) in &mut self.sights {
-            let sight = sight.borrow_and_update();
-            if let Sight::Listed(listing) | Sight::Unreachable { known: Some(listing), .. } =
-                &*sight
+            let sight = sight.borrow_and_update().clone();
+            let told = match &sight {
+                Sight::Unseen => None,
+                Sight::Listed(listing) => Some(Told::Listed(listing.instances.clone())),
+                Sight::Unreachable { reason, .. } => Some(Told::Unreachable(reason.clone())),
+            };
+            match &told {
+                Some(Told::Unreachable(why)) => {
+                    self.view.host.silent.insert(*backend, why.clone());
+                }
+                Some(Told::Listed(_)) | None => drop(self.view.host.silent.remove(backend)),
+            }
+            self.view.inventory.extend(told.map(|told| (*backend, told)));
+            if let Sight::Listed(listing) | Sight::Unreachable { known: Some(listing), .. } = sight
             {
-                listings.insert(*backend, listing.clone());
+                self.view.take(*backend, &listing);
             }
         }
-        self.view = View {
-            known: Arc::new(known(&listings)),
-            lives: Arc::new(lives(&listings)),
-            networks: networks(&listings),
-            inventory: Arc::new(self.inventory()),
-            listings: Arc::new(listings),
-        };
         true
     }
 
@@ -97,32 +110,51 @@ impl World {
     pub(crate) fn seen(&self) -> bool {
         self.sights.iter().all(|(_, sight)| !matches!(*sight.borrow(), Sight::Unseen))
     }
+}
 
-    fn inventory(&self) -> Vec<BackendInventory> {
-        let tell = |(backend, sight): &(Backend, watch::Receiver<Sight>)| {
-            let listing = match &*sight.borrow() {
-                Sight::Unseen => return None,
-                Sight::Listed(listing) => {
-                    BackendListing::Listed { instances: listing.instances.clone() }
+impl View {
+    /// Takes a backend's list in the place of the one before. Costs what they differ in.
+    fn take(&mut self, backend: Backend, listing: &Listing) {
+        let before = self.listings.insert(backend, listing.clone()).unwrap_or_default();
+        let lives = differing(&before.lives, &listing.lives);
+        for id in differing(&before.instances, &listing.instances).union(&lives) {
+            match self.now(*id) {
+                Some((report, life)) => {
+                    self.host.known.insert(*id, report);
+                    match life {
+                        Some(life) => self.lives.insert(*id, life),
+                        None => self.lives.remove(id),
+                    };
                 }
-                Sight::Unreachable { reason, known: _ } => {
-                    BackendListing::Unreachable { reason: reason.clone() }
+                None => {
+                    self.host.known.remove(id);
+                    self.lives.remove(id);
                 }
-            };
-            Some(BackendInventory { backend: *backend, listing })
-        };
-        self.sights.iter().filter_map(tell).collect()
+            }
+        }
+        if before.networks != listing.networks {
+            self.host.networks = networks(&self.listings);
+        }
+    }
+
+    fn now(&self, id: InstanceId) -> Option<(Arc<InstanceReport>, Option<u64>)> {
+        self.listings.values().find_map(|listing| {
+            let report = listing.instances.get(&id)?;
+            Some((Arc::clone(report), listing.lives.get(&id).copied()))
+        })
     }
 }
 
-fn known(listings: &BTreeMap<Backend, Listing>) -> BTreeMap<InstanceId, InstanceReport> {
-    let all = listings.values().rev().flat_map(|listing| &listing.instances);
-    all.map(|one| (one.id, one.clone())).collect()
-}
-
-fn lives(listings: &BTreeMap<Backend, Listing>) -> BTreeMap<InstanceId, u64> {
-    let all = listings.values().rev().flat_map(|listing| &listing.lives);
-    all.map(|(id, life)| (*id, *life)).collect()
+fn differing<V: PartialEq>(
+    one: &OrdMap<InstanceId, V>,
+    other: &OrdMap<InstanceId, V>,
+) -> BTreeSet<InstanceId> {
+    let id = |item: DiffItem<'_, '_, InstanceId, V>| match item {
+        DiffItem::Add(id, _) | DiffItem::Remove(id, _) | DiffItem::Update { new: (id, _), .. } => {
+            *id
+        }
+    };
+    one.diff(other).map(id).collect()
 }
 
 fn networks(listings: &BTreeMap<Backend, Listing>) -> Vec<LocalNetwork> {
@@ -131,4 +163,55 @@ fn networks(listings: &BTreeMap<Backend, Listing>) -> Vec<LocalNetwork> {
     networks.sort();
     networks.dedup();
     networks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use eip_model::{InstanceState, Mode};
+
+    fn instance(backend: Backend, n: u8) -> (InstanceId, Arc<InstanceReport>) {
+        let id: InstanceId = InstanceId::new(uuid::Uuid::from_u128(n.into()));
+        let report = InstanceReport {
+            id,
+            backend,
+            name: format!("{backend}-{n}"),
+            project: None,
+            state: InstanceState::Running,
+            private_ip: None,
+            address_source: None,
+            vpc_id: None,
+            unusable: None,
+            modes: Mode::nat_alone(),
+            interfaces: Vec::new(),
+        };
+        (id, Arc::new(report))
+    }
+
+    fn listing(backend: Backend, numbers: &[u8]) -> Listing {
+        let instances: Instances = numbers.iter().map(|n| instance(backend, *n)).collect();
+        let lives = instances.keys().map(|id| (*id, 1_u64)).collect();
+        Listing { instances, lives, ..Listing::default() }
+    }
+
+    fn names(world: &mut World) -> Vec<String> {
+        world.look();
+        world.view().host.known.values().map(|one| one.name.clone()).collect()
+    }
+
+    #[test]
+    fn of_two_backends_with_one_id_the_first_has_it_while_it_has() {
+        let (docker, seen_docker) = watch::channel(Sight::Unseen);
+        let (libvirt, seen_libvirt) = watch::channel(Sight::Unseen);
+        let sights = vec![(Backend::Docker, seen_docker), (Backend::Libvirt, seen_libvirt)];
+        let mut world = World::new(sights, BTreeMap::new());
+        libvirt.send_replace(Sight::Listed(listing(Backend::Libvirt, &[1, 2])));
+        assert_eq!(names(&mut world), ["libvirt-1", "libvirt-2"]);
+        docker.send_replace(Sight::Listed(listing(Backend::Docker, &[2, 3])));
+        assert_eq!(names(&mut world), ["libvirt-1", "docker-2", "docker-3"]);
+        docker.send_replace(Sight::Listed(listing(Backend::Docker, &[3])));
+        assert_eq!(names(&mut world), ["libvirt-1", "libvirt-2", "docker-3"]);
+        assert_eq!(world.view().lives.len(), 3);
+        assert!(!world.look(), "nobody has told anything since");
+    }
 }

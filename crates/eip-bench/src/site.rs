@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use eip_dataplane::{Announce, DataPlane, DesiredState, Options};
-use eip_model::LocalNetwork;
+use eip_model::{LocalNetwork, OrdMap};
 use eip_testkit::netns::{Namespace, link};
 
 use crate::bench::LARGE;
@@ -92,7 +92,7 @@ fn targets(kind: Kind) -> Vec<Target> {
 fn rules_of_eip(host: &Namespace, number: u32) -> Result<DataPlane> {
     let network = |subnet: &str| anyhow::Ok(LocalNetwork::new("br0", subnet.parse()?));
     let desired = DesiredState {
-        aliases: std::collections::BTreeMap::new(),
+        aliases: OrdMap::new(),
         ranges: vec![LARGE.parse()?],
         networks: vec![network("10.0.0.0/24")?, network("10.128.0.0/11")?],
         targets: (0..number).map(|at| (public(at), private(at))).collect(),

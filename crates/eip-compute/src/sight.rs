@@ -1,24 +1,22 @@
 //! What a compute backend tells.
 
-use std::collections::BTreeMap;
-
 use async_trait::async_trait;
-use eip_model::{Backend, InstanceId, InstanceReport, LocalNetwork};
+use eip_model::{Backend, InstanceId, Instances, LocalNetwork, OrdMap};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::guest::{GuestError, GuestTask};
 
-/// All instances of a backend and the networks that they live in.
+/// All instances of a backend and the networks that they live in. One that was made of another by a few
+/// changes is copied for nothing, and told from it at the cost of these.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Listing {
-    /// Sorted by id; no two have the same.
-    pub instances: Vec<InstanceReport>,
+    pub instances: Instances,
     /// Sorted by interface.
     pub networks: Vec<LocalNetwork>,
     /// Another number for each life of an instance: what was put on its interfaces before is gone.
-    pub lives: BTreeMap<InstanceId, u64>,
+    pub lives: OrdMap<InstanceId, u64>,
 }
 
 /// What a backend was last seen to have.

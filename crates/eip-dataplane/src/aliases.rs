@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use eip_model::AliasTarget;
+use eip_model::{AliasTarget, DiffItem, OrdMap};
 
 use crate::elements::{Element, alias_elements};
 use crate::table::{ALIASES, PAIRS, SPEAKERS};
 
 /// By elastic IP.
 type Aliases = BTreeMap<Ipv4Addr, AliasTarget>;
+type InForce = OrdMap<Ipv4Addr, AliasTarget>;
 
 /// Those that are in force and must not be, and those that must be and are not, as they are.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -19,14 +20,18 @@ pub(crate) struct AliasChanges {
 }
 
 impl AliasChanges {
-    pub(crate) fn between(now: Option<&Aliases>, desired: &Aliases) -> Self {
-        let nothing = Aliases::new();
-        let now = now.unwrap_or(&nothing);
-        let but = |some: &Aliases, others: &Aliases| -> Aliases {
-            let new = some.iter().filter(|(public, alias)| others.get(public) != Some(alias));
-            new.map(|(public, alias)| (*public, alias.clone())).collect()
-        };
-        Self { gone: but(now, desired), new: but(desired, now) }
+    pub(crate) fn between(now: &InForce, desired: &InForce) -> Self {
+        let mut changes = Self::default();
+        for item in now.diff(desired) {
+            let (gone, new) = match item {
+                DiffItem::Add(public, alias) => (None, Some((public, alias))),
+                DiffItem::Update { old, new } => (Some(old), Some(new)),
+                DiffItem::Remove(public, alias) => (Some((public, alias)), None),
+            };
+            changes.gone.extend(gone.map(|(public, alias)| (*public, alias.clone())));
+            changes.new.extend(new.map(|(public, alias)| (*public, alias.clone())));
+        }
+        changes
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -35,8 +40,11 @@ impl AliasChanges {
 }
 
 /// Returns the elements of aliases, set by set.
-pub(crate) fn by_set(aliases: &Aliases) -> [(&'static str, Vec<Element>); 3] {
-    let all = || aliases.iter().flat_map(|(public, alias)| alias_elements(*public, alias));
+pub(crate) fn by_set<'a, I>(aliases: I) -> [(&'static str, Vec<Element>); 3]
+where
+    I: IntoIterator<Item = (&'a Ipv4Addr, &'a AliasTarget)> + Copy,
+{
+    let all = || aliases.into_iter().flat_map(|(public, alias)| alias_elements(*public, alias));
     [ALIASES, SPEAKERS, PAIRS].map(|set| {
         let of_it = all().filter(|(of, _)| *of == set);
         (set, of_it.map(|(_, element)| element).collect())

@@ -6,12 +6,11 @@
 //! bounded for the whole host.
 //! Source: `linux/netfilter/nfnetlink_conntrack.h`.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::net::Ipv4Addr;
 use std::sync::mpsc::{self, Receiver, Sender};
 
-use eip_model::Change;
+use eip_model::OrdMap;
 use nix::sys::socket::SockProtocol;
 use tracing::{debug, warn};
 
@@ -31,12 +30,18 @@ const ZONE: u16 = 18;
 /// So many deletions go into one send.
 const AT_ONCE: usize = 1000;
 
+/// The private addresses of elastic IPs.
+type Targets = OrdMap<Ipv4Addr, Ipv4Addr>;
+
 /// What the sweeper must know to tell a stale flow from a good one.
 #[derive(Debug)]
 enum News {
-    Replaced { pool: Intervals, targets: BTreeMap<Ipv4Addr, Ipv4Addr> },
     Pool(Intervals),
-    Changed(Vec<Change>),
+    /// Whether one that is in force no more may have left flows.
+    Targets {
+        now: Targets,
+        less: bool,
+    },
 }
 
 /// The hand that the data plane gives its news to.
@@ -56,16 +61,12 @@ impl Sweeper {
         Ok(Self { news })
     }
 
-    pub(crate) fn replaced(&self, pool: Intervals, targets: BTreeMap<Ipv4Addr, Ipv4Addr>) {
-        self.tell(News::Replaced { pool, targets });
-    }
-
     pub(crate) fn pool(&self, pool: Intervals) {
         self.tell(News::Pool(pool));
     }
 
-    pub(crate) fn changed(&self, changes: Vec<Change>) {
-        self.tell(News::Changed(changes));
+    pub(crate) fn targets(&self, now: Targets, less: bool) {
+        self.tell(News::Targets { now, less });
     }
 
     fn tell(&self, news: News) {
@@ -146,32 +147,20 @@ fn deletion(attrs: &[u8]) -> Vec<u8> {
 #[derive(Debug, Default)]
 struct Flows {
     pool: Intervals,
-    targets: BTreeMap<Ipv4Addr, Ipv4Addr>,
+    targets: Targets,
 }
 
 impl Flows {
     /// Takes in news, and says whether they can have made a flow stale.
     fn learn(&mut self, news: News) -> bool {
         match news {
-            News::Replaced { pool, targets } => {
-                *self = Self { pool, targets };
-                true
-            }
             News::Pool(pool) => {
                 self.pool = pool;
                 false
             }
-            News::Changed(changes) => {
-                let detaches = changes.iter().any(|one| matches!(one, Change::Detach { .. }));
-                for change in changes {
-                    match change {
-                        Change::Detach { public_ip, .. } => self.targets.remove(&public_ip),
-                        Change::Attach { public_ip, private_ip } => {
-                            self.targets.insert(public_ip, private_ip)
-                        }
-                    };
-                }
-                detaches
+            News::Targets { now, less } => {
+                self.targets = now;
+                less
             }
         }
     }
@@ -224,14 +213,10 @@ mod tests {
         const NOW: [u8; 4] = [10, 0, 0, 1];
         const BEFORE: [u8; 4] = [10, 0, 0, 2];
         let mut flows = Flows::default();
-        assert!(flows.learn(News::Replaced {
-            pool: vec![(0x6440_0000, 0x647f_ffff)],
-            targets: BTreeMap::from([(PUBLIC.into(), BEFORE.into())]),
-        }));
-        let attach = Change::Attach { public_ip: PUBLIC.into(), private_ip: NOW.into() };
-        let detach = Change::Detach { public_ip: PUBLIC.into(), private_ip: BEFORE.into() };
-        assert!(!flows.learn(News::Changed(vec![attach])));
-        assert!(flows.learn(News::Changed(vec![detach, attach])));
+        assert!(!flows.learn(News::Pool(vec![(0x6440_0000, 0x647f_ffff)])));
+        let to = |private: [u8; 4]| OrdMap::unit(PUBLIC.into(), private.into());
+        assert!(!flows.learn(News::Targets { now: to(BEFORE), less: false }));
+        assert!(flows.learn(News::Targets { now: to(NOW), less: true }));
         let inbound = |private| flow([CLIENT, PUBLIC], [private, CLIENT]);
         let outbound = |private| flow([private, CLIENT], [CLIENT, PUBLIC]);
         assert!(!flows.is_stale(&inbound(NOW)) && !flows.is_stale(&outbound(NOW)));

@@ -1,11 +1,11 @@
 //! What the data plane is told.
 
-use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use eip_model::{AliasTarget, Ipv4Range, LocalNetwork};
+use eip_model::{AliasTarget, Ipv4Range, LocalNetwork, OrdMap};
 
-/// Everything that should be in force on this host.
+/// Everything that should be in force on this host. A state that was made of another by a few changes is
+/// told from it at the cost of these.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DesiredState {
     /// Every range of every pool: what is kept from the host's own services, associated or not.
@@ -14,9 +14,9 @@ pub struct DesiredState {
     pub networks: Vec<LocalNetwork>,
     /// The private address of each elastic IP that is associated here in mode `nat`; no two share
     /// one.
-    pub targets: BTreeMap<Ipv4Addr, Ipv4Addr>,
+    pub targets: OrdMap<Ipv4Addr, Ipv4Addr>,
     /// Where each elastic IP is that is associated here in mode `alias`. None of them is in `targets`.
-    pub aliases: BTreeMap<Ipv4Addr, AliasTarget>,
+    pub aliases: OrdMap<Ipv4Addr, AliasTarget>,
 }
 
 impl DesiredState {

@@ -1,9 +1,8 @@
 //! The elements of the sets: what they look like on the wire, and how they are cut into messages.
 
-use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use eip_model::{AliasTarget, Ipv4Range, LocalNetwork};
+use eip_model::{AliasTarget, Ipv4Range, LocalNetwork, OrdMap};
 
 use crate::table::{ALIASES, DN, PAIRS, SN, SPEAKERS, TABLE, ZD, ZS};
 use crate::wire::{attr, attr_be32, attr_str, nest};
@@ -61,27 +60,21 @@ impl Element {
     }
 }
 
-/// Returns the bodies of the messages that add or delete these elements of a set.
-pub(crate) fn encode_elements(set: &str, elements: impl Iterator<Item = Element>) -> Vec<Vec<u8>> {
-    let mut bodies = Vec::new();
-    let mut list = Vec::new();
-    for element in elements {
-        element.encode(&mut list);
-        if list.len() > LIST_LIMIT {
-            bodies.push(body(set, &std::mem::take(&mut list)));
+/// Writes the body of a message that adds or deletes elements of a set: as many as go into one.
+pub(crate) fn encode_elements(
+    buf: &mut Vec<u8>,
+    set: &str,
+    elements: &mut impl Iterator<Item = Element>,
+) {
+    encode_set_name(buf, set);
+    nest(buf, 3, |b| {
+        let start = b.len();
+        while b.len() - start <= LIST_LIMIT
+            && let Some(element) = elements.next()
+        {
+            element.encode(b);
         }
-    }
-    if !list.is_empty() {
-        bodies.push(body(set, &list));
-    }
-    bodies
-}
-
-fn body(set: &str, list: &[u8]) -> Vec<u8> {
-    let mut buf = Vec::with_capacity(list.len() + 32);
-    encode_set_name(&mut buf, set);
-    nest(&mut buf, 3, |b| b.extend_from_slice(list));
-    buf
+    });
 }
 
 /// The body that, in a deletion, stands for every element of the set.
@@ -231,11 +224,12 @@ fn interface_key(name: &str) -> [u8; 16] {
 }
 
 /// Finds two elastic IPs that share a private address, which no set of maps can hold.
-pub(crate) fn shared_target(targets: &BTreeMap<Ipv4Addr, Ipv4Addr>) -> Option<(Pair, Ipv4Addr)> {
-    let mut seen = BTreeMap::new();
-    targets
-        .iter()
-        .find_map(|(public, private)| Some(((*public, *private), seen.insert(private, *public)?)))
+pub(crate) fn shared_target(targets: &OrdMap<Ipv4Addr, Ipv4Addr>) -> Option<(Pair, Ipv4Addr)> {
+    let turned = targets.iter().map(|(public, private)| (*private, *public));
+    let mut by_private: Vec<(Ipv4Addr, Ipv4Addr)> = turned.collect();
+    by_private.sort_unstable();
+    let shared = by_private.windows(2).find(|two| two[0].0 == two[1].0)?;
+    Some(((shared[1].1, shared[1].0), shared[0].1))
 }
 
 #[cfg(test)]
@@ -277,7 +271,7 @@ mod tests {
 
     #[test]
     fn a_private_address_with_two_elastic_ips_is_found() {
-        let mut targets = BTreeMap::from([(ip("100.64.0.1"), ip("10.0.0.1"))]);
+        let mut targets = OrdMap::unit(ip("100.64.0.1"), ip("10.0.0.1"));
         assert_eq!(shared_target(&targets), None);
         targets.insert(ip("100.64.0.2"), ip("10.0.0.1"));
         assert_eq!(

@@ -25,6 +25,7 @@ mod aliases;
 mod announce;
 mod applied;
 mod arp;
+mod audit;
 mod conntrack;
 mod desired;
 mod elements;
@@ -48,6 +49,7 @@ mod traffic;
 mod wire;
 
 pub use applied::{Applied, Warning};
+pub use audit::Audit;
 pub use desired::DesiredState;
 pub use error::{ApplyError, OpenError};
 pub use options::{Announce, Counters, Options};

@@ -8,11 +8,11 @@
 //! Sources: `linux/rtnetlink.h`, `linux/neighbour.h`; `net/ipv4/arp.c` answers for a proxy entry when
 //! the route to the address leaves by another interface.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io;
 use std::net::Ipv4Addr;
 
-use eip_model::AliasTarget;
+use eip_model::{AliasTarget, OrdMap};
 use nix::sys::socket::SockProtocol;
 
 use crate::error::ApplyError;
@@ -44,9 +44,17 @@ type Proxy = (i32, Ipv4Addr);
 
 /// What is in the kernel, of ours.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Ways {
+pub(crate) struct Ways {
     routes: BTreeSet<Route>,
     proxies: BTreeSet<Proxy>,
+}
+
+/// What decides about the ways.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct MadeFor {
+    aliases: OrdMap<Ipv4Addr, AliasTarget>,
+    outside: Vec<Interface>,
+    source: Option<Ipv4Addr>,
 }
 
 #[derive(Debug)]
@@ -54,6 +62,8 @@ pub(crate) struct Paths {
     socket: Netlink,
     /// What there is, once that is known.
     there: Option<Ways>,
+    /// What `there` was made for.
+    made_for: Option<MadeFor>,
     /// The interfaces that answer at once.
     prompt: BTreeSet<i32>,
 }
@@ -71,7 +81,7 @@ pub(crate) struct Changed {
 impl Paths {
     pub(crate) fn open() -> io::Result<Self> {
         let socket = Netlink::open(SockProtocol::NetlinkRoute, 0)?;
-        Ok(Self { socket, there: None, prompt: BTreeSet::new() })
+        Ok(Self { socket, there: None, made_for: None, prompt: BTreeSet::new() })
     }
 
     /// Makes the next change begin with a look at what there is.
@@ -80,13 +90,23 @@ impl Paths {
         self.prompt.clear();
     }
 
+    /// What there is, as far as that is known.
+    pub(crate) fn known(&self) -> Option<&Ways> {
+        self.there.as_ref()
+    }
+
     /// Makes these and no others the ways of ours. `source` is the address that the host speaks with.
     pub(crate) fn change(
         &mut self,
-        aliases: &BTreeMap<Ipv4Addr, AliasTarget>,
+        aliases: &OrdMap<Ipv4Addr, AliasTarget>,
         outside: &[Interface],
         source: Option<Ipv4Addr>,
     ) -> Result<Changed, ApplyError> {
+        let made_for = MadeFor { aliases: aliases.clone(), outside: outside.to_vec(), source };
+        if self.there.is_some() && self.made_for.as_ref() == Some(&made_for) {
+            return Ok(Changed::default());
+        }
+        self.made_for = None;
         let wanted = Ways {
             routes: aliases.iter().map(|(to, at)| (*to, at.private_ip, source)).collect(),
             proxies: outside
@@ -102,6 +122,7 @@ impl Paths {
         };
         if there == wanted {
             self.there = Some(there);
+            self.made_for = Some(made_for);
             return Ok(Changed::default());
         }
         if !aliases.is_empty() {
@@ -129,6 +150,7 @@ impl Paths {
         removed?;
         hushed?;
         self.there = Some(wanted);
+        self.made_for = Some(made_for);
         Ok(changed)
     }
 
@@ -143,7 +165,8 @@ impl Paths {
         Ok(())
     }
 
-    fn list(&mut self) -> io::Result<Ways> {
+    /// Lists what is of ours.
+    pub(crate) fn list(&mut self) -> io::Result<Ways> {
         let mut ways = Ways::default();
         let mut request = Vec::new();
         wire::message(&mut request, RTM_GETROUTE, NLM_F_DUMP, 1, |m| {

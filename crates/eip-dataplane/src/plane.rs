@@ -1,17 +1,17 @@
 //! The data plane: full set in, and the kernel converges on it whatever was there.
 
-use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::MetadataExt;
 
-use eip_model::{AliasTarget, Change, LocalNetwork, changes};
+use eip_model::{AliasTarget, Change, LocalNetwork, OrdMap, changes};
 use tracing::{debug, warn};
 
 use crate::aliases::{AliasChanges, by_set};
 use crate::announce::Announcer;
 use crate::applied::{Applied, Warning};
+use crate::audit::{Audit, Auditor, Expected};
 use crate::conntrack::Sweeper;
 use crate::desired::DesiredState;
 use crate::elements::{ATTACHMENT_SETS, shared_target};
@@ -33,8 +33,8 @@ const LEAST_CAPACITY: usize = 1024;
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct InForce {
     sets: Sets,
-    targets: BTreeMap<Ipv4Addr, Ipv4Addr>,
-    aliases: BTreeMap<Ipv4Addr, AliasTarget>,
+    targets: OrdMap<Ipv4Addr, Ipv4Addr>,
+    aliases: OrdMap<Ipv4Addr, AliasTarget>,
     /// `targets` the other way round.
     holders: BTreeMap<Ipv4Addr, Ipv4Addr>,
     /// How many elements a map can hold: sized maps load three times as fast, and cannot grow.
@@ -54,6 +54,7 @@ pub struct DataPlane {
     sweeper: Sweeper,
     meter: Option<Meter>,
     hairpin: Hairpin,
+    auditor: Auditor,
     in_force: Option<InForce>,
     /// The preferred source that our routes have, once they are known to be those of `in_force`.
     routed: Option<Option<Ipv4Addr>>,
@@ -99,6 +100,7 @@ impl DataPlane {
             },
             sweeper: Sweeper::start().map_err(io("speak ctnetlink (CONFIG_NF_CT_NETLINK)"))?,
             hairpin: Hairpin::start().map_err(io("speak rtnetlink"))?,
+            auditor: Auditor::start().map_err(io("speak rtnetlink"))?,
             meter,
             in_force: None,
             routed: None,
@@ -175,6 +177,23 @@ impl DataPlane {
     pub fn distrust_routes(&mut self) {
         self.routed = None;
         self.paths.distrust();
+    }
+
+    /// Has our routes compared with what was applied last, beside whatever comes next; [`Self::audited`]
+    /// says what it came to. With very many routes the comparison takes a while.
+    pub fn begin_audit(&mut self) {
+        if let (Some(now), Some(source), Some(ways)) =
+            (&self.in_force, self.routed, self.paths.known())
+        {
+            let (targets, ways) = (now.targets.clone(), ways.clone());
+            self.auditor.begin(Expected { targets, source, ways });
+        }
+    }
+
+    /// What the comparison came to that was begun last, once it is over. Where something may differ,
+    /// [`Self::distrust_routes`] has the next `apply` put it right.
+    pub fn audited(&mut self) -> Option<Audit> {
+        self.auditor.outcome()
     }
 
     /// Says what will not work for want of rights, though all else does.
@@ -267,7 +286,8 @@ impl DataPlane {
         let sets = Sets::new(&desired.ranges, &desired.networks, own);
         let steps = steps(self.in_force.as_ref(), desired)?;
         count(&steps, applied);
-        let in_force = self.in_force.as_ref().map(|now| &now.aliases);
+        let nothing = OrdMap::new();
+        let in_force = self.in_force.as_ref().map_or(&nothing, |now| &now.aliases);
         let aliases = AliasChanges::between(in_force, &desired.aliases);
         applied.attached += aliases.new.len();
         applied.detached += aliases.gone.len();
@@ -282,11 +302,7 @@ impl DataPlane {
                 let batch = element_changes(&now.sets, &sets, &steps, &aliases);
                 match self.nft.commit_elements(batch) {
                     Ok(()) => {
-                        let mut next = now.into_next(sets, &steps);
-                        if !aliases.is_empty() {
-                            next.aliases.clone_from(&desired.aliases);
-                        }
-                        self.in_force = Some(next);
+                        self.in_force = Some(now.into_next(sets, &steps, desired));
                         self.tell_sweeper(settled, &steps);
                         return Ok(steps);
                     }
@@ -314,6 +330,7 @@ impl DataPlane {
         let (targets, aliases) = (desired.targets.clone(), desired.aliases.clone());
         let next = InForce { sets, targets, aliases, holders, capacity };
         let mut batch = Batch::new();
+        batch.reserve(elements);
         batch.replace_table(u32::try_from(capacity).unwrap_or(u32::MAX));
         for (set, elements) in next.sets.elements() {
             batch.add(set, elements.into_iter());
@@ -331,19 +348,20 @@ impl DataPlane {
         self.nft.commit_table(batch).map_err(refused)?;
         debug!(attachments = next.targets.len(), capacity, "Replaced the table");
         applied.replaced = true;
-        self.sweeper.replaced(next.sets.pool.clone(), next.targets.clone());
+        self.sweeper.pool(next.sets.pool.clone());
+        self.sweeper.targets(next.targets.clone(), true);
         self.in_force = Some(next);
         Ok(steps)
     }
 
     fn tell_sweeper(&self, settled: bool, steps: &[Change]) {
-        if let Some(now) = &self.in_force
-            && !settled
-        {
+        let Some(now) = &self.in_force else { return };
+        if !settled {
             self.sweeper.pool(now.sets.pool.clone());
         }
         if !steps.is_empty() {
-            self.sweeper.changed(steps.to_vec());
+            let less = steps.iter().any(|one| matches!(one, Change::Detach { .. }));
+            self.sweeper.targets(now.targets.clone(), less);
         }
     }
 
@@ -421,39 +439,32 @@ impl DataPlane {
 }
 
 impl InForce {
-    /// Takes the small sets that are next, and the attachments that `steps` lead to.
-    fn into_next(self, sets: Sets, steps: &[Change]) -> Self {
-        let Self { mut targets, mut holders, aliases, capacity, .. } = self;
+    /// Takes the small sets that are next, and the attachments, to which `steps` lead.
+    fn into_next(self, sets: Sets, steps: &[Change], desired: &DesiredState) -> Self {
+        let Self { mut holders, capacity, .. } = self;
         for step in steps {
             match *step {
-                Change::Detach { public_ip, private_ip } => {
-                    targets.remove(&public_ip);
-                    holders.remove(&private_ip);
-                }
-                Change::Attach { public_ip, private_ip } => {
-                    targets.insert(public_ip, private_ip);
-                    holders.insert(private_ip, public_ip);
-                }
-            }
+                Change::Detach { private_ip, .. } => holders.remove(&private_ip),
+                Change::Attach { public_ip, private_ip } => holders.insert(private_ip, public_ip),
+            };
         }
+        let (targets, aliases) = (desired.targets.clone(), desired.aliases.clone());
         Self { sets, targets, aliases, holders, capacity }
     }
 }
 
 /// Works out the changes, and refuses those after which two elastic IPs would share a target.
 ///
-/// Costs a walk along both maps, side by side; everything else only what differs.
 fn steps(now: Option<&InForce>, desired: &DesiredState) -> Result<Vec<Change>, ApplyError> {
     let Some(now) = now else {
         return match shared_target(&desired.targets) {
-            None => Ok(changes(&BTreeMap::new(), &desired.targets)),
+            None => Ok(changes(&OrdMap::new(), &desired.targets)),
             Some(((second, private), first)) => {
                 Err(ApplyError::SharedTarget { first, second, private })
             }
         };
     };
-    let (before, after) = differing(&now.targets, &desired.targets);
-    let steps = changes(&before, &after);
+    let steps = changes(&now.targets, &desired.targets);
     let mut holders = BTreeMap::new();
     for step in &steps {
         match *step {
@@ -471,28 +482,6 @@ fn steps(now: Option<&InForce>, desired: &DesiredState) -> Result<Vec<Change>, A
         }
     }
     Ok(steps)
-}
-
-type Targets = BTreeMap<Ipv4Addr, Ipv4Addr>;
-
-/// Returns of two maps what the other does not have just so.
-fn differing(before: &Targets, after: &Targets) -> (Targets, Targets) {
-    let (mut old, mut new) = (before.iter().peekable(), after.iter().peekable());
-    let (mut gone, mut come) = (Targets::new(), Targets::new());
-    loop {
-        let order = match (old.peek(), new.peek()) {
-            (Some(a), Some(b)) => a.0.cmp(b.0),
-            (Some(_), None) => Ordering::Less,
-            (None, Some(_)) => Ordering::Greater,
-            (None, None) => return (gone, come),
-        };
-        let left = if order.is_le() { old.next() } else { None };
-        let right = if order.is_ge() { new.next() } else { None };
-        if left != right {
-            gone.extend(left);
-            come.extend(right);
-        }
-    }
 }
 
 /// The transaction from one state to the next: what goes, goes first.

@@ -6,6 +6,7 @@
 mod address;
 mod agent;
 mod chain;
+mod desired;
 mod elastic_ip;
 mod event;
 mod free_map;
@@ -21,6 +22,7 @@ mod plan;
 mod pool;
 mod problem;
 mod requests;
+mod resolver;
 mod traffic;
 
 pub use address::{CraftError, Ipv4Range, OFFSET_SPACE, RangeError, craft_id, derive_offset};
@@ -30,6 +32,7 @@ pub use agent::{
     REPORT_INTERVAL_SECONDS, REPORT_SILENCE_SECONDS,
 };
 pub use chain::chain;
+pub use desired::Desired;
 pub use elastic_ip::{
     AssociationView, DataPlane, DataPlaneState, ElasticIp, ElasticIpPage, ElasticIpStatus,
     LettingGo, data_plane, idle_data_plane,
@@ -38,6 +41,8 @@ pub use event::{Event, EventKind};
 pub use free_map::FreeMap;
 pub use host::{BackendStatus, Host, HostList};
 pub use ids::{ClusterId, ElasticIpId, ElasticIpRef, Generation, InstanceId, InstanceRef};
+pub use imbl::OrdMap;
+pub use imbl::ordmap::DiffItem;
 pub use instance::{
     AddressSource, Backend, Instance, InstanceList, InstanceReport, InstanceState, Unusable,
 };
@@ -46,11 +51,14 @@ pub use mend::{LONGEST_MEND, MENDS_KEPT, Mend, MendReport};
 pub use mode::{InstanceInterface, InvalidMac, MacAddress, Mode};
 pub use names::{HostName, InvalidName, Label, PoolName, ProjectName, Tags, TagsError};
 pub use network::LocalNetwork;
-pub use plan::{AliasTarget, Change, Resolution, Speaker, changes, resolve};
+pub use plan::{
+    AliasTarget, Change, Instances, Resolution, Speaker, Surroundings, changes, resolve,
+};
 pub use pool::{Pool, PoolConfig, PoolList, Reserved};
 pub use problem::{ErrorCode, Problem};
 pub use requests::{
     AllocateRequest, AssociateManyRequest, AssociateOne, AssociateRequest, AssociatedMany,
     AssociatedOne, CreateKeyRequest, CreatedKey, DisassociateRequest, MOST_AT_ONCE, UpdateRequest,
 };
+pub use resolver::Resolver;
 pub use traffic::{Counted, Traffic, TrafficReport, Volume};

@@ -2,20 +2,38 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
-use crate::agent::{Attachment, AttachmentProblem, BackendInventory, BackendListing, ProblemKind};
+use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
+
+use crate::agent::{Attachment, AttachmentProblem, ProblemKind};
 use crate::ids::InstanceId;
-use crate::instance::{InstanceReport, InstanceState};
+use crate::instance::{Backend, InstanceReport, InstanceState};
 use crate::mode::{InstanceInterface, MacAddress, Mode};
 use crate::network::LocalNetwork;
+
+/// Instances by id. Copies share what they have in common.
+pub type Instances = OrdMap<InstanceId, Arc<InstanceReport>>;
 
 /// What must be in force on a host now: where each elastic IP leads, and what is in the way.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Resolution {
     /// The private addresses of those in mode `nat`.
-    pub targets: BTreeMap<Ipv4Addr, Ipv4Addr>,
-    pub aliases: BTreeMap<Ipv4Addr, AliasTarget>,
-    pub problems: Vec<AttachmentProblem>,
+    pub targets: OrdMap<Ipv4Addr, Ipv4Addr>,
+    pub aliases: OrdMap<Ipv4Addr, AliasTarget>,
+    pub problems: OrdMap<Ipv4Addr, AttachmentProblem>,
+}
+
+/// A host as it is.
+#[derive(Debug, Clone, Default)]
+pub struct Surroundings {
+    /// The last full list of every backend.
+    pub known: Instances,
+    /// The backends that do not answer at present, and why. Their instances are taken to be where they
+    /// were.
+    pub silent: BTreeMap<Backend, String>,
+    pub networks: Vec<LocalNetwork>,
 }
 
 /// Where an elastic IP in mode `alias` leads.
@@ -40,63 +58,71 @@ pub struct Speaker {
 
 /// Finds for each attachment where its instance is on this host now.
 ///
-/// `attachments` are sorted by address, as [`crate::DesiredSet`] has them. `known` is the last full list of every backend; `backends` say which do not answer at
-/// present, whose instances are taken to be where they were. An instance that does not run has no
-/// target: another may have inherited its private address. Two attachments never share a target,
-/// and a target is never itself an elastic IP: the later one is a problem instead.
+/// An instance that does not run has no target: another may have inherited its private address. Two
+/// attachments never share a target: of several the first by address has it that could. A target is
+/// never itself an elastic IP.
+///
+/// Walks through all of them; [`crate::Resolver`] comes to the same by what has changed.
 #[must_use]
-pub fn resolve(
-    attachments: &[Attachment],
-    known: &BTreeMap<InstanceId, InstanceReport>,
-    backends: &[BackendInventory],
-    networks: &[LocalNetwork],
-) -> Resolution {
+pub fn resolve(attachments: &OrdMap<Ipv4Addr, Attachment>, host: &Surroundings) -> Resolution {
     let mut resolution = Resolution::default();
     let mut taken: BTreeMap<Ipv4Addr, Ipv4Addr> = BTreeMap::new();
-    for attachment in attachments {
-        let public_ip = attachment.public_ip;
-        let mut problem = |kind, reason: String| {
-            resolution.problems.push(AttachmentProblem { public_ip, kind, reason });
-        };
-        let (instance, target) = match find(attachment, attachments, known, &taken) {
-            Ok(found) => found,
-            Err(reason) => {
-                problem(ProblemKind::Failing, reason);
-                continue;
-            }
-        };
-        let alias = match attachment.mode {
-            Mode::Nat => Ok(None),
-            Mode::Alias => alias(instance, target, networks).map(Some),
-        };
-        let alias = match alias {
-            Ok(alias) => alias,
-            Err(reason) => {
-                problem(ProblemKind::Failing, reason);
-                continue;
-            }
-        };
-        if let Some(reason) = silence(instance, backends) {
-            problem(ProblemKind::Unknown, reason);
-        } else if !instance.modes.contains(&attachment.mode) {
-            problem(ProblemKind::Failing, mode_lost(instance, attachment.mode));
+    for (public_ip, attachment) in attachments {
+        let found = claim(attachment, &host.known).and_then(|(instance, target)| {
+            let holder = taken.get(&target).copied();
+            let itself = attachments.contains_key(&target);
+            lead(attachment, instance, target, Rivals { holder, itself }, host)
+        });
+        if let Ok(Lead { target, .. }) = &found {
+            taken.insert(*target, *public_ip);
         }
-        taken.insert(target, public_ip);
-        match alias {
-            None => drop(resolution.targets.insert(public_ip, target)),
-            Some(alias) => drop(resolution.aliases.insert(public_ip, alias)),
-        }
+        resolution.put(*public_ip, found);
     }
     resolution
 }
 
+/// Where an attachment leads.
+#[derive(Debug)]
+pub(crate) struct Lead {
+    pub(crate) target: Ipv4Addr,
+    alias: Option<AliasTarget>,
+    /// What is to be said of it all the same.
+    problem: Option<(ProblemKind, String)>,
+}
+
+/// What is in the way of a private address as a target.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rivals {
+    /// The elastic IP that leads there already.
+    pub(crate) holder: Option<Ipv4Addr>,
+    /// Whether it is itself an elastic IP.
+    pub(crate) itself: bool,
+}
+
+impl Resolution {
+    /// Notes where an elastic IP leads, or why nowhere.
+    pub(crate) fn put(&mut self, public_ip: Ipv4Addr, found: Result<Lead, String>) {
+        let problem = match found {
+            Err(reason) => Some((ProblemKind::Failing, reason)),
+            Ok(Lead { target, alias, problem }) => {
+                match alias {
+                    None => drop(self.targets.insert(public_ip, target)),
+                    Some(alias) => drop(self.aliases.insert(public_ip, alias)),
+                }
+                problem
+            }
+        };
+        if let Some((kind, reason)) = problem {
+            self.problems.insert(public_ip, AttachmentProblem { public_ip, kind, reason });
+        }
+    }
+}
+
 /// Finds the instance of an attachment and the private address that it has now, or says why it leads
 /// nowhere.
-fn find<'k>(
+pub(crate) fn claim<'k>(
     attachment: &Attachment,
-    attachments: &[Attachment],
-    known: &'k BTreeMap<InstanceId, InstanceReport>,
-    taken: &BTreeMap<Ipv4Addr, Ipv4Addr>,
+    known: &'k Instances,
 ) -> Result<(&'k InstanceReport, Ipv4Addr), String> {
     let Some(instance) = known.get(&attachment.instance_id) else {
         return Err(format!("no instance {} on this host", attachment.instance_id));
@@ -105,16 +131,40 @@ fn find<'k>(
         None => instance.target(),
         Some(network) => instance.target_on(network),
     };
-    let Some(target) = target else {
-        return Err(why_no_target(instance, attachment.network.as_deref()));
-    };
-    if let Some(other) = taken.get(&target) {
+    match target {
+        Some(target) => Ok((instance, target)),
+        None => Err(why_no_target(instance, attachment.network.as_deref())),
+    }
+}
+
+/// Says where an attachment leads whose instance has a private address, or why nowhere.
+pub(crate) fn lead(
+    attachment: &Attachment,
+    instance: &InstanceReport,
+    target: Ipv4Addr,
+    rivals: Rivals,
+    host: &Surroundings,
+) -> Result<Lead, String> {
+    if let Some(other) = rivals.holder {
         return Err(format!("{other} is already pointed at the private address {target}"));
     }
-    if attachments.binary_search_by_key(&target, |other| other.public_ip).is_ok() {
+    if rivals.itself {
         return Err(format!("the private address {target} is itself an elastic IP"));
     }
-    Ok((instance, target))
+    let alias = match attachment.mode {
+        Mode::Nat => None,
+        Mode::Alias => Some(alias(instance, target, &host.networks)?),
+    };
+    let problem = if let Some(why) = host.silent.get(&instance.backend) {
+        let reason =
+            format!("{} does not answer ({why}); its rules stay as they were", instance.backend);
+        Some((ProblemKind::Unknown, reason))
+    } else if !instance.modes.contains(&attachment.mode) {
+        Some((ProblemKind::Failing, mode_lost(instance, attachment.mode)))
+    } else {
+        None
+    };
+    Ok(Lead { target, alias, problem })
 }
 
 /// Finds from where an instance may speak as its elastic IP, or says why it cannot have one.
@@ -166,15 +216,6 @@ fn why_no_target(instance: &InstanceReport, network: Option<&str>) -> String {
     }
 }
 
-fn silence(instance: &InstanceReport, backends: &[BackendInventory]) -> Option<String> {
-    backends.iter().find_map(|one| match &one.listing {
-        BackendListing::Unreachable { reason } if one.backend == instance.backend => {
-            Some(format!("{} does not answer ({reason}); its rules stay as they were", one.backend))
-        }
-        BackendListing::Unreachable { .. } | BackendListing::Listed { .. } => None,
-    })
-}
-
 /// One reversible act on a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
@@ -184,29 +225,42 @@ pub enum Change {
 
 /// Returns the changes that turn what is in force into what must be.
 ///
-/// Everything that goes comes first: two holders of one private address are worse than none.
+/// Everything that goes comes first: two holders of one private address are worse than none. Costs what
+/// the two differ in, where one was made of the other.
 #[must_use]
 pub fn changes(
-    in_force: &BTreeMap<Ipv4Addr, Ipv4Addr>,
-    wanted: &BTreeMap<Ipv4Addr, Ipv4Addr>,
+    in_force: &OrdMap<Ipv4Addr, Ipv4Addr>,
+    wanted: &OrdMap<Ipv4Addr, Ipv4Addr>,
 ) -> Vec<Change> {
-    let gone = in_force.iter().filter(|(public, private)| wanted.get(public) != Some(private));
-    let new = wanted.iter().filter(|(public, private)| in_force.get(public) != Some(private));
-    gone.map(|(public, private)| Change::Detach { public_ip: *public, private_ip: *private })
-        .chain(
-            new.map(|(public, private)| Change::Attach {
+    let (mut gone, mut new) = (Vec::new(), Vec::new());
+    for item in in_force.diff(wanted) {
+        let (before, after) = match item {
+            DiffItem::Add(public, private) => (None, Some((public, private))),
+            DiffItem::Update { old, new } => (Some(old), Some(new)),
+            DiffItem::Remove(public, private) => (Some((public, private)), None),
+        };
+        gone.extend(
+            before.map(|(public, private)| Change::Detach {
                 public_ip: *public,
                 private_ip: *private,
             }),
-        )
-        .collect()
+        );
+        new.extend(
+            after.map(|(public, private)| Change::Attach {
+                public_ip: *public,
+                private_ip: *private,
+            }),
+        );
+    }
+    gone.append(&mut new);
+    gone
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::ids::ElasticIpId;
-    use crate::instance::{Backend, Unusable};
+    use crate::instance::Unusable;
     use uuid::Uuid;
 
     fn instance(n: u128, private_ip: Option<[u8; 4]>) -> InstanceReport {
@@ -259,10 +313,10 @@ mod tests {
     fn the_network_that_was_named_is_followed() {
         let (report, networks) = manifold();
         let on = |network: &str| Attachment { network: Some(network.into()), ..attachment(1, 1) };
-        let found = resolve(&[on("back")], &known(vec![report.clone()]), &[], &networks);
+        let found = resolve(&[on("back")], &host(vec![report.clone()], &networks));
         assert_eq!(found.targets[&Ipv4Addr::new(100, 64, 0, 1)], Ipv4Addr::new(10, 0, 2, 2));
-        let gone = resolve(&[on("side")], &known(vec![report]), &[], &networks);
-        assert_eq!(gone.problems[0].reason, "docker:web-1 has no IPv4 address on network side");
+        let gone = resolve(&[on("side")], &host(vec![report], &networks));
+        assert_eq!(reasons(&gone)[0], "docker:web-1 has no IPv4 address on network side");
         assert!(gone.targets.is_empty());
     }
 
@@ -270,20 +324,20 @@ mod tests {
     fn an_alias_may_be_spoken_as_from_every_interface_of_its_instance() {
         let (report, networks) = manifold();
         let wanted = [Attachment { mode: Mode::Alias, ..attachment(1, 1) }];
-        let found = resolve(&wanted, &known(vec![report.clone()]), &[], &networks);
+        let found = resolve(&wanted, &host(vec![report.clone()], &networks));
         assert!(found.targets.is_empty() && found.problems.is_empty(), "{found:?}");
         let alias = &found.aliases[&Ipv4Addr::new(100, 64, 0, 1)];
         assert_eq!(alias.private_ip, Ipv4Addr::new(10, 0, 1, 1));
         let from: Vec<_> = alias.speakers.iter().map(|one| one.interface.as_str()).collect();
         assert_eq!(from, ["br-b", "br-f"]);
 
-        let elsewhere = resolve(&wanted, &known(vec![report.clone()]), &[], &networks[1..]);
+        let elsewhere = resolve(&wanted, &host(vec![report.clone()], &networks[1..]));
         assert!(elsewhere.aliases.is_empty());
-        assert!(elsewhere.problems[0].reason.starts_with("no network of this host leads to"));
+        assert!(reasons(&elsewhere)[0].starts_with("no network of this host leads to"));
         let mut nameless = report;
         nameless.interfaces[0].mac = None;
-        let found = resolve(&wanted, &known(vec![nameless]), &[], &networks);
-        assert_eq!(found.problems[0].reason, "the MAC address of docker:web-1 is not known");
+        let found = resolve(&wanted, &host(vec![nameless], &networks));
+        assert_eq!(reasons(&found)[0], "the MAC address of docker:web-1 is not known");
     }
 
     #[test]
@@ -291,20 +345,30 @@ mod tests {
         let (mut report, networks) = manifold();
         report.modes = Mode::nat_alone();
         let wanted = [Attachment { mode: Mode::Alias, ..attachment(1, 1) }];
-        let found = resolve(&wanted, &known(vec![report]), &[], &networks);
+        let found = resolve(&wanted, &host(vec![report], &networks));
         assert_eq!(found.aliases.len(), 1);
-        assert_eq!(found.problems[0].kind, ProblemKind::Failing);
-        assert!(found.problems[0].reason.contains("CAP_SYS_ADMIN"), "{found:?}");
+        assert_eq!(found.problems.values().next().unwrap().kind, ProblemKind::Failing);
+        assert!(reasons(&found)[0].contains("CAP_SYS_ADMIN"), "{found:?}");
     }
 
-    fn known(list: Vec<InstanceReport>) -> BTreeMap<InstanceId, InstanceReport> {
-        list.into_iter().map(|one| (one.id, one)).collect()
+    fn host(list: Vec<InstanceReport>, networks: &[LocalNetwork]) -> Surroundings {
+        let known = list.into_iter().map(|one| (one.id, Arc::new(one))).collect();
+        Surroundings { known, silent: BTreeMap::new(), networks: networks.to_vec() }
+    }
+
+    fn resolve(attachments: &[Attachment], host: &Surroundings) -> Resolution {
+        let all = attachments.iter().map(|one| (one.public_ip, one.clone())).collect();
+        super::resolve(&all, host)
+    }
+
+    fn reasons(found: &Resolution) -> Vec<&str> {
+        found.problems.values().map(|one| one.reason.as_str()).collect()
     }
 
     #[test]
     fn a_running_instance_is_followed_to_its_private_address_of_now() {
         let found =
-            resolve(&[attachment(1, 1)], &known(vec![instance(1, Some([10, 0, 0, 2]))]), &[], &[]);
+            resolve(&[attachment(1, 1)], &host(vec![instance(1, Some([10, 0, 0, 2]))], &[]));
         assert_eq!(found.targets[&Ipv4Addr::new(100, 64, 0, 1)], Ipv4Addr::new(10, 0, 0, 2));
         assert!(found.problems.is_empty());
     }
@@ -316,9 +380,9 @@ mod tests {
         let mut on_host = instance(2, None);
         on_host.unusable = Some(Unusable::HostNetwork);
         let wanted = [attachment(1, 1), attachment(2, 2), attachment(3, 3)];
-        let found = resolve(&wanted, &known(vec![stopped, on_host]), &[], &[]);
+        let found = resolve(&wanted, &host(vec![stopped, on_host], &[]));
         assert!(found.targets.is_empty());
-        let reasons: Vec<_> = found.problems.iter().map(|p| p.reason.as_str()).collect();
+        let reasons = reasons(&found);
         assert_eq!(reasons[0], "docker:web-1 is stopped");
         assert!(reasons[1].contains("shares the network of its host"));
         assert!(reasons[2].starts_with("no instance"));
@@ -326,28 +390,28 @@ mod tests {
 
     #[test]
     fn a_silent_backend_keeps_its_rules_and_says_that_it_does_not_know() {
-        let silent = [BackendInventory {
-            backend: Backend::Docker,
-            listing: BackendListing::Unreachable { reason: "timed out".into() },
-        }];
-        let world = known(vec![instance(1, Some([10, 0, 0, 2]))]);
-        let found = resolve(&[attachment(1, 1)], &world, &silent, &[]);
+        let silent = BTreeMap::from([(Backend::Docker, "timed out".into())]);
+        let world = Surroundings { silent, ..host(vec![instance(1, Some([10, 0, 0, 2]))], &[]) };
+        let found = resolve(&[attachment(1, 1)], &world);
         assert_eq!(found.targets.len(), 1);
-        assert_eq!(found.problems[0].kind, ProblemKind::Unknown);
+        let problem = &found.problems[&Ipv4Addr::new(100, 64, 0, 1)];
+        assert_eq!(problem.kind, ProblemKind::Unknown);
+        assert!(problem.reason.starts_with("docker does not answer (timed out)"), "{problem:?}");
     }
 
     #[test]
     fn two_elastic_ips_never_share_a_private_address() {
-        let world = known(vec![instance(1, Some([10, 0, 0, 2])), instance(2, Some([10, 0, 0, 2]))]);
-        let found = resolve(&[attachment(1, 1), attachment(2, 2)], &world, &[], &[]);
+        let world =
+            host(vec![instance(1, Some([10, 0, 0, 2])), instance(2, Some([10, 0, 0, 2]))], &[]);
+        let found = resolve(&[attachment(1, 1), attachment(2, 2)], &world);
         assert_eq!(found.targets.len(), 1);
         assert_eq!(found.problems.len(), 1);
     }
 
     #[test]
     fn an_elastic_ip_is_never_a_target() {
-        let world = known(vec![instance(1, Some([100, 64, 0, 1]))]);
-        let found = resolve(&[attachment(1, 1)], &world, &[], &[]);
+        let world = host(vec![instance(1, Some([100, 64, 0, 1]))], &[]);
+        let found = resolve(&[attachment(1, 1)], &world);
         assert!(found.targets.is_empty());
     }
 
@@ -355,8 +419,9 @@ mod tests {
     fn a_move_detaches_before_it_attaches() {
         let ip = |last| Ipv4Addr::new(100, 64, 0, last);
         let private = |last| Ipv4Addr::new(10, 0, 0, last);
-        let before = BTreeMap::from([(ip(1), private(1)), (ip(2), private(2))]);
-        let after = BTreeMap::from([(ip(1), private(3)), (ip(2), private(2)), (ip(3), private(1))]);
+        let before: OrdMap<_, _> = [(ip(1), private(1)), (ip(2), private(2))].into_iter().collect();
+        let after: OrdMap<_, _> =
+            [(ip(1), private(3)), (ip(2), private(2)), (ip(3), private(1))].into_iter().collect();
         assert_eq!(
             changes(&before, &after),
             [

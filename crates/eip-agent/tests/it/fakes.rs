@@ -50,11 +50,11 @@ impl FakeKernel {
     }
 
     pub(crate) fn targets(&self) -> BTreeMap<Ipv4Addr, Ipv4Addr> {
-        self.0.lock().unwrap().in_force.targets.clone()
+        self.0.lock().unwrap().in_force.targets.clone().into_iter().collect()
     }
 
     pub(crate) fn aliases(&self) -> BTreeMap<Ipv4Addr, AliasTarget> {
-        self.0.lock().unwrap().in_force.aliases.clone()
+        self.0.lock().unwrap().in_force.aliases.clone().into_iter().collect()
     }
 
     pub(crate) fn applied(&self) -> usize {
@@ -297,6 +297,7 @@ impl Scene {
     fn listing(&self, instances: Vec<InstanceReport>) -> Listing {
         let networks = vec![LocalNetwork::new("docker0", "172.17.0.0/16".parse().unwrap())];
         let lives = instances.iter().map(|one| (one.id, self.life)).collect();
+        let instances = instances.into_iter().map(|one| (one.id, Arc::new(one))).collect();
         Listing { instances, networks, lives }
     }
 

@@ -5,12 +5,13 @@
 //! died is believed at once, before anything is asked: another container may inherit its address.
 
 mod read;
+mod roster;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -20,13 +21,14 @@ use bollard::query_parameters::{
     EventsOptionsBuilder, InspectContainerOptions, ListContainersOptionsBuilder,
     ListNetworksOptions,
 };
-use eip_model::{Backend, InstanceId, InstanceReport, InstanceState, LocalNetwork};
+use eip_model::{Backend, InstanceId, LocalNetwork};
 use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
+use self::roster::{Containers, Roster};
 use crate::guest::{GuestError, GuestTask, Memory, may_enter, settle_namespace};
 use crate::sight::{self, ComputeBackend, Listing, Sight};
 
@@ -35,6 +37,8 @@ pub const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
 
 /// How long one question may take.
 const ANSWER: Duration = Duration::from_secs(5);
+/// How long the list of all containers may take: there may be very many.
+const WHOLE_ANSWER: Duration = Duration::from_secs(60);
 /// How often a silent engine is asked whether it still lives.
 const PULSE: Duration = Duration::from_secs(2);
 /// An engine tells that a container came to a network, or left one, a moment before its list says so:
@@ -53,8 +57,6 @@ pub struct DockerBackend {
     follows: AtomicU32,
     memory: Memory,
 }
-
-type Containers = Arc<Mutex<BTreeMap<InstanceId, String>>>;
 
 impl DockerBackend {
     #[must_use]
@@ -145,21 +147,20 @@ impl DockerBackend {
         let docker = self.connect()?;
         // Asking for events since before the list leaves no gap between the two.
         let since = jiff::Timestamp::now().as_second() - 1;
+        // What happened while nobody followed may have been a life's end.
+        let life = u64::from(self.follows.fetch_add(1, Ordering::Relaxed)) << 32;
+        let known = look_at_all(&docker).await?;
         let mut engine = Engine {
             docker,
-            known: BTreeMap::new(),
+            roster: Roster::new(may_enter(), life, Arc::clone(&self.containers), known),
             networks: Vec::new(),
-            containers: Arc::clone(&self.containers),
-            may_enter: may_enter(),
-            // What happened while nobody followed may have been a life's end.
-            life: u64::from(self.follows.fetch_add(1, Ordering::Relaxed)) << 32,
-            lives: BTreeMap::new(),
             unsettled: BTreeSet::new(),
             look_again_at: None,
         };
-        engine.look_at_all().await?;
-        info!(backend = "docker", instances = engine.known.len(), "Listed");
-        sight.send_replace(Sight::Listed(engine.listing()));
+        engine.networks = engine.read_networks().await?;
+        let listing = engine.listing();
+        info!(backend = "docker", instances = listing.instances.len(), "Listed");
+        sight.send_replace(Sight::Listed(listing));
 
         let options = EventsOptionsBuilder::new().since(&since.to_string()).build();
         let docker = engine.docker.clone();
@@ -200,8 +201,8 @@ impl DockerBackend {
 enum Lost {
     #[error("could not {what}: {source}")]
     Asking { what: &'static str, source: bollard::errors::Error },
-    #[error("no answer within {} s when asked to {what}", ANSWER.as_secs())]
-    Silent { what: &'static str },
+    #[error("no answer within {} s when asked to {what}", limit.as_secs())]
+    Silent { what: &'static str, limit: Duration },
     #[error("it closed its event stream")]
     Ended,
 }
@@ -211,40 +212,40 @@ async fn answer<T>(
     what: &'static str,
     question: impl Future<Output = Result<T, bollard::errors::Error>>,
 ) -> Result<T, Lost> {
-    match tokio::time::timeout(ANSWER, question).await {
+    answer_within(ANSWER, what, question).await
+}
+
+async fn answer_within<T>(
+    limit: Duration,
+    what: &'static str,
+    question: impl Future<Output = Result<T, bollard::errors::Error>>,
+) -> Result<T, Lost> {
+    match tokio::time::timeout(limit, question).await {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(source)) => Err(Lost::Asking { what, source }),
-        Err(_) => Err(Lost::Silent { what }),
+        Err(_) => Err(Lost::Silent { what, limit }),
     }
 }
 
-/// One engine and what is known of it, by container id.
+async fn look_at_all(docker: &Docker) -> Result<BTreeMap<String, read::Container>, Lost> {
+    let options = ListContainersOptionsBuilder::new().all(true).build();
+    let question = docker.list_containers(Some(options));
+    let listed = answer_within(WHOLE_ANSWER, "list its containers", question).await?;
+    Ok(listed.into_iter().filter_map(read::container).collect())
+}
+
+/// One engine and what is known of it.
 #[derive(Debug)]
 struct Engine {
     docker: Docker,
-    known: BTreeMap<String, read::Container>,
+    roster: Roster,
     networks: Vec<LocalNetwork>,
-    containers: Containers,
-    /// Whether the network namespaces of containers can be changed from here.
-    may_enter: bool,
-    /// The number of a life that began before it was followed, and those of later ones.
-    life: u64,
-    lives: BTreeMap<String, u64>,
     /// Containers whose networks have just changed, and when they are looked at again.
     unsettled: BTreeSet<String>,
     look_again_at: Option<Instant>,
 }
 
 impl Engine {
-    async fn look_at_all(&mut self) -> Result<(), Lost> {
-        let options = ListContainersOptionsBuilder::new().all(true).build();
-        let listed = answer("list its containers", self.docker.list_containers(Some(options)));
-        let listed = listed.await?;
-        self.networks = self.read_networks().await?;
-        self.known = listed.into_iter().filter_map(read::container).collect();
-        Ok(())
-    }
-
     async fn read_networks(&self) -> Result<Vec<LocalNetwork>, Lost> {
         let networks = self.docker.list_networks(None::<ListNetworksOptions>);
         Ok(read::networks(answer("list its networks", networks).await?))
@@ -254,17 +255,7 @@ impl Engine {
     fn believe(&mut self, event: &EventMessage) -> bool {
         let died = event.typ == Some(EventMessageTypeEnum::CONTAINER)
             && matches!(event.action.as_deref(), Some("die" | "destroy"));
-        let Some(id) = actor(event) else { return false };
-        let Some(container) = self.known.get_mut(id) else { return false };
-        if !died || container.report.state == InstanceState::Stopped {
-            return false;
-        }
-        let life = self.lives.entry(id.to_owned()).or_insert(self.life);
-        *life += 1;
-        container.report.state = InstanceState::Stopped;
-        container.report.private_ip = None;
-        container.report.interfaces.iter_mut().for_each(|one| one.private_ip = None);
-        true
+        died && actor(event).is_some_and(|id| self.roster.ended(id))
     }
 
     /// Looks at what the event is about.
@@ -307,21 +298,17 @@ impl Engine {
         let options = ListContainersOptionsBuilder::new().all(true).filters(&only).build();
         let found = answer("look at a container", self.docker.list_containers(Some(options)));
         let found = found.await?;
-        self.known.remove(id);
         if found.is_empty() {
-            self.lives.remove(id);
+            self.roster.remove(id);
         }
-        self.known.extend(found.into_iter().filter_map(read::container));
+        for (id, container) in found.into_iter().filter_map(read::container) {
+            self.roster.put(&id, container);
+        }
         Ok(())
     }
 
     fn listing(&self) -> Listing {
-        let found = read::instances(&self.known, self.may_enter);
-        let life = |id: &String| self.lives.get(id).copied().unwrap_or(self.life);
-        let lives = found.iter().map(|(report, id)| (report.id, life(id))).collect();
-        let containers = found.iter().map(|(report, id)| (report.id, (*id).clone())).collect();
-        *self.containers.lock().unwrap_or_else(PoisonError::into_inner) = containers;
-        let instances: Vec<InstanceReport> = found.into_iter().map(|(report, _)| report).collect();
+        let (instances, lives) = self.roster.told();
         Listing { instances, networks: self.networks.clone(), lives }
     }
 }

@@ -24,6 +24,17 @@ pub(super) struct Container {
     created: i64,
 }
 
+impl Container {
+    /// Returns it as it is told. `may_enter` says whether its network namespace can be changed from here.
+    pub(super) fn told(&self, may_enter: bool) -> InstanceReport {
+        let mut report = self.report.clone();
+        if may_enter && report.unusable.is_none() {
+            report.modes = Mode::ALL.to_vec();
+        }
+        report
+    }
+}
+
 /// Reads one container; one without an id is none.
 pub(super) fn container(summary: ContainerSummary) -> Option<(String, Container)> {
     let id = summary.id?;
@@ -86,7 +97,7 @@ fn labelled_id(label: Option<&String>) -> Option<InstanceId> {
 
 /// The UUID of a container that names none: version 5 (RFC 9562, section 5.5) of its full id in the
 /// OID namespace, as `uuidgen --sha1 --namespace @oid --name ID` makes it.
-fn id_of(container_id: &str) -> InstanceId {
+pub(super) fn id_of(container_id: &str) -> InstanceId {
     InstanceId::new(Uuid::new_v5(&Uuid::NAMESPACE_OID, container_id.as_bytes()))
 }
 
@@ -118,12 +129,9 @@ pub(super) fn instances(
     by_age.sort_by_key(|(id, container)| (container.created, *id));
     let mut instances: BTreeMap<InstanceId, (InstanceReport, &String)> = BTreeMap::new();
     for (container_id, container) in by_age {
-        let mut report = container.report.clone();
+        let mut report = container.told(may_enter);
         if instances.contains_key(&report.id) {
             report.id = id_of(container_id);
-        }
-        if may_enter && report.unusable.is_none() {
-            report.modes = Mode::ALL.to_vec();
         }
         instances.insert(report.id, (report, container_id));
     }

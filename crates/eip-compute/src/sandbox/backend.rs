@@ -2,10 +2,11 @@
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use eip_model::{Backend, LocalNetwork, chain};
+use eip_model::{Backend, Instances, LocalNetwork, chain};
 use futures_util::future::select_all;
 use rustix::fs::inotify;
 use tokio::io::unix::AsyncFd;
@@ -81,8 +82,8 @@ fn listing(records: &[SandboxRecord]) -> Listing {
     // One that is just being made is not there yet; "stopped" would say that it had been.
     let is_there = |one: &&SandboxRecord| one.ready || one.returning || !one.is_process();
     let there = records.iter().filter(is_there);
-    let mut instances: Vec<_> = there.clone().map(|one| one.report(may_enter)).collect();
-    instances.sort_by_key(|one| one.id);
+    let instance = |one: &SandboxRecord| (one.id, Arc::new(one.report(may_enter)));
+    let instances: Instances = there.clone().map(instance).collect();
     let networks = match instances.is_empty() {
         true => Vec::new(),
         false => vec![LocalNetwork::new(BRIDGE, SUBNET)],
@@ -154,7 +155,7 @@ mod tests {
         let one_in = |state: InstanceState| {
             move |sight: &Sight| {
                 matches!(sight, Sight::Listed(all)
-                    if all.instances.len() == 1 && all.instances[0].state == state)
+                    if all.instances.values().map(|one| one.state).eq([state]))
             }
         };
         seen.wait_for(one_in(InstanceState::Running)).await.unwrap();

@@ -112,7 +112,7 @@ impl Followed {
 }
 
 pub(crate) fn named<'a>(listing: &'a Listing, name: &str) -> Option<&'a InstanceReport> {
-    listing.instances.iter().find(|one| one.name == name)
+    listing.instances.values().map(|one| &**one).find(|one| one.name == name)
 }
 
 impl Drop for Followed {

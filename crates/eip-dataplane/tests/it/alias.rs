@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 
 use eip_dataplane::DesiredState;
+use eip_model::OrdMap;
 use eip_testkit::netns::{Namespace, ask_udp, fetch};
 
 use crate::world::{
@@ -32,7 +33,7 @@ fn on(
     address: Ipv4Addr,
     others: &[(Ipv4Addr, Ipv4Addr)],
 ) -> DesiredState {
-    let aliases = [(address, alias_at(web, private))].into();
+    let aliases = OrdMap::unit(address, alias_at(web, private));
     DesiredState { aliases, ..desired(others) }
 }
 

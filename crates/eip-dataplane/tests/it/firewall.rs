@@ -1,7 +1,7 @@
 //! Docker's firewall, as Docker sets it up where it is the one to turn forwarding on.
 
 use eip_dataplane::firewall::{Accept, Through, ensure_docker_accept};
-use eip_model::LocalNetwork;
+use eip_model::{LocalNetwork, OrdMap};
 
 use crate::world::{
     CLIENT, NEVER, SOON, TCP, WEB_1, WEB_3, World, alias_at, ask, ask_over_tcp, desired, eip,
@@ -83,7 +83,7 @@ fn an_alias_passes_dockers_firewall_and_its_accepts_go_with_it() {
         "addr add 100.64.0.1/32 dev eth0",
         "route replace default via 10.0.0.1 src 100.64.0.1",
     ]);
-    let aliases = [(eip(1), alias_at(&world.web_1, WEB_1))].into();
+    let aliases = OrdMap::unit(eip(1), alias_at(&world.web_1, WEB_1));
     world.apply_state(DesiredState { aliases, ..desired(&[]) }).expect("applied");
     let get = |address| world.client.run(move || fetch(SocketAddrV4::new(address, TCP), NEVER));
     ensure(&world, &[]);

@@ -1,13 +1,12 @@
 //! libvirt's networks and its firewall, as a real libvirt sets them up. On its bridges are
 //! namespaces; the end-to-end tests have virtual machines there.
 
-use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::{Arc, Mutex};
 
 use eip_dataplane::firewall::{Accept, Doubts, Through, ensure_libvirt_accept};
 use eip_dataplane::{DataPlane, DesiredState};
-use eip_model::{AliasTarget, LocalNetwork, Speaker};
+use eip_model::{AliasTarget, LocalNetwork, OrdMap, Speaker};
 use eip_testkit::machine::Machine;
 use eip_testkit::netns::{Namespace, fetch, link};
 use eip_testkit::vm::Libvirt;
@@ -64,8 +63,8 @@ impl<'m> Scene<'m> {
                 routed: network.contains("route"),
                 ..LocalNetwork::new("virbr7", subnet)
             }],
-            targets: BTreeMap::from([(eip(1), GUEST)]),
-            aliases: BTreeMap::new(),
+            targets: OrdMap::unit(eip(1), GUEST),
+            aliases: OrdMap::new(),
         };
         let plane = Arc::new(Mutex::new(host.run(|| DataPlane::open().expect("a data plane"))));
         let doubts = Arc::default();

@@ -1,6 +1,5 @@
 //! client -- host(bridge br0: web-1, web-2; bridge br1: web-3), each a namespace of its own.
 
-use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::process::Stdio;
@@ -8,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use eip_dataplane::{Applied, DataPlane, DesiredState, Options};
-use eip_model::{AliasTarget, InstanceId, LocalNetwork, MacAddress, Speaker};
+use eip_model::{AliasTarget, InstanceId, LocalNetwork, MacAddress, OrdMap, Speaker};
 use eip_testkit::eventually;
 use eip_testkit::netns::{Namespace, fetch, fetch_udp, link};
 
@@ -174,8 +173,8 @@ pub(crate) fn desired(targets: &[(Ipv4Addr, Ipv4Addr)]) -> DesiredState {
     DesiredState {
         ranges: vec!["100.64.0.0/10".parse().expect("a range")],
         networks: vec![network("br0", "10.0.0.0/24"), network("br1", "10.0.1.0/24")],
-        targets: targets.iter().copied().collect::<BTreeMap<_, _>>(),
-        aliases: BTreeMap::new(),
+        targets: targets.iter().copied().collect(),
+        aliases: OrdMap::new(),
     }
 }
 

@@ -1,8 +1,9 @@
 //! Taking in what questions have brought, and telling what follows from it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use eip_model::{InstanceId, InstanceReport, InstanceState};
+use eip_model::{InstanceId, InstanceState};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 use uuid::Uuid;
@@ -337,8 +338,8 @@ impl Engine<'_> {
         let domains = || self.memory.domains.values();
         let around = &self.memory.around;
         let census = Census::take(domains(), &around.leases, &self.neighbours.borrow());
-        let instances: Vec<InstanceReport> =
-            domains().map(|one| one.report(around, &census)).collect();
+        let reports = domains().map(|one| one.report(around, &census));
+        let instances = reports.map(|one| (one.id, Arc::new(one))).collect();
         let networks = match self.uri.is_here() {
             true => around.local_networks(domains()),
             false => Vec::new(),

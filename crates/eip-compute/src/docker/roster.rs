@@ -1,0 +1,214 @@
+//! The containers of an engine as instances, kept up as they change: an event costs what it changes.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use eip_model::{InstanceId, InstanceReport, InstanceState, Instances, OrdMap};
+
+use super::read::{self, Container};
+
+/// Which container each instance is.
+pub(super) type Containers = Arc<Mutex<BTreeMap<InstanceId, String>>>;
+
+#[derive(Debug)]
+pub(super) struct Roster {
+    /// Whether the network namespaces of containers can be changed from here.
+    may_enter: bool,
+    /// By the container's id.
+    known: BTreeMap<String, Container>,
+    /// How many containers claim each UUID.
+    claims: BTreeMap<InstanceId, usize>,
+    /// How many UUIDs several claim: then who has which depends on all of them.
+    contested: usize,
+    /// The number of a life that began before it was followed, and those of later ones.
+    first_life: u64,
+    lives: BTreeMap<String, u64>,
+    instances: Instances,
+    lives_told: OrdMap<InstanceId, u64>,
+    containers: Containers,
+}
+
+impl Roster {
+    pub(super) fn new(
+        may_enter: bool,
+        first_life: u64,
+        containers: Containers,
+        known: BTreeMap<String, Container>,
+    ) -> Self {
+        let mut roster = Self {
+            may_enter,
+            known,
+            claims: BTreeMap::new(),
+            contested: 0,
+            first_life,
+            lives: BTreeMap::new(),
+            instances: Instances::new(),
+            lives_told: OrdMap::new(),
+            containers,
+        };
+        let ids: Vec<InstanceId> = roster.known.values().map(|one| one.report.id).collect();
+        ids.into_iter().for_each(|id| roster.claim(id));
+        roster.tell_all();
+        roster
+    }
+
+    /// The instances, and the numbers of their lives.
+    pub(super) fn told(&self) -> (Instances, OrdMap<InstanceId, u64>) {
+        (self.instances.clone(), self.lives_told.clone())
+    }
+
+    /// Takes in what a container is like now.
+    pub(super) fn put(&mut self, id: &str, container: Container) {
+        if self.known.get(id) == Some(&container) {
+            return;
+        }
+        let calm = self.contested == 0;
+        let before = self.known.get(id).map(|one| one.report.id);
+        before.into_iter().for_each(|uuid| self.release(uuid));
+        self.claim(container.report.id);
+        let uuid = container.report.id;
+        self.known.insert(id.to_owned(), container);
+        if !(calm && self.contested == 0) {
+            return self.tell_all();
+        }
+        if let Some(other) = before.filter(|other| *other != uuid) {
+            self.forget(other);
+        }
+        self.tell(id);
+    }
+
+    /// Takes in that a container is gone.
+    pub(super) fn remove(&mut self, id: &str) {
+        self.lives.remove(id);
+        let Some(container) = self.known.remove(id) else { return };
+        let calm = self.contested == 0;
+        self.release(container.report.id);
+        if calm { self.forget(container.report.id) } else { self.tell_all() }
+    }
+
+    /// Takes in that a container does not run any more. Returns whether that is news.
+    pub(super) fn ended(&mut self, id: &str) -> bool {
+        let Some(container) = self.known.get(id) else { return false };
+        if container.report.state == InstanceState::Stopped {
+            return false;
+        }
+        let mut container = container.clone();
+        container.report.state = InstanceState::Stopped;
+        container.report.private_ip = None;
+        container.report.interfaces.iter_mut().for_each(|one| one.private_ip = None);
+        *self.lives.entry(id.to_owned()).or_insert(self.first_life) += 1;
+        self.put(id, container);
+        true
+    }
+
+    fn claim(&mut self, uuid: InstanceId) {
+        let claims = self.claims.entry(uuid).or_default();
+        *claims += 1;
+        self.contested += usize::from(*claims == 2);
+    }
+
+    fn release(&mut self, uuid: InstanceId) {
+        let Some(claims) = self.claims.get_mut(&uuid) else { return };
+        *claims -= 1;
+        self.contested -= usize::from(*claims == 1);
+        if *claims == 0 {
+            self.claims.remove(&uuid);
+        }
+    }
+
+    /// Tells of a container whose UUID nobody else claims.
+    fn tell(&mut self, id: &str) {
+        let Some(container) = self.known.get(id) else { return };
+        let report = container.told(self.may_enter);
+        let uuid = report.id;
+        self.lives_told.insert(uuid, self.life(id));
+        self.instances.insert(uuid, Arc::new(report));
+        self.containers().insert(uuid, id.to_owned());
+    }
+
+    fn forget(&mut self, uuid: InstanceId) {
+        self.instances.remove(&uuid);
+        self.lives_told.remove(&uuid);
+        self.containers().remove(&uuid);
+    }
+
+    fn tell_all(&mut self) {
+        let found = read::instances(&self.known, self.may_enter);
+        let lives = found.iter().map(|(report, id)| (report.id, self.life(id))).collect();
+        let containers = found.iter().map(|(report, id)| (report.id, (*id).clone())).collect();
+        let report = |(report, _): (InstanceReport, _)| (report.id, Arc::new(report));
+        self.instances = found.into_iter().map(report).collect();
+        self.lives_told = lives;
+        *self.containers() = containers;
+    }
+
+    fn life(&self, id: &str) -> u64 {
+        self.lives.get(id).copied().unwrap_or(self.first_life)
+    }
+
+    fn containers(&self) -> MutexGuard<'_, BTreeMap<InstanceId, String>> {
+        self.containers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    /// Some claim a UUID by label, some the one that follows from the id of another.
+    fn container(id: u8, claim: u8, created: i64, state: &str) -> (String, Container) {
+        let labels = match claim {
+            0 => json!({}),
+            1 => json!({"eip.instance-id": read::id_of("id-1").to_string()}),
+            claim => json!({"eip.instance-id": format!("00000000-0000-4000-8000-{claim:012}")}),
+        };
+        let told = json!({
+            "Id": format!("id-{id}"), "Names": [format!("/web-{id}")], "Created": created,
+            "State": state, "Labels": labels, "HostConfig": {"NetworkMode": "default"},
+            "NetworkSettings": {"Networks": {"bridge": {"IPAddress": "172.17.0.2"}}},
+        });
+        read::container(serde_json::from_value(told).unwrap()).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_kept_up_is_what_a_new_list_would_be(
+            steps in prop::collection::vec((0..4_u8, 0..4_u8, 0..6_u8, 0..3_i64), 1..40)
+        ) {
+            let containers = Containers::default();
+            let mut roster = Roster::new(true, 7, Arc::clone(&containers), BTreeMap::new());
+            for (what, id, claim, created) in steps {
+                match what {
+                    0 => roster.remove(&format!("id-{id}")),
+                    1 => drop(roster.ended(&format!("id-{id}"))),
+                    _ => {
+                        let (id, container) = container(id, claim, created, "running");
+                        roster.put(&id, container);
+                    }
+                }
+                let mut anew = Roster::new(true, 7, Containers::default(), roster.known.clone());
+                anew.lives.clone_from(&roster.lives);
+                anew.tell_all();
+                prop_assert_eq!(roster.told(), anew.told());
+                prop_assert_eq!(&roster.claims, &anew.claims);
+                prop_assert_eq!(roster.contested, anew.contested);
+                let kept = containers.lock().unwrap().clone();
+                prop_assert_eq!(kept, anew.containers().clone());
+            }
+        }
+    }
+
+    #[test]
+    fn a_container_that_ends_begins_another_life() {
+        let (id, running) = container(1, 0, 1, "running");
+        let known = BTreeMap::from([(id.clone(), running)]);
+        let mut roster = Roster::new(true, 7, Containers::default(), known);
+        assert!(roster.ended(&id));
+        assert!(!roster.ended(&id));
+        let (instances, lives) = roster.told();
+        assert!(instances.values().all(|one| one.target().is_none()));
+        assert_eq!(lives.values().collect::<Vec<_>>(), [&8]);
+    }
+}
