@@ -45,6 +45,7 @@ codes! {
     InstanceNotFound, "instance_not_found", 404, "No such instance";
     PoolNotFound, "pool_not_found", 404, "No such pool";
     MethodNotAllowed, "method_not_allowed", 405, "The path does not take this method";
+    RequestTimeout, "request_timeout", 408, "The request did not arrive in time";
     AddressInUse, "address_in_use", 409, "The address is not free";
     NameInUse, "name_in_use", 409, "The name is taken";
     AlreadyAssociated, "already_associated", 409, "The elastic IP is associated with another instance";

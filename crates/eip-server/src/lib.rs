@@ -8,7 +8,7 @@ mod http;
 mod metrics;
 mod service;
 
-pub use api::{ApiState, router};
+pub use api::{ApiState, openapi, router};
 pub use http::serve;
 pub use service::keys::{ApiKey, InvalidApiKey};
 pub use service::{Service, ServiceConfig};

@@ -129,6 +129,7 @@ fn hint_of(problem: &Problem) -> &str {
         | ErrorCode::QuotaExceeded
         | ErrorCode::IdempotencyConflict
         | ErrorCode::PreconditionFailed
+        | ErrorCode::RequestTimeout
         | ErrorCode::PayloadTooLarge
         | ErrorCode::RateLimited
         | ErrorCode::Internal
@@ -162,7 +163,9 @@ const fn exit_of(code: ErrorCode) -> Exit {
         | ErrorCode::IdempotencyConflict
         | ErrorCode::PreconditionFailed => Exit::Conflict,
         ErrorCode::PoolExhausted | ErrorCode::QuotaExceeded => Exit::Exhausted,
-        ErrorCode::RateLimited | ErrorCode::Unavailable => Exit::Unreachable,
+        ErrorCode::RequestTimeout | ErrorCode::RateLimited | ErrorCode::Unavailable => {
+            Exit::Unreachable
+        }
         ErrorCode::Internal => Exit::Other,
     }
 }

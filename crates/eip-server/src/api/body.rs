@@ -68,7 +68,7 @@ async fn read(request: Request, limit: usize) -> Result<Bytes, Error> {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Error::PayloadTooLarge { limit }),
         Ok(Err(_)) => Err(Error::invalid("the body ended early", "send all of it")),
-        Err(_) => Err(Error::invalid("the body did not arrive in time", "send it at once")),
+        Err(_) => Err(Error::RequestTimeout { seconds: DEADLINE.as_secs() }),
     }
 }
 

@@ -12,9 +12,11 @@ use eip_model::{
 };
 use eip_store::ListPlace;
 use serde::{Deserialize, Serialize};
+use utoipa::IntoParams;
 
 use super::body::{Json, LongJson, Once, Params, REPLAYED, Target};
 use super::events::EventList;
+use super::openapi::{OfElasticIp, OnceHeader, problems};
 use super::problem::problem;
 use super::trace::RequestId;
 use super::{ApiState, cursor, finish};
@@ -24,21 +26,54 @@ const DEFAULT_LIMIT: u32 = 50;
 const MOST: u32 = 500;
 
 /// What stands behind the `?` of a list.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
 pub(crate) struct ListParams {
-    #[serde(skip_serializing)]
+    /// How many elastic IPs at most; by default 50.
+    #[param(nullable = false, minimum = 1, maximum = 500)]
     limit: Option<u32>,
-    #[serde(skip_serializing)]
+    /// The `next_cursor` of the page before, with the same filters.
+    #[param(nullable = false)]
     cursor: Option<String>,
+    #[param(inline, nullable = false)]
     status: Option<ElasticIpStatus>,
+    #[param(value_type = uuid::Uuid, required = false)]
     instance_id: Option<InstanceId>,
+    #[param(value_type = String, required = false, format = "ipv4")]
     public_ip: Option<Ipv4Addr>,
+    #[param(value_type = String, required = false, min_length = 1, max_length = 255)]
     name: Option<Label>,
+    #[param(value_type = String, required = false, pattern = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
     pool: Option<PoolName>,
+    /// `key:value`
+    #[param(nullable = false, pattern = "^.*:.*$", example = "env:prod")]
     tag: Option<String>,
 }
 
+problems! {
+    takes Allocating: PoolNotFound AddressInUse NameInUse PoolExhausted QuotaExceeded IdempotencyConflict;
+    looks Listing: ;
+    looks Showing: ElasticIpNotFound;
+    takes Updating: ElasticIpNotFound NameInUse;
+    looks Releasing: ElasticIpNotFound StillAssociated;
+    takes Associating: ElasticIpNotFound InstanceNotFound AlreadyAssociated InstanceHasElasticIp
+        InstanceNotRunning InstanceHasNoNetwork ModeNotSupported InstanceNotOnNetwork InstanceAmbiguous;
+    takes AssociatingMany: ;
+    takes Disassociating: ElasticIpNotFound NotAssociated;
+}
+
+/// Allocate an elastic IP
+///
+/// Any free address of the pool, or the very one that is asked for.
+#[utoipa::path(
+    post, path = "/elastic-ips", tag = "elastic-ips", operation_id = "allocate_elastic_ip",
+    params(OnceHeader),
+    request_body = AllocateRequest,
+    responses(
+    (status = 201, description = "It is yours.", body = ElasticIp,
+     headers(("Location" = String, description = "The path of the elastic IP."))), Allocating)
+)]
 pub(crate) async fn allocate(
     State(state): State<ApiState>,
     caller: Caller,
@@ -52,19 +87,29 @@ pub(crate) async fn allocate(
     Ok((StatusCode::CREATED, location, replayed, axum::Json(made)))
 }
 
+/// List elastic IPs
+///
+/// Page by page, the latest allocation first; filters are joined by and.
+#[utoipa::path(
+    get, path = "/elastic-ips", tag = "elastic-ips", operation_id = "list_elastic_ips",
+    params(ListParams),
+    responses((status = 200, description = "A page of them.", body = ElasticIpPage), Listing)
+)]
 pub(crate) async fn list(
     State(state): State<ApiState>,
     caller: Caller,
-    Params(params): Params<ListParams>,
+    Params(mut params): Params<ListParams>,
 ) -> Result<axum::Json<ElasticIpPage>, Error> {
-    let limit = params.limit.unwrap_or(DEFAULT_LIMIT);
+    // What is left are the filters, which the cursor of a page is bound to.
+    let limit = params.limit.take().unwrap_or(DEFAULT_LIMIT);
+    let after = params.cursor.take();
     if !(1..=MOST).contains(&limit) {
         let detail = format!("limit is 1 to {MOST}, not {limit}");
         return Err(Error::invalid(detail, "read the list page by page"));
     }
     let filters = serde_json::to_string(&params).map_err(|_| Error::Internal)?;
     let cluster = state.service.repository().cluster_id();
-    let after = params.cursor.as_deref().map(|text| cursor::open(text, &filters, cluster));
+    let after = after.as_deref().map(|text| cursor::open(text, &filters, cluster));
     let query = ListQuery {
         status: params.status,
         instance_id: params.instance_id,
@@ -96,6 +141,12 @@ fn tag(text: &str) -> Result<(String, String), Error> {
     }
 }
 
+/// Show an elastic IP
+#[utoipa::path(
+    get, path = "/elastic-ips/{id}", tag = "elastic-ips", operation_id = "show_elastic_ip",
+    params(OfElasticIp),
+    responses((status = 200, description = "The elastic IP.", body = ElasticIp), Showing)
+)]
 pub(crate) async fn show(
     State(state): State<ApiState>,
     caller: Caller,
@@ -104,6 +155,15 @@ pub(crate) async fn show(
     state.service.show(&caller, target).await.map(axum::Json)
 }
 
+/// Name or tag an elastic IP
+///
+/// What is given is changed, what is left out stays.
+#[utoipa::path(
+    patch, path = "/elastic-ips/{id}", tag = "elastic-ips", operation_id = "update_elastic_ip",
+    params(OfElasticIp),
+    request_body = UpdateRequest,
+    responses((status = 200, description = "The elastic IP as it is then.", body = ElasticIp), Updating)
+)]
 pub(crate) async fn update(
     State(state): State<ApiState>,
     caller: Caller,
@@ -115,6 +175,14 @@ pub(crate) async fn update(
         .map(axum::Json)
 }
 
+/// Release an elastic IP
+///
+/// Its address sleeps in quarantine, in which only its last holder can have it back.
+#[utoipa::path(
+    delete, path = "/elastic-ips/{id}", tag = "elastic-ips", operation_id = "release_elastic_ip",
+    params(OfElasticIp),
+    responses((status = 204, description = "It was released."), Releasing)
+)]
 pub(crate) async fn release(
     State(state): State<ApiState>,
     caller: Caller,
@@ -124,6 +192,15 @@ pub(crate) async fn release(
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// Associate an elastic IP with an instance
+///
+/// Waits until the host has applied it, or `wait_seconds` are over, and answers with what is true then.
+#[utoipa::path(
+    post, path = "/elastic-ips/{id}/associate", tag = "elastic-ips", operation_id = "associate_elastic_ip",
+    params(OfElasticIp),
+    request_body = AssociateRequest,
+    responses((status = 200, description = "The elastic IP as it is then.", body = ElasticIp), Associating)
+)]
 pub(crate) async fn associate(
     State(state): State<ApiState>,
     caller: Caller,
@@ -135,6 +212,14 @@ pub(crate) async fn associate(
         .map(axum::Json)
 }
 
+/// Associate many elastic IPs
+///
+/// Each for itself: the answer says of each what has become of it, in the order of the request.
+#[utoipa::path(
+    post, path = "/elastic-ips/associate", tag = "elastic-ips", operation_id = "associate_elastic_ips",
+    request_body = AssociateManyRequest,
+    responses((status = 200, description = "What has become of each.", body = AssociatedMany), AssociatingMany)
+)]
 pub(crate) async fn associate_many(
     State(state): State<ApiState>,
     caller: Caller,
@@ -151,6 +236,15 @@ pub(crate) async fn associate_many(
     Ok(axum::Json(AssociatedMany { items: all.into_iter().map(item).collect() }))
 }
 
+/// Disassociate an elastic IP
+///
+/// Waits like associate.
+#[utoipa::path(
+    post, path = "/elastic-ips/{id}/disassociate", tag = "elastic-ips", operation_id = "disassociate_elastic_ip",
+    params(OfElasticIp),
+    request_body = DisassociateRequest,
+    responses((status = 200, description = "The elastic IP as it is then.", body = ElasticIp), Disassociating)
+)]
 pub(crate) async fn disassociate(
     State(state): State<ApiState>,
     caller: Caller,
@@ -162,6 +256,12 @@ pub(crate) async fn disassociate(
         .map(axum::Json)
 }
 
+/// Tell what an elastic IP has carried
+#[utoipa::path(
+    get, path = "/elastic-ips/{id}/traffic", tag = "elastic-ips", operation_id = "elastic_ip_traffic",
+    params(OfElasticIp),
+    responses((status = 200, description = "Packets and bytes.", body = Traffic), Showing)
+)]
 pub(crate) async fn traffic(
     State(state): State<ApiState>,
     caller: Caller,
@@ -170,6 +270,12 @@ pub(crate) async fn traffic(
     state.service.traffic(&caller, target).await.map(axum::Json)
 }
 
+/// List the events of an elastic IP
+#[utoipa::path(
+    get, path = "/elastic-ips/{id}/events", tag = "elastic-ips", operation_id = "elastic_ip_events",
+    params(OfElasticIp),
+    responses((status = 200, description = "Its events, oldest first.", body = EventList), Showing)
+)]
 pub(crate) async fn events(
     State(state): State<ApiState>,
     caller: Caller,

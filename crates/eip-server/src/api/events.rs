@@ -11,9 +11,11 @@ use eip_model::{Event, chain};
 use futures_util::stream::{self, Stream, StreamExt as _};
 use serde::{Deserialize, Serialize};
 use tracing::error;
+use utoipa::{IntoParams, ToSchema};
 
 use super::ApiState;
 use super::body::Params;
+use super::openapi::problems;
 use crate::service::{Caller, Error, Follower};
 
 /// How many events a page has unless told otherwise, and at most.
@@ -24,27 +26,57 @@ const LONGEST_PAGE: u32 = 500;
 const HEARTBEAT: Duration = Duration::from_secs(10);
 
 /// `?after=ID&limit=N`
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(crate) struct ListParams {
+    /// The id of the event behind which the list begins; by default it begins with the first one.
+    #[param(nullable = false, pattern = "^[0-9]+$")]
     after: Option<String>,
+    /// How many events at most; by default 50.
+    #[param(nullable = false, minimum = 1, maximum = 500)]
     limit: Option<u32>,
 }
 
 /// `?after=ID`, for those who cannot send `Last-Event-ID`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(crate) struct StreamParams {
+    /// What `Last-Event-ID` says, for those who cannot send it.
+    #[param(nullable = false, pattern = "^[0-9]+$")]
     after: Option<String>,
 }
 
 /// Events of one or many elastic IPs, oldest first.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct EventList {
     pub(crate) items: Vec<Event>,
+    /// The id of the last event, where there may be more behind it.
     pub(crate) next_cursor: Option<String>,
 }
 
+/// `Last-Event-ID`, as browsers send it by themselves.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "says to readers what the handler reads")]
+pub(crate) struct LastEventId {
+    /// The id of the last event that the reader has seen.
+    #[param(rename = "Last-Event-ID", required = false, nullable = false, pattern = "^[0-9]+$")]
+    last_event_id: Option<String>,
+}
+
+problems! {
+    looks Looking: ;
+}
+
+/// List events
+///
+/// Oldest first: of all projects for an administrator, of its own for any other key.
+#[utoipa::path(
+    get, path = "/events", tag = "events", operation_id = "list_events", params(ListParams),
+    responses((status = 200, description = "A page of events.", body = EventList), Looking)
+)]
 pub(crate) async fn list(
     State(state): State<ApiState>,
     caller: Caller,
@@ -62,8 +94,19 @@ pub(crate) async fn list(
     Ok(axum::Json(EventList { items, next_cursor }))
 }
 
+/// Follow events
+///
 /// Server-Sent Events (WHATWG HTML, 9.2): every change from now on, or from behind the event that
 /// `Last-Event-ID` names, once each and in the order of their commits.
+#[utoipa::path(
+    get, path = "/events/stream", tag = "events", operation_id = "stream_events",
+    params(StreamParams, LastEventId),
+    responses(
+        (status = 200, description = "Events as they come: `id` is that of the event, `data` the event as JSON.",
+         body = String, content_type = "text/event-stream"),
+        Looking,
+    )
+)]
 pub(crate) async fn stream(
     State(state): State<ApiState>,
     caller: Caller,

@@ -5,9 +5,23 @@ use axum::extract::State;
 use eip_model::{Host, HostList, Instance, InstanceList, PoolList};
 
 use super::body::Segment;
+use super::openapi::problems;
 use super::{ApiState, finish};
 use crate::service::{Caller, Error};
 
+problems! {
+    looks Looking: ;
+    looks OfInstance: InstanceNotFound InstanceAmbiguous;
+    looks OfHost: HostNotFound;
+}
+
+/// List instances
+///
+/// Of all projects for an administrator, of its own for any other key.
+#[utoipa::path(
+    get, path = "/instances", tag = "inventory", operation_id = "list_instances",
+    responses((status = 200, description = "All instances that the key may see.", body = InstanceList), Looking)
+)]
 pub(crate) async fn instances(
     State(state): State<ApiState>,
     caller: Caller,
@@ -16,6 +30,12 @@ pub(crate) async fn instances(
     Ok(Json(InstanceList { items, next_cursor: None }))
 }
 
+/// Show an instance
+#[utoipa::path(
+    get, path = "/instances/{id}", tag = "inventory", operation_id = "show_instance",
+    params(("id" = String, Path, description = "Its UUID, its unique name, or `docker:name`, `libvirt:name`, `sandbox:name`.")),
+    responses((status = 200, description = "The instance.", body = Instance), OfInstance)
+)]
 pub(crate) async fn instance(
     State(state): State<ApiState>,
     caller: Caller,
@@ -24,6 +44,11 @@ pub(crate) async fn instance(
     state.service.instance(&caller, &named).await.map(Json)
 }
 
+/// List hosts
+#[utoipa::path(
+    get, path = "/hosts", tag = "inventory", operation_id = "list_hosts",
+    responses((status = 200, description = "All hosts.", body = HostList), Looking)
+)]
 pub(crate) async fn hosts(
     State(state): State<ApiState>,
     caller: Caller,
@@ -32,6 +57,14 @@ pub(crate) async fn hosts(
     Ok(Json(HostList { items, next_cursor: None }))
 }
 
+/// Accept a host
+///
+/// Gives a host that holds what this record never gave it what this record has.
+#[utoipa::path(
+    post, path = "/hosts/{name}/accept", tag = "administration", operation_id = "accept_host",
+    params(("name" = String, Path, description = "The name of the host.")),
+    responses((status = 200, description = "The host as it is then.", body = Host), OfHost)
+)]
 pub(crate) async fn accept_host(
     State(state): State<ApiState>,
     caller: Caller,
@@ -40,6 +73,11 @@ pub(crate) async fn accept_host(
     finish(async move { state.service.accept_host(&caller, &named).await }).await.map(Json)
 }
 
+/// List pools
+#[utoipa::path(
+    get, path = "/pools", tag = "inventory", operation_id = "list_pools",
+    responses((status = 200, description = "All pools, and how full they are.", body = PoolList), Looking)
+)]
 pub(crate) async fn pools(
     State(state): State<ApiState>,
     caller: Caller,

@@ -4,11 +4,24 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::IntoResponse;
-use eip_model::CreateKeyRequest;
+use eip_model::{CreateKeyRequest, CreatedKey};
 
+use super::openapi::problems;
 use super::{ApiState, body, finish};
 use crate::service::{Caller, Error};
 
+problems! {
+    takes Creating: ;
+}
+
+/// Make an API key
+///
+/// The key is in this answer and nowhere else. A project that is not known is made, with a quota of 20.
+#[utoipa::path(
+    post, path = "/api-keys", tag = "administration", operation_id = "create_api_key",
+    request_body = CreateKeyRequest,
+    responses((status = 201, description = "The key was made.", body = CreatedKey), Creating)
+)]
 pub(crate) async fn create(
     State(state): State<ApiState>,
     caller: Caller,

@@ -2,31 +2,87 @@
 
 use axum::Json;
 use axum::extract::State;
-use serde_json::{Value, json};
+use axum::http::header::{CONTENT_TYPE, HeaderName};
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::ApiState;
+use super::openapi::{DOCUMENT, problems};
 use crate::service::Error;
 
-/// Says that the process lives. Never touches the database.
+problems! {
+    open Open: ;
+}
+
+/// The name and the version of the program.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Version {
+    name: &'static str,
+    #[schema(example = "0.1.0")]
+    version: &'static str,
+}
+
+/// Say that the process lives
+///
+/// Never touches the database.
+#[utoipa::path(
+    get, path = "/healthz", tag = "service", operation_id = "healthz", security(()),
+    responses((status = 200, description = "It lives.", body = String, content_type = "text/plain"), Open)
+)]
 pub(crate) async fn healthz() -> &'static str {
     "ok\n"
 }
 
-/// Says whether requests can be served: the record answers.
+/// Say whether requests can be served
+///
+/// They can while the record answers.
+#[utoipa::path(
+    get, path = "/readyz", tag = "service", operation_id = "readyz", security(()),
+    responses((status = 200, description = "It is ready.", body = String, content_type = "text/plain"), Open)
+)]
 pub(crate) async fn readyz(State(state): State<ApiState>) -> Result<&'static str, Error> {
     state.service.repository().ping().await.map_err(Error::Store)?;
     Ok("ready\n")
 }
 
+/// Tell what was counted and measured
+///
+/// In the text format of Prometheus, of this process since its start.
+#[utoipa::path(
+    get, path = "/metrics", tag = "service", operation_id = "metrics", security(()),
+    responses((status = 200, description = "The numbers.", body = String, content_type = "text/plain"), Open)
+)]
 pub(crate) async fn metrics() -> String {
     crate::metrics::render()
 }
 
-pub(crate) async fn version() -> Json<Value> {
-    Json(json!({ "name": "eip", "version": env!("CARGO_PKG_VERSION") }))
+/// Tell the version of the server
+#[utoipa::path(
+    get, path = "/version", tag = "service", operation_id = "version", security(()),
+    responses((status = 200, description = "Name and version.", body = Version), Open)
+)]
+pub(crate) async fn version() -> Json<Version> {
+    Json(Version { name: "eip", version: env!("CARGO_PKG_VERSION") })
 }
 
-/// Explains every code: where the `type` of a problem leads.
+/// Explain every code
+///
+/// The page that the `type` of a problem leads to, in Markdown.
+#[utoipa::path(
+    get, path = "/errors", tag = "service", operation_id = "errors", security(()),
+    responses((status = 200, description = "The page.", body = String, content_type = "text/plain"), Open)
+)]
 pub(crate) async fn errors() -> &'static str {
     include_str!("../../../../docs/errors.md")
+}
+
+/// Describe the API
+///
+/// This document: OpenAPI 3.1.
+#[utoipa::path(
+    get, path = "/openapi.json", tag = "service", operation_id = "openapi", security(()),
+    responses((status = 200, description = "The document.", body = serde_json::Value), Open)
+)]
+pub(crate) async fn openapi() -> ([(HeaderName, &'static str); 1], &'static str) {
+    ([(CONTENT_TYPE, "application/json")], DOCUMENT.as_str())
 }

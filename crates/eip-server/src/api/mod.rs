@@ -9,6 +9,7 @@ mod events;
 mod inventory;
 mod keys;
 mod meta;
+mod openapi;
 mod problem;
 mod trace;
 
@@ -17,9 +18,12 @@ use std::sync::Arc;
 use axum::Router;
 use axum::http::{Method, Uri};
 use axum::middleware;
-use axum::routing::{get, post, put};
+use axum::routing::{get, put};
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
+use utoipa::OpenApi as _;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::service::{Error, Service};
 
@@ -46,40 +50,56 @@ impl ApiState {
 
 /// Returns the whole API.
 pub fn router(state: ApiState) -> Router {
-    Router::new()
-        .route("/elastic-ips", get(elastic_ips::list).post(elastic_ips::allocate))
-        .route(
-            "/elastic-ips/{id}",
-            get(elastic_ips::show).patch(elastic_ips::update).delete(elastic_ips::release),
-        )
-        .route("/elastic-ips/associate", post(elastic_ips::associate_many))
-        .route("/elastic-ips/{id}/associate", post(elastic_ips::associate))
-        .route("/elastic-ips/{id}/disassociate", post(elastic_ips::disassociate))
-        .route("/elastic-ips/{id}/events", get(elastic_ips::events))
-        .route("/elastic-ips/{id}/traffic", get(elastic_ips::traffic))
-        .route("/events", get(events::list))
-        .route("/events/stream", get(events::stream))
-        .route("/instances", get(inventory::instances))
-        .route("/instances/{id}", get(inventory::instance))
-        .route("/hosts", get(inventory::hosts))
-        .route("/hosts/{name}/accept", post(inventory::accept_host))
-        .route("/pools", get(inventory::pools))
-        .route("/api-keys", post(keys::create))
-        .route("/agent/v1/inventory", put(agent::inventory))
-        .route("/agent/v1/applied", put(agent::applied))
-        .route("/agent/v1/traffic", put(agent::traffic))
-        .route("/agent/v1/mends", put(agent::mends))
-        .route("/agent/v1/desired", get(agent::desired))
-        .route("/errors", get(meta::errors))
-        .route("/healthz", get(meta::healthz))
-        .route("/readyz", get(meta::readyz))
-        .route("/metrics", get(meta::metrics))
-        .route("/version", get(meta::version))
+    let (public, _) = routes().split_for_parts();
+    public
+        .merge(agents())
         .fallback(no_such_path)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(CatchPanicLayer::custom(panicked))
         .layer(middleware::from_fn(trace::request))
         .with_state(state)
+}
+
+/// Returns the OpenAPI document of the API, as JSON.
+#[must_use]
+pub fn openapi() -> &'static str {
+    &openapi::DOCUMENT
+}
+
+/// What the OpenAPI document tells of.
+fn routes() -> OpenApiRouter<ApiState> {
+    OpenApiRouter::with_openapi(openapi::Document::openapi())
+        .routes(routes!(elastic_ips::list, elastic_ips::allocate))
+        .routes(routes!(elastic_ips::show, elastic_ips::update, elastic_ips::release))
+        .routes(routes!(elastic_ips::associate_many))
+        .routes(routes!(elastic_ips::associate))
+        .routes(routes!(elastic_ips::disassociate))
+        .routes(routes!(elastic_ips::events))
+        .routes(routes!(elastic_ips::traffic))
+        .routes(routes!(events::list))
+        .routes(routes!(events::stream))
+        .routes(routes!(inventory::instances))
+        .routes(routes!(inventory::instance))
+        .routes(routes!(inventory::hosts))
+        .routes(routes!(inventory::accept_host))
+        .routes(routes!(inventory::pools))
+        .routes(routes!(keys::create))
+        .routes(routes!(meta::errors))
+        .routes(routes!(meta::healthz))
+        .routes(routes!(meta::readyz))
+        .routes(routes!(meta::metrics))
+        .routes(routes!(meta::version))
+        .routes(routes!(meta::openapi))
+}
+
+/// What agents and servers say to each other: changes with their versions, and is no part of the API.
+fn agents() -> Router<ApiState> {
+    Router::new()
+        .route("/agent/v1/inventory", put(agent::inventory))
+        .route("/agent/v1/applied", put(agent::applied))
+        .route("/agent/v1/traffic", put(agent::traffic))
+        .route("/agent/v1/mends", put(agent::mends))
+        .route("/agent/v1/desired", get(agent::desired))
 }
 
 async fn no_such_path(uri: Uri) -> Error {

@@ -61,6 +61,8 @@ pub(crate) enum Error {
     IdempotencyConflict,
     #[error("the project holds {quota} addresses, as many as it may")]
     QuotaExceeded { quota: u64 },
+    #[error("the body did not arrive within {seconds} s")]
+    RequestTimeout { seconds: u64 },
     #[error("a body holds at most {limit} bytes")]
     PayloadTooLarge { limit: usize },
     #[error("the record cannot be used at the moment")]
@@ -123,6 +125,7 @@ impl Error {
             Self::PoolExhausted { .. } => ErrorCode::PoolExhausted,
             Self::QuotaExceeded { .. } => ErrorCode::QuotaExceeded,
             Self::IdempotencyConflict => ErrorCode::IdempotencyConflict,
+            Self::RequestTimeout { .. } => ErrorCode::RequestTimeout,
             Self::PayloadTooLarge { .. } => ErrorCode::PayloadTooLarge,
             Self::Store(StoreError::Unavailable { .. }) | Self::Stopping => ErrorCode::Unavailable,
             Self::Store(StoreError::Refused(_) | StoreError::Corrupt { .. }) | Self::Internal => {
@@ -192,6 +195,7 @@ impl Error {
             Self::QuotaExceeded { .. } => {
                 "release an address that is not needed, or have the quota raised".into()
             }
+            Self::RequestTimeout { .. } => "send all of it at once".into(),
             Self::PayloadTooLarge { .. } => "send less".into(),
             Self::Store(StoreError::Unavailable { .. }) | Self::Stopping => {
                 "repeat the request in a moment".into()
@@ -237,6 +241,7 @@ impl Error {
             Self::HostAhead { host, .. } => json!({ "host": host }),
             Self::PoolNotFound { pool } => json!({ "pool": pool }),
             Self::NameInUse { name } => json!({ "name": name }),
+            Self::RequestTimeout { seconds } => json!({ "limit_seconds": seconds }),
             Self::PayloadTooLarge { limit } => json!({ "limit": limit }),
             Self::Store(StoreError::Unavailable { outcome_unknown: true, .. }) => {
                 json!({ "outcome_unknown": true })

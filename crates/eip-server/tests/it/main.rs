@@ -5,6 +5,7 @@ mod agents;
 mod bad_input;
 mod listing;
 mod many;
+mod openapi;
 mod outages;
 mod races;
 mod retrying;
