@@ -37,6 +37,7 @@ pub struct AllocateRequest {
 #[serde(deny_unknown_fields)]
 pub struct AssociateRequest {
     /// The instance's UUID, its unique name, or `docker:name`, `libvirt:name`, `sandbox:name`.
+    #[schema(example = "web-1")]
     pub instance_id: String,
     /// Take the elastic IP from the instance that has it now, in one step.
     #[serde(default)]
@@ -79,8 +80,10 @@ pub struct AssociateManyRequest {
 #[serde(deny_unknown_fields)]
 pub struct AssociateOne {
     /// Its id or its address.
+    #[schema(example = "100.64.12.15")]
     pub elastic_ip: String,
     /// As in `POST /elastic-ips/{id}/associate`.
+    #[schema(example = "web-1")]
     pub instance_id: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<Mode>,
@@ -130,6 +133,7 @@ pub struct UpdateRequest {
 #[serde(deny_unknown_fields)]
 pub struct CreateKeyRequest {
     /// `admin`, `member` and `reader` are of a project, `agent` is of a host.
+    #[schema(example = "member", pattern = "^(admin|member|reader|agent)$")]
     pub role: String,
     /// By default the caller's own.
     #[schema(value_type = Option<String>)]

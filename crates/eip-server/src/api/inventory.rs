@@ -33,7 +33,7 @@ pub(crate) async fn instances(
 /// Show an instance
 #[utoipa::path(
     get, path = "/instances/{id}", tag = "inventory", operation_id = "show_instance",
-    params(("id" = String, Path, description = "Its UUID, its unique name, or `docker:name`, `libvirt:name`, `sandbox:name`.")),
+    params(("id" = String, Path, example = "web-1", description = "Its UUID, its unique name, or `docker:name`, `libvirt:name`, `sandbox:name`.")),
     responses((status = 200, description = "The instance.", body = Instance), OfInstance)
 )]
 pub(crate) async fn instance(
@@ -62,7 +62,7 @@ pub(crate) async fn hosts(
 /// Gives a host that holds what this record never gave it what this record has.
 #[utoipa::path(
     post, path = "/hosts/{name}/accept", tag = "administration", operation_id = "accept_host",
-    params(("name" = String, Path, description = "The name of the host.")),
+    params(("name" = String, Path, example = "h1", description = "The name of the host.")),
     responses((status = 200, description = "The host as it is then.", body = Host), OfHost)
 )]
 pub(crate) async fn accept_host(

@@ -4,6 +4,7 @@ mod agent;
 mod body;
 mod caller;
 mod cursor;
+mod docs;
 mod elastic_ips;
 mod events;
 mod inventory;
@@ -52,6 +53,7 @@ impl ApiState {
 pub fn router(state: ApiState) -> Router {
     let (public, _) = routes().split_for_parts();
     public
+        .merge(docs::parts())
         .merge(agents())
         .fallback(no_such_path)
         .method_not_allowed_fallback(method_not_allowed)
@@ -90,6 +92,7 @@ fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(meta::metrics))
         .routes(routes!(meta::version))
         .routes(routes!(meta::openapi))
+        .routes(routes!(docs::page))
 }
 
 /// What agents and servers say to each other: changes with their versions, and is no part of the API.

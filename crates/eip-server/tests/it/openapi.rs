@@ -85,3 +85,42 @@ async fn what_an_operation_says_of_security_is_so() {
         }
     }
 }
+
+#[tokio::test]
+async fn the_viewer_loads_nothing_from_elsewhere() {
+    let world = World::new(Store::Sqlite).await;
+    let bare = reqwest::Client::builder().no_proxy().build().unwrap();
+    let get = async |path: &str| {
+        let answer = bare.get(format!("{}{path}", world.base)).send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::OK, "{path}");
+        let header = |name: &str| answer.headers()[name].to_str().unwrap().to_owned();
+        let kind = header("content-type");
+        let policy = kind.starts_with("text/").then(|| header("content-security-policy"));
+        (kind, policy.unwrap_or_default(), answer.text().await.unwrap())
+    };
+    let (kind, policy, page) = get("/docs").await;
+    assert_eq!(kind, "text/html; charset=utf-8");
+    assert!(policy.starts_with("default-src 'self';") && !policy.contains("unsafe"), "{policy}");
+    let named = |attribute: &str| -> Vec<String> {
+        let opening = format!("{attribute}=\"");
+        let parts = page.split(&opening).skip(1);
+        parts.map(|rest| rest.split('"').next().unwrap().to_owned()).collect()
+    };
+    let (sources, links) = (named("src"), named("href"));
+    assert_eq!(page.matches("<script").count(), sources.len(), "a script is inside the page");
+    assert!(!page.contains("<style") && !page.contains("style=") && !page.contains("onclick="));
+    assert_eq!(sources, ["/docs/viewer.js"]);
+    assert!(links.contains(&"/docs/viewer.css".to_owned()), "{links:?}");
+    for path in sources.iter().chain(&links).filter(|path| path.starts_with("/docs/")) {
+        let (kind, _, text) = get(path).await;
+        let wanted = if path.ends_with(".js") { "text/javascript" } else { "text/css" };
+        assert!(kind.starts_with(wanted), "{path}: {kind}");
+        for elsewhere in ["http:", "https:", "@import", "url(", "\"//", "'//", "`//"] {
+            assert!(!text.contains(elsewhere), "{path} names {elsewhere}");
+        }
+    }
+    let (_, _, script) = get("/docs/viewer.js").await;
+    assert!(script.contains("fetch(\"/openapi.json\")"));
+    assert!(links.iter().all(|path| path.starts_with('/') && !path.starts_with("//")), "{links:?}");
+    assert!(!script.contains("innerHTML"), "what the document says is text, never markup");
+}
