@@ -3,6 +3,7 @@
 
 mod agents;
 mod bad_input;
+mod isolation;
 mod listing;
 mod many;
 mod openapi;
