@@ -4,6 +4,7 @@
 
 mod alias;
 mod commands;
+mod contract;
 mod disk;
 mod docker;
 mod engine;
