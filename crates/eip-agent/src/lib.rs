@@ -6,6 +6,7 @@
 //! everything in place.
 
 mod guests;
+mod inventory;
 mod keep;
 mod kernel;
 mod mends;
@@ -22,23 +23,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use eip_compute::ComputeBackend;
-use eip_model::{AppliedReport, HostName, Resolver};
+use eip_model::{HostName, Resolver};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use eip_dataplane::{Announce, Counters, Options as KernelOptions};
 use guests::Guests;
+use inventory::tell_inventory;
 use keep::{Keep, keep_up};
 pub use kernel::{Kernel, KernelError};
 use mends::{Mends, tell_mends};
 pub use netfilter::open_kernel;
 use pull::pull;
 pub use server::{ServerLink, ServerUrlError};
-use tell::{tell, whole};
+use tell::tell_applied;
 use traffic::tell_traffic;
 use turn::Turns;
-use world::{Inventory, World};
+use world::World;
 
 /// How often reports are sent even when nothing changed: what keeps the host from counting as silent.
 const REPORT_INTERVAL: Duration =
@@ -82,18 +84,8 @@ pub async fn run(config: AgentConfig, server: ServerLink, stop: CancellationToke
     }
     let (refused_tx, refused_rx) = watch::channel(None);
     tasks.spawn(pull(server.clone(), host, desired_tx, refused_tx, stop.clone()));
-    let link = server.clone();
-    let put_inventory = move |inventory: Inventory| {
-        let link = link.clone();
-        async move { link.put("inventory", &whole(&inventory)).await }
-    };
-    tasks.spawn(tell(put_inventory, inventory_rx, stop.clone()));
-    let link = server.clone();
-    let put_applied = move |report: AppliedReport| {
-        let link = link.clone();
-        async move { link.put_applied(&report).await }
-    };
-    tasks.spawn(tell(put_applied, applied_rx, stop.clone()));
+    tasks.spawn(tell_inventory(server.clone(), inventory_rx, stop.clone()));
+    tasks.spawn(tell_applied(server.clone(), applied_rx, stop.clone()));
     let mends = Arc::new(Mends::default());
     tasks.spawn(tell_mends(Arc::clone(&mends), server.clone(), stop.clone()));
     let (kept_tx, kept_rx) = watch::channel(None);

@@ -1,16 +1,17 @@
 //! The line to the server: HTTP, also inside one process.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use eip_model::{AppliedReport, ClusterId, DesiredNews, Generation};
 use reqwest::header::{HeaderMap, HeaderValue};
-use reqwest::{Client, StatusCode, Url};
+use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
 use serde::Serialize;
 
-/// How long a report may take to be taken in.
+/// How long a question may take to be answered, and a report to be taken in: it may be about very many.
 const DEADLINE: Duration = Duration::from_secs(10);
+const REPORT_DEADLINE: Duration = Duration::from_secs(60);
 
 /// Where the server is, and the key of this host.
 #[derive(Debug, Clone)]
@@ -18,6 +19,8 @@ pub struct ServerLink {
     client: Client,
     base: Url,
     acknowledged: Arc<AtomicU64>,
+    /// The server did not answer, or is another one: it may not know what it was told before.
+    in_doubt: Arc<AtomicBool>,
 }
 
 /// The address or the key of the server cannot be used.
@@ -55,6 +58,39 @@ pub(crate) enum LinkError {
     Refused { status: StatusCode, body: String },
 }
 
+impl LinkError {
+    /// Whether the server does not know what it was asked for: it is older.
+    pub(crate) fn is_unknown_path(&self) -> bool {
+        match self {
+            Self::Refused { status, .. } => {
+                [StatusCode::NOT_FOUND, StatusCode::METHOD_NOT_ALLOWED].contains(status)
+            }
+            Self::Unreached(_) => false,
+        }
+    }
+
+    /// What whoever reads of it can do.
+    pub(crate) fn hint(&self) -> &'static str {
+        match self {
+            Self::Unreached(error) if error.is_timeout() => {
+                "the server takes too long: look at its log, its load and its database"
+            }
+            Self::Unreached(_) => "see that the server runs, and that --server leads to it",
+            Self::Refused { status, .. } => match *status {
+                StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+                    "the server does not know the key of this agent: make one with eip key create"
+                }
+                StatusCode::PAYLOAD_TOO_LARGE => {
+                    "the server takes no report of this size: bring it to the version of the agent"
+                }
+                StatusCode::CONFLICT => "eip host list says what an administrator has to decide",
+                status if status.is_server_error() => "the log of the server says why",
+                _ => "agent and server may be of different versions",
+            },
+        }
+    }
+}
+
 impl ServerLink {
     /// # Errors
     /// When the address is none, or the key cannot be sent.
@@ -74,7 +110,7 @@ impl ServerLink {
             .pool_idle_timeout(Duration::from_secs(8))
             .build();
         let client = client.map_err(ServerUrlError::Client)?;
-        Ok(Self { client, base, acknowledged: Arc::default() })
+        Ok(Self { client, base, acknowledged: Arc::default(), in_doubt: Arc::default() })
     }
 
     /// Waits up to `seconds` for a desired set that is not the known one.
@@ -92,7 +128,7 @@ impl ServerLink {
         query.push(("changes", (ask == Ask::ForChanges).to_string()));
         let request = self.client.get(self.at("desired")).query(&query);
         let deadline = DEADLINE + Duration::from_secs(seconds);
-        let answer = accepted(request.timeout(deadline).send().await?).await?;
+        let answer = self.accepted(request.timeout(deadline)).await?;
         match answer.status() {
             StatusCode::NO_CONTENT => Ok(Fetched::Unchanged),
             _ => Ok(Fetched::News(match ask {
@@ -104,15 +140,15 @@ impl ServerLink {
 
     /// Puts a report to one of the agent's paths.
     pub(crate) async fn put(&self, what: &str, report: &impl Serialize) -> Result<(), LinkError> {
-        let request = self.client.put(self.at(what)).timeout(DEADLINE).json(report);
-        accepted(request.send().await?).await.map(drop)
+        let request = self.client.put(self.at(what)).timeout(REPORT_DEADLINE).json(report);
+        self.accepted(request).await.map(drop)
     }
 
     /// Tells what is in force, and remembers what of that was acknowledged.
     pub(crate) async fn put_applied(&self, report: &AppliedReport) -> Result<(), LinkError> {
         let known = [("acknowledged", self.acknowledged().to_string())];
         let request = self.client.put(self.at("applied")).query(&known);
-        accepted(request.timeout(DEADLINE).json(report).send().await?).await?;
+        self.accepted(request.timeout(REPORT_DEADLINE).json(report)).await?;
         self.acknowledged.fetch_max(report.generation.value(), Ordering::Relaxed);
         Ok(())
     }
@@ -125,6 +161,24 @@ impl ServerLink {
     /// Begins with what an earlier run was acknowledged, or anew with another record.
     pub(crate) fn resume_from(&self, acknowledged: Generation) {
         self.acknowledged.store(acknowledged.value(), Ordering::Relaxed);
+        self.in_doubt.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the server may have forgotten what it was told before the last time that this was asked.
+    pub(crate) fn was_in_doubt(&self) -> bool {
+        self.in_doubt.swap(false, Ordering::Relaxed)
+    }
+
+    async fn accepted(&self, request: RequestBuilder) -> Result<Response, LinkError> {
+        let answer = request.send().await;
+        let lost = answer.as_ref().map_or(true, |answer| answer.status().is_server_error());
+        self.in_doubt.fetch_or(lost, Ordering::Relaxed);
+        let answer = answer?;
+        let status = answer.status();
+        if status.is_success() {
+            return Ok(answer);
+        }
+        Err(LinkError::Refused { status, body: answer.text().await.unwrap_or_default() })
     }
 
     fn at(&self, what: &str) -> Url {
@@ -132,12 +186,4 @@ impl ServerLink {
         url.set_path(&format!("/agent/v1/{what}"));
         url
     }
-}
-
-async fn accepted(answer: reqwest::Response) -> Result<reqwest::Response, LinkError> {
-    let status = answer.status();
-    if status.is_success() {
-        return Ok(answer);
-    }
-    Err(LinkError::Refused { status, body: answer.text().await.unwrap_or_default() })
 }

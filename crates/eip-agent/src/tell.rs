@@ -1,66 +1,87 @@
-//! Telling the server what is true here.
+//! Telling the server what is in force here.
 
-use eip_model::{BackendInventory, BackendListing, InventoryReport, chain};
+use eip_model::{AppliedReport, chain};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
 
-use crate::server::LinkError;
-use crate::world::{Inventory, Told};
+use crate::server::{LinkError, ServerLink};
 use crate::{FIRST_RETRY, REPORT_INTERVAL};
 
-/// Returns all of it as it is told.
-pub(crate) fn whole(inventory: &Inventory) -> InventoryReport {
-    let backend = |(backend, told): (&_, &Told)| {
-        let listing = match told {
-            Told::Listed(instances) => {
-                let instances = instances.values().map(|one| (**one).clone()).collect();
-                BackendListing::Listed { instances }
-            }
-            Told::Unreachable(reason) => BackendListing::Unreachable { reason: reason.clone() },
-        };
-        BackendInventory { backend: *backend, listing }
-    };
-    InventoryReport { backends: inventory.iter().map(backend).collect() }
-}
-
-/// Sends the newest report by `put`, when there is news and again in its time: a server that has not
-/// heard of this host, or whose record was replaced, learns it anew.
-pub(crate) async fn tell<T: Clone, F: Future<Output = Result<(), LinkError>>>(
-    put: impl Fn(T) -> F,
-    mut news: watch::Receiver<Option<T>>,
+/// Sends the newest report when there is news and again in its time: what keeps the host from counting as
+/// silent. Until told to stop.
+pub(crate) async fn tell_applied(
+    server: ServerLink,
+    mut news: watch::Receiver<Option<AppliedReport>>,
     stop: CancellationToken,
 ) {
+    let mut trouble = Trouble::about("what is in force here");
     loop {
         let report = news.borrow_and_update().clone();
         let sent = async {
             match report {
-                Some(report) => put(report).await,
+                Some(report) => server.put_applied(&report).await,
                 None => Ok(()),
             }
         };
         let Some(outcome) = stop.run_until_cancelled(sent).await else { return };
-        if !pause(outcome, &mut news, &stop).await {
+        let pause = trouble.judge(&outcome);
+        if !wait(pause, &mut news, &stop).await {
             return;
         }
     }
 }
 
-/// Waits for news or for the time to report anyway, less when the last report did not arrive.
-/// Returns whether to go on.
-async fn pause<T>(
-    outcome: Result<(), LinkError>,
-    news: &mut watch::Receiver<Option<T>>,
+/// Waits for news, or until it is time anyway. Returns whether to go on.
+pub(crate) async fn wait<T>(
+    time: std::time::Duration,
+    news: &mut watch::Receiver<T>,
     stop: &CancellationToken,
 ) -> bool {
-    let wait = match outcome {
-        Ok(()) => REPORT_INTERVAL,
-        Err(error) => {
-            tracing::debug!(error = %chain(&error), "A report did not arrive; will retry");
-            FIRST_RETRY * 5
-        }
-    };
-    match stop.run_until_cancelled(tokio::time::timeout(wait, news.changed())).await {
+    match stop.run_until_cancelled(tokio::time::timeout(time, news.changed())).await {
         Some(Ok(Err(_))) | None => false,
         Some(Ok(Ok(())) | Err(_)) => true,
+    }
+}
+
+/// Reports that do not arrive. One alone is no news; one that fails again for the same reason is a warning, once.
+#[derive(Debug)]
+pub(crate) struct Trouble {
+    what: &'static str,
+    reason: Option<String>,
+    warned: bool,
+}
+
+impl Trouble {
+    pub(crate) const fn about(what: &'static str) -> Self {
+        Self { what, reason: None, warned: false }
+    }
+
+    /// Says what is to be said of an outcome, and returns how long to wait before the next report.
+    pub(crate) fn judge(&mut self, outcome: &Result<(), LinkError>) -> std::time::Duration {
+        let what = self.what;
+        let Err(error) = outcome else {
+            if self.warned {
+                info!(what, "The server takes reports again");
+            }
+            *self = Self::about(what);
+            return REPORT_INTERVAL;
+        };
+        let reason = chain(error);
+        let again = self.reason.as_ref() == Some(&reason);
+        if again && !self.warned {
+            let hint = error.hint();
+            warn!(
+                what,
+                error = reason,
+                hint,
+                "The server does not take a report; will go on trying"
+            );
+        } else {
+            debug!(what, error = reason, "A report did not arrive; will retry");
+        }
+        self.warned = again;
+        self.reason = Some(reason);
+        FIRST_RETRY * 5
     }
 }

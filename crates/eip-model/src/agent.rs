@@ -1,5 +1,6 @@
 //! What a server and a host's agent say to each other: the desired set going down, reports going up.
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
@@ -75,6 +76,59 @@ pub struct Attachment {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InventoryReport {
     pub backends: Vec<BackendInventory>,
+}
+
+/// Some of the instances of one host: all that it has of those that `scope` is about.
+///
+/// A host with very many tells them in parts, and what has changed by the ids that it is about.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InventoryPart {
+    pub scope: InventoryScope,
+    /// Every backend, with those of its instances that are in the scope.
+    pub backends: Vec<BackendInventory>,
+}
+
+/// Which instances of a host something is about.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "of")]
+pub enum InventoryScope {
+    All,
+    /// Those whose ids are in a range, both ends included.
+    Range {
+        first: InstanceId,
+        last: InstanceId,
+    },
+    These {
+        ids: Vec<InstanceId>,
+    },
+}
+
+impl InventoryPart {
+    /// Says what is in it that is not in its scope, if anything is.
+    ///
+    /// # Errors
+    /// In words, for people.
+    pub fn check(&self) -> Result<(), String> {
+        let ids: BTreeSet<InstanceId> = match &self.scope {
+            InventoryScope::These { ids } => ids.iter().copied().collect(),
+            InventoryScope::All | InventoryScope::Range { .. } => BTreeSet::new(),
+        };
+        let is_in_scope = |id: &InstanceId| match &self.scope {
+            InventoryScope::All => true,
+            InventoryScope::Range { first, last } => (first..=last).contains(&id),
+            InventoryScope::These { .. } => ids.contains(id),
+        };
+        let listed = self.backends.iter().filter_map(|one| match &one.listing {
+            BackendListing::Listed { instances } => Some(instances),
+            BackendListing::Unreachable { .. } => None,
+        });
+        match listed.flatten().find(|one| !is_in_scope(&one.id)) {
+            None => Ok(()),
+            Some(stray) => {
+                Err(format!("the instance {} is not in the scope of the part", stray.id))
+            }
+        }
+    }
 }
 
 /// The instances of one backend of one host.

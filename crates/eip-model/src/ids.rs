@@ -46,6 +46,18 @@ uuid_id!(
     /// A container or virtual machine.
     InstanceId
 );
+impl InstanceId {
+    /// The ends of every range of ids.
+    pub const FIRST: Self = Self(Uuid::nil());
+    pub const LAST: Self = Self(Uuid::max());
+
+    /// Returns the id that comes next; of the last, itself.
+    #[must_use]
+    pub const fn following(self) -> Self {
+        Self(Uuid::from_u128(self.0.as_u128().saturating_add(1)))
+    }
+}
+
 uuid_id!(
     /// One record: made when a database is first used, and told to every agent, so that an agent
     /// never applies the desired set of another record.

@@ -28,8 +28,8 @@ mod traffic;
 pub use address::{CraftError, Ipv4Range, OFFSET_SPACE, RangeError, craft_id, derive_offset};
 pub use agent::{
     AppliedReport, Attachment, AttachmentProblem, BackendInventory, BackendListing,
-    DataPlaneHealth, DesiredChanges, DesiredNews, DesiredSet, InventoryReport, ProblemKind,
-    REPORT_INTERVAL_SECONDS, REPORT_SILENCE_SECONDS,
+    DataPlaneHealth, DesiredChanges, DesiredNews, DesiredSet, InventoryPart, InventoryReport,
+    InventoryScope, ProblemKind, REPORT_INTERVAL_SECONDS, REPORT_SILENCE_SECONDS,
 };
 pub use chain::chain;
 pub use desired::Desired;

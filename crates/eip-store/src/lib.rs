@@ -33,6 +33,6 @@ pub use records::{
     Ahead, Allocated, ApiKeyRecord, AssociateCommand, AssociationRecord, DisassociateCommand,
     ElasticIpFilter, ElasticIpRecord, HostProgress, HostRecord, InstanceFilter, InventoryOutcome,
     ListPlace, NewAllocation, NewApiKey, OnceKey, PoolCounts, PoolLoad, ReleaseCommand, Released,
-    Scope, UpdateCommand, Wish,
+    Reported, Scope, UpdateCommand, Wish,
 };
 pub use repository::Repository;

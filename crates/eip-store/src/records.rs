@@ -265,6 +265,15 @@ pub struct PoolLoad {
     pub asleep: u64,
 }
 
+/// What a host's report changed in the record.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Reported {
+    /// The other hosts whose desired set changed.
+    pub freed: Vec<HostName>,
+    /// There is more to note than one transaction should: [`crate::Repository::mark_applied`] does.
+    pub more: bool,
+}
+
 /// What a host's inventory changed in the record.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct InventoryOutcome {

@@ -4,8 +4,8 @@ use std::net::Ipv4Addr;
 
 use async_trait::async_trait;
 use eip_model::{
-    AppliedReport, BackendInventory, ClusterId, Counted, DesiredChanges, DesiredSet, ElasticIpId,
-    ElasticIpRef, Event, Generation, HostName, Instance, Mend, PoolConfig, PoolName, ProjectName,
+    AppliedReport, ClusterId, Counted, DesiredChanges, DesiredSet, ElasticIpId, ElasticIpRef,
+    Event, Generation, HostName, Instance, InventoryPart, Mend, PoolConfig, PoolName, ProjectName,
     Traffic,
 };
 use jiff::Timestamp;
@@ -16,7 +16,8 @@ use crate::news::News;
 use crate::records::{
     Ahead, Allocated, ApiKeyRecord, AssociateCommand, DisassociateCommand, ElasticIpFilter,
     ElasticIpRecord, HostProgress, HostRecord, InstanceFilter, InventoryOutcome, NewAllocation,
-    NewApiKey, PoolCounts, PoolLoad, ReleaseCommand, Released, Scope, UpdateCommand, Wish,
+    NewApiKey, PoolCounts, PoolLoad, ReleaseCommand, Released, Reported, Scope, UpdateCommand,
+    Wish,
 };
 
 /// The record of the service, whatever database keeps it.
@@ -151,7 +152,8 @@ pub trait Repository: std::fmt::Debug + Send + Sync + 'static {
 
     async fn list_hosts(&self) -> Result<Vec<HostRecord>, StoreError>;
 
-    /// Takes in the instances of a host.
+    /// Takes in the instances of a host, or the part of them that is in a scope: nothing is said of
+    /// others. Costs what is in the scope.
     ///
     /// What a listed backend no longer has is removed, and its association ends with an event; what
     /// an unreachable backend had stays. A host that is new is made known. An instance whose id
@@ -160,20 +162,23 @@ pub trait Repository: std::fmt::Debug + Send + Sync + 'static {
         &self,
         host: &HostName,
         default_project: &ProjectName,
-        backends: &[BackendInventory],
+        part: &InventoryPart,
         now: Timestamp,
     ) -> Result<InventoryOutcome, StoreError>;
 
     /// Takes in what a host has in force, and lifts the fences that were waiting for it.
     ///
-    /// Returns the other hosts whose desired set changed by that. A generation that this record
-    /// never reached (a backup was restored since) counts as none.
+    /// A generation that this record never reached (a backup was restored since) counts as none.
     async fn record_applied(
         &self,
         host: &HostName,
         report: &AppliedReport,
         now: Timestamp,
-    ) -> Result<Vec<HostName>, StoreError>;
+    ) -> Result<Reported, StoreError>;
+
+    /// Notes of some associations of a host since when they are in force, if it has reported them and that
+    /// was not noted. Returns whether there may be more.
+    async fn mark_applied(&self, host: &HostName, now: Timestamp) -> Result<bool, StoreError>;
 
     /// Returns everything that should be in force on the host, as of one moment. A host that is not
     /// known has generation 0 and nothing.

@@ -6,7 +6,8 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use eip_model::{
-    AppliedReport, ClusterId, DesiredNews, Generation, InventoryReport, MendReport, TrafficReport,
+    AppliedReport, ClusterId, DesiredNews, Generation, InventoryPart, InventoryReport,
+    InventoryScope, MendReport, TrafficReport,
 };
 use serde::Deserialize;
 
@@ -44,7 +45,17 @@ pub(crate) async fn inventory(
     caller: Caller,
     AgentJson(report): AgentJson<InventoryReport>,
 ) -> Result<StatusCode, Error> {
-    finish(async move { state.service.take_inventory(&caller, &report).await }).await?;
+    let part = InventoryPart { scope: InventoryScope::All, backends: report.backends };
+    finish(async move { state.service.take_inventory(&caller, &part).await }).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(crate) async fn inventory_part(
+    State(state): State<ApiState>,
+    caller: Caller,
+    AgentJson(part): AgentJson<InventoryPart>,
+) -> Result<StatusCode, Error> {
+    finish(async move { state.service.take_inventory(&caller, &part).await }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -99,6 +99,7 @@ fn routes() -> OpenApiRouter<ApiState> {
 fn agents() -> Router<ApiState> {
     Router::new()
         .route("/agent/v1/inventory", put(agent::inventory))
+        .route("/agent/v1/inventory/part", put(agent::inventory_part))
         .route("/agent/v1/applied", put(agent::applied))
         .route("/agent/v1/traffic", put(agent::traffic))
         .route("/agent/v1/mends", put(agent::mends))

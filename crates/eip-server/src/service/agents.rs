@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use eip_model::{
-    AppliedReport, ClusterId, DesiredNews, Generation, Host, HostName, InventoryReport, MENDS_KEPT,
+    AppliedReport, ClusterId, DesiredNews, Generation, Host, HostName, InventoryPart, MENDS_KEPT,
     MendReport, TrafficReport,
 };
-use eip_store::{Ahead, HostProgress};
+use eip_store::{Ahead, HostProgress, Reported};
 use jiff::Timestamp;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
@@ -55,16 +55,17 @@ impl Holds {
 }
 
 impl Service {
-    /// Takes in the instances of the caller's host.
+    /// Takes in the instances of the caller's host, or some of them.
     pub(crate) async fn take_inventory(
         &self,
         caller: &Caller,
-        report: &InventoryReport,
+        part: &InventoryPart,
     ) -> Result<(), Error> {
         let host = caller.host()?;
+        part.check().map_err(|why| Error::invalid(why, "send what is in the scope"))?;
         let outcome = self
             .repository()
-            .record_inventory(host, &self.default_project, &report.backends, Timestamp::now())
+            .record_inventory(host, &self.default_project, part, Timestamp::now())
             .await
             .map_err(Error::Store)?;
         for instance in &outcome.refused {
@@ -100,15 +101,16 @@ impl Service {
             return Err(Error::HostAhead { host: host.clone(), reason });
         }
         debug_assert!(progress.ahead.is_none(), "nothing is taken from a host that is ahead");
-        let freed = self
-            .repository()
-            .record_applied(host, report, Timestamp::now())
-            .await
-            .map_err(Error::Store)?;
+        let now = Timestamp::now();
+        let recorded = self.repository().record_applied(host, report, now).await;
+        let Reported { freed, more } = recorded.map_err(Error::Store)?;
         self.signals.observed_changed(host);
         for other in freed {
             self.signals.desired_changed(&other);
             self.signals.observed_changed(&other);
+        }
+        if more {
+            self.unmarked.add(host, now);
         }
         Ok(())
     }

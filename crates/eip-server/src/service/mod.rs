@@ -11,6 +11,7 @@ mod inventory;
 pub(crate) mod keys;
 mod many;
 mod signals;
+mod unmarked;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -33,6 +34,7 @@ pub(crate) use error::Error;
 pub(crate) use events::Follower;
 use keys::{ApiKey, KeyRing};
 use signals::Signals;
+use unmarked::Unmarked;
 
 /// How often addresses whose quarantine has ended are looked for.
 const QUARANTINE_TURN: Duration = Duration::from_secs(1);
@@ -65,6 +67,7 @@ pub struct Service {
     reading: tokio::sync::Mutex<()>,
     keys: KeyRing,
     signals: Signals,
+    unmarked: Unmarked,
     default_pool: PoolName,
     default_project: ProjectName,
 }
@@ -86,6 +89,7 @@ impl Service {
         let service = Arc::new(Self {
             keys: KeyRing::new(),
             signals: Signals::default(),
+            unmarked: Unmarked::default(),
             default_pool: config.default_pool.name,
             default_project: config.default_project,
             readings: AtomicU64::new(0),
@@ -154,7 +158,8 @@ impl Service {
 
     /// Follows what is committed, and does what time alone brings about, until told to stop.
     pub async fn tend(self: Arc<Self>, stop: CancellationToken) {
-        tokio::join!(self.follow(&stop), self.keep_time(&stop));
+        let marking = self.unmarked.mark(&*self.repository, &stop);
+        tokio::join!(self.follow(&stop), self.keep_time(&stop), marking);
     }
 
     /// Wakes those who wait for what other servers on the same database have committed.

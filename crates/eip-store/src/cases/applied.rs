@@ -7,7 +7,9 @@ use eip_model::{AppliedReport, AttachmentProblem, DataPlaneHealth, Generation, H
 use jiff::Timestamp;
 
 use super::hosts::{Bumped, bump, ensure};
+use super::mark_applied;
 use crate::given::Given;
+use crate::records::Reported;
 use crate::rows::{self, Cells, Wrong};
 use crate::transaction::{Batch, Failure, Outcome, Tx};
 
@@ -24,6 +26,8 @@ struct Known {
     desired: Generation,
     observed: Generation,
     health: DataPlaneHealth,
+    /// More associations of it are not marked as applied than one transaction should mark.
+    many: bool,
 }
 
 /// A report, and how far its host has come.
@@ -36,11 +40,12 @@ struct Progress<'r> {
     observed: Generation,
     /// Whether it says anything that was not known.
     new: bool,
+    /// See [`Known::many`].
+    many: bool,
 }
 
 impl Batch for RecordApplied {
-    /// The other hosts whose desired set changed.
-    type Answer = Vec<HostName>;
+    type Answer = Reported;
     const DOING: &'static str = "take in what a host has in force";
 
     fn about(&self) -> Option<String> {
@@ -51,7 +56,7 @@ impl Batch for RecordApplied {
     async fn settle<T: Tx>(
         tx: &mut T,
         commands: &[Self],
-    ) -> Result<Vec<Outcome<Vec<HostName>>>, Failure> {
+    ) -> Result<Vec<Outcome<Reported>>, Failure> {
         let mut hosts = BTreeSet::new();
         let first: Vec<bool> = commands.iter().map(|one| hosts.insert(&one.host)).collect();
         let reports = commands.iter().zip(&first).filter(|(_, first)| **first);
@@ -70,7 +75,12 @@ impl Batch for RecordApplied {
             freed.into_iter().cloned().collect()
         };
         let outcome = |(one, first): (&Self, &bool)| {
-            if *first { Outcome::Done(freed(one)) } else { Outcome::Again }
+            if !*first {
+                return Outcome::Again;
+            }
+            let of_this = |progress: &&Progress<'_>| progress.said.host == one.host;
+            let more = progress.iter().find(of_this).is_some_and(|progress| progress.many);
+            Outcome::Done(Reported { freed: freed(one), more })
         };
         Ok(commands.iter().zip(&first).map(outcome).collect())
     }
@@ -96,7 +106,8 @@ async fn progress<'r, T: Tx>(
         let observed = if reported <= desired { reported } else { Generation::default() };
         let same = before
             .is_some_and(|host| host.observed == observed && host.health == said.report.data_plane);
-        Progress { said, observed, new: !same || !said.report.problems.is_empty() }
+        let many = before.is_some_and(|host| host.many);
+        Progress { said, observed, new: !same || !said.report.problems.is_empty(), many }
     };
     Ok(reports.iter().map(progress).collect())
 }
@@ -107,7 +118,10 @@ async fn known<T: Tx>(
 ) -> Result<BTreeMap<HostName, Known>, Failure> {
     let found = tx
         .each(
-            "SELECT h.name, h.generation, h.observed_generation, h.health, h.health_reason
+            "SELECT h.name, h.generation, h.observed_generation, h.health, h.health_reason,
+                    (SELECT count(*) FROM (SELECT 1 FROM association a
+                                            WHERE a.host = h.name AND a.applied_at IS NULL
+                                            LIMIT 5000) few) AS unmarked
                FROM {given} JOIN host h ON h.name = given.name",
             Given::of(reports).with("name", |one| &one.host),
         )
@@ -117,6 +131,7 @@ async fn known<T: Tx>(
             desired: row.generation("generation")?,
             observed: row.generation("observed_generation")?,
             health: rows::health(row)?,
+            many: row.int("unmarked")?.is_some_and(|unmarked| unmarked >= mark_applied::AT_ONCE),
         };
         Ok((row.parsed("name")?, known))
     };
@@ -250,6 +265,7 @@ async fn move_on<T: Tx>(
 }
 
 async fn mark_applied<T: Tx>(tx: &mut T, progress: &[Progress<'_>]) -> Result<(), Failure> {
+    let few: Vec<&Progress<'_>> = progress.iter().filter(|one| !one.many).collect();
     tx.each(
         "UPDATE association SET applied_at = given.now
            FROM {given}
@@ -258,7 +274,7 @@ async fn mark_applied<T: Tx>(tx: &mut T, progress: &[Progress<'_>]) -> Result<()
             AND NOT EXISTS (SELECT 1 FROM letting_go l
                              WHERE l.address = association.address
                                AND l.host <> association.host)",
-        Given::of(progress)
+        Given::of(&few)
             .with("host", |one| &one.said.host)
             .with("observed", |one| one.observed)
             .with("now", |one| one.said.now),

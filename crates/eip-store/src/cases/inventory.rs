@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use eip_model::{
-    AddressSource, BackendInventory, ElasticIpRef, EventKind, HostName, InstanceId, InstanceReport,
-    ProjectName,
+    AddressSource, ElasticIpRef, EventKind, HostName, InstanceId, InstanceReport, InventoryPart,
+    InventoryScope, ProjectName,
 };
 use jiff::Timestamp;
 
@@ -23,7 +23,7 @@ use crate::value::{Value, values};
 pub(super) struct RecordInventory {
     pub(super) host: HostName,
     pub(super) default_project: ProjectName,
-    pub(super) backends: Vec<BackendInventory>,
+    pub(super) part: InventoryPart,
     pub(super) now: Timestamp,
 }
 
@@ -47,6 +47,11 @@ const WRITE: &str = "
      WHERE was.host = excluded.host
     RETURNING id";
 
+const KNOWN: &str = "
+    SELECT i.id, i.backend, i.name, i.project, i.state, i.private_ip, i.address_source, i.vpc_id,
+           i.unusable, i.modes, CAST(i.interfaces AS text) AS interfaces
+      FROM instance i";
+
 impl UseCase for RecordInventory {
     type Answer = InventoryOutcome;
     const DOING: &'static str = "take in the instances of a host";
@@ -56,7 +61,8 @@ impl UseCase for RecordInventory {
         tx.alone(&format!("inventory of {}", self.host)).await?;
         ensure(tx, &[&self.host], self.now).await?;
         let known = self.known(tx).await?;
-        let Changes { written, removed } = changes(&known, &self.backends, &self.default_project);
+        let backends = &self.part.backends;
+        let Changes { written, removed } = changes(&known, backends, &self.default_project);
         let held = self.lock_held(tx, &removed).await?;
         let refused = self.write(tx, &written).await?;
         let ended = self.end(tx, &removed, &held).await?;
@@ -65,7 +71,7 @@ impl UseCase for RecordInventory {
             Given::of(&removed).with("id", |id| *id),
         )
         .await?;
-        let statuses = serde_json::to_value(statuses(&self.backends))
+        let statuses = serde_json::to_value(statuses(backends))
             .map_err(|e| StoreError::Corrupt { table: "host", what: e.to_string() })?;
         tx.run(
             "UPDATE host SET backends = $2, last_seen_at = $3 WHERE name = $1",
@@ -81,14 +87,22 @@ impl RecordInventory {
         &self,
         tx: &mut T,
     ) -> Result<BTreeMap<InstanceId, InstanceReport>, Failure> {
-        let known = tx
-            .rows(
-                "SELECT id, backend, name, project, state, private_ip, address_source, vpc_id,
-                        unusable, modes, CAST(interfaces AS text) AS interfaces
-                   FROM instance WHERE host = $1",
-                values![&self.host],
-            )
-            .await?;
+        let known = match &self.part.scope {
+            InventoryScope::All => {
+                tx.rows(&format!("{KNOWN} WHERE i.host = $1"), values![&self.host]).await?
+            }
+            InventoryScope::Range { first, last } => {
+                let within = format!("{KNOWN} WHERE i.host = $1 AND i.id >= $2 AND i.id <= $3");
+                tx.rows(&within, values![&self.host, *first, *last]).await?
+            }
+            InventoryScope::These { ids } => {
+                let these =
+                    format!("{KNOWN} JOIN {{given}} ON i.id = given.id AND i.host = given.host");
+                let host = &self.host;
+                let given = Given::of(ids).with("id", |id| *id).with("host", move |_| host);
+                tx.each(&these, given).await?
+            }
+        };
         let read = |row: &T::Row| -> Result<_, Wrong> {
             let id = InstanceId::new(row.id("id")?);
             let report = InstanceReport {
@@ -134,23 +148,19 @@ impl RecordInventory {
         tx: &mut T,
         removed: &[InstanceId],
     ) -> Result<BTreeMap<Ipv4Addr, InstanceId>, Failure> {
-        if removed.is_empty() {
-            return Ok(BTreeMap::new());
-        }
+        let host = &self.host;
         let found = tx
-            .rows(
-                "SELECT address, instance_id FROM association WHERE host = $1",
-                values![&self.host],
+            .each(
+                "SELECT a.address, a.instance_id FROM {given}
+                   JOIN association a ON a.instance_id = given.id AND a.host = given.host",
+                Given::of(removed).with("id", |id| *id).with("host", move |_| host),
             )
             .await?;
         let read = |row: &T::Row| -> Result<_, Wrong> {
             Ok((row.address("address")?, InstanceId::new(row.id("instance_id")?)))
         };
         let found = found.iter().map(read).collect::<Result<BTreeMap<_, _>, _>>();
-        let mut found = found.map_err(|e| e.within("association"))?;
-        // They come by id.
-        found.retain(|_, id| removed.binary_search(id).is_ok());
-        Ok(found)
+        Ok(found.map_err(|e| e.within("association"))?)
     }
 
     /// Writes what is new or different, and returns what belongs to another host.

@@ -13,6 +13,7 @@ mod held;
 mod hosts;
 mod inventory;
 mod inventory_diff;
+mod mark_applied;
 mod mends;
 mod release;
 mod setup;
@@ -25,8 +26,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use eip_model::{
-    AppliedReport, BackendInventory, ClusterId, Counted, DesiredChanges, DesiredSet, ElasticIpId,
-    ElasticIpRef, Event, Generation, HostName, Instance, Mend, PoolConfig, PoolName, ProjectName,
+    AppliedReport, ClusterId, Counted, DesiredChanges, DesiredSet, ElasticIpId, ElasticIpRef,
+    Event, Generation, HostName, Instance, InventoryPart, Mend, PoolConfig, PoolName, ProjectName,
     Traffic,
 };
 use jiff::Timestamp;
@@ -39,7 +40,8 @@ use crate::news::News;
 use crate::records::{
     Ahead, Allocated, ApiKeyRecord, AssociateCommand, DisassociateCommand, ElasticIpFilter,
     ElasticIpRecord, HostProgress, HostRecord, InstanceFilter, InventoryOutcome, NewAllocation,
-    NewApiKey, PoolCounts, PoolLoad, ReleaseCommand, Released, Scope, UpdateCommand, Wish,
+    NewApiKey, PoolCounts, PoolLoad, ReleaseCommand, Released, Reported, Scope, UpdateCommand,
+    Wish,
 };
 use crate::repository::Repository;
 use crate::transaction::Database;
@@ -203,14 +205,14 @@ impl<D: Database> Repository for Record<D> {
         &self,
         host: &HostName,
         default_project: &ProjectName,
-        backends: &[BackendInventory],
+        part: &InventoryPart,
         now: Timestamp,
     ) -> Result<InventoryOutcome, StoreError> {
         self.database
             .change(inventory::RecordInventory {
                 host: host.clone(),
                 default_project: default_project.clone(),
-                backends: backends.to_vec(),
+                part: part.clone(),
                 now: micros(now),
             })
             .await
@@ -221,10 +223,15 @@ impl<D: Database> Repository for Record<D> {
         host: &HostName,
         report: &AppliedReport,
         now: Timestamp,
-    ) -> Result<Vec<HostName>, StoreError> {
+    ) -> Result<Reported, StoreError> {
         let (host, report) = (host.clone(), report.clone());
         let said = applied::RecordApplied { host, report, now: micros(now) };
         self.applying.settle(&self.database, said).await
+    }
+
+    async fn mark_applied(&self, host: &HostName, now: Timestamp) -> Result<bool, StoreError> {
+        let (host, now) = (host.clone(), micros(now));
+        self.database.change(mark_applied::MarkApplied { host, now }).await
     }
 
     async fn desired_set(&self, host: &HostName) -> Result<DesiredSet, StoreError> {

@@ -10,7 +10,9 @@ use eip_store::{InstanceFilter, Scope};
 use rstest::rstest;
 
 use crate::raw::ask;
-use crate::world::{Kind, World, address, at, docker, host, instance, instance_id, project, scope};
+use crate::world::{
+    Kind, World, address, at, docker, host, instance, instance_id, project, scope, whole,
+};
 
 fn all() -> InstanceFilter {
     InstanceFilter { scope: Scope::Everything, named: None }
@@ -138,7 +140,9 @@ async fn an_instance_that_has_not_changed_keeps_its_time(
     let world = World::new(kind).await;
     let (repo, owner) = (&world.repo, project("default"));
     let report = async |instances: Vec<InstanceReport>, second| {
-        repo.record_inventory(&host("hv1"), &owner, &[docker(instances)], at(second)).await.unwrap()
+        repo.record_inventory(&host("hv1"), &owner, &whole(&[docker(instances)]), at(second))
+            .await
+            .unwrap()
     };
     let times = async || {
         let found = repo.list_instances(&all()).await.unwrap();

@@ -20,6 +20,7 @@ mod modes;
 mod once;
 mod opening;
 mod outages;
+mod parts;
 mod quotas;
 mod races;
 mod raw;

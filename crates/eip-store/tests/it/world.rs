@@ -6,7 +6,8 @@ use std::sync::Arc;
 use eip_model::{
     AppliedReport, AttachmentProblem, Backend, BackendInventory, BackendListing, DataPlaneHealth,
     DesiredSet, ElasticIpId, ElasticIpRef, Generation, HostName, InstanceId, InstanceRef,
-    InstanceReport, InstanceState, Ipv4Range, Mode, PoolConfig, ProjectName, Tags, craft_id,
+    InstanceReport, InstanceState, InventoryPart, InventoryScope, Ipv4Range, Mode, PoolConfig,
+    ProjectName, Tags, craft_id,
 };
 use eip_store::{
     AssociateCommand, DisassociateCommand, ElasticIpFilter, ElasticIpRecord, InventoryOutcome,
@@ -210,7 +211,7 @@ impl World {
         backends: &[BackendInventory],
     ) -> InventoryOutcome {
         let owner = project("default");
-        self.repo.record_inventory(&host(name), &owner, backends, at(5)).await.unwrap()
+        self.repo.record_inventory(&host(name), &owner, &whole(backends), at(5)).await.unwrap()
     }
 
     pub(crate) async fn point(&self, eip: &ElasticIpRecord, instance: u128) -> Wish {
@@ -272,7 +273,7 @@ impl World {
             data_plane: DataPlaneHealth::Ready,
             problems: problems.to_vec(),
         };
-        self.repo.record_applied(&host(name), &report, at(15)).await.unwrap()
+        self.repo.record_applied(&host(name), &report, at(15)).await.unwrap().freed
     }
 
     pub(crate) async fn desired(&self, name: &str) -> DesiredSet {
@@ -298,4 +299,9 @@ impl World {
         let events = self.repo.events_of(eip.id, &Scope::Everything).await.unwrap();
         events.iter().map(|event| event.kind.as_str()).collect()
     }
+}
+
+/// All instances of a host.
+pub(crate) fn whole(backends: &[BackendInventory]) -> InventoryPart {
+    InventoryPart { scope: InventoryScope::All, backends: backends.to_vec() }
 }
