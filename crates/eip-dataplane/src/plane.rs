@@ -133,10 +133,12 @@ impl DataPlane {
             // With an address the kernel removes the routes that prefer it as a source.
             self.distrust_routes();
         }
+        let source = host.primary(&desired.networks);
+        let routed = self.change_routes(desired, &changed, source, &mut applied);
+        // Counters of very many take as long as their routes, and nobody waits for them: they come after.
         self.tell_meter(desired, &changed, &applied);
         self.tell_hairpin(desired, &changed, &applied);
-        let source = host.primary(&desired.networks);
-        let mut fresh = self.change_routes(desired, &changed, source, &mut applied)?;
+        let mut fresh = routed?;
         let outside = match &self.announcer {
             Some(_) => host.announce_on(&desired.networks),
             None => Vec::new(),
