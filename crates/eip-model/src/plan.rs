@@ -153,7 +153,10 @@ pub(crate) fn lead(
     }
     let alias = match attachment.mode {
         Mode::Nat => None,
-        Mode::Alias => Some(alias(instance, target, &host.networks)?),
+        Mode::Alias => {
+            let wished = attachment.network.as_deref();
+            Some(alias(instance, target, wished, &host.networks)?)
+        }
     };
     let problem = if let Some(why) = host.silent.get(&instance.backend) {
         let reason =
@@ -167,27 +170,47 @@ pub(crate) fn lead(
     Ok(Lead { target, alias, problem })
 }
 
-/// Finds from where an instance may speak as its elastic IP, or says why it cannot have one.
+/// Finds from where an instance may speak as its elastic IP, or says why it cannot have one. `wished`
+/// is the network that it is to lead to, where one is named.
 fn alias(
     instance: &InstanceReport,
     private_ip: Ipv4Addr,
+    wished: Option<&str>,
     networks: &[LocalNetwork],
 ) -> Result<AliasTarget, String> {
     let InstanceReport { id, backend, name, interfaces, .. } = instance;
-    let leads_to = |address: Ipv4Addr| networks.iter().find(|one| one.subnet.contains(&address));
-    if leads_to(private_ip).is_none() {
+    let has_it = |one: &&InstanceInterface| {
+        one.private_ip == Some(private_ip) && wished.is_none_or(|network| one.network == network)
+    };
+    let leads = |one: &InstanceInterface| leads_to(*backend, one, networks);
+    let own = interfaces.iter().find(has_it);
+    if own.is_some_and(|one| leads(one).is_none()) {
         return Err(format!("no network of this host leads to {private_ip} of {backend}:{name}"));
     }
-    let speaker = |one: &InstanceInterface| {
-        let interface = leads_to(one.private_ip?)?.interface.clone();
-        Some((one.private_ip?, Speaker { interface, mac: one.mac? }))
-    };
-    let speakers: BTreeMap<Ipv4Addr, Speaker> = interfaces.iter().filter_map(speaker).collect();
-    if !speakers.contains_key(&private_ip) {
+    if own.is_none_or(|one| one.mac.is_none()) {
         return Err(format!("the MAC address of {backend}:{name} is not known"));
     }
-    let speakers = speakers.into_values().collect();
+    let speaker = |one: &InstanceInterface| {
+        Some(Speaker { interface: leads(one)?.to_owned(), mac: one.mac? })
+    };
+    let speakers = interfaces.iter().filter_map(speaker).collect();
     Ok(AliasTarget { instance_id: *id, private_ip, speakers })
+}
+
+/// Finds the host's interface that leads to an instance's. Its network's name says which, since the
+/// subnets of two networks may overlap; a list from before networks told their names has none.
+fn leads_to<'n>(
+    backend: Backend,
+    to: &InstanceInterface,
+    networks: &'n [LocalNetwork],
+) -> Option<&'n str> {
+    let address = to.private_ip?;
+    let fits = || networks.iter().filter(|one| one.subnet.contains(&address));
+    let is_it = |one: &&LocalNetwork| {
+        one.known_as.as_ref().is_some_and(|(of, name)| (*of, name) == (backend, &to.network))
+    };
+    let found = fits().find(is_it).or_else(|| fits().find(|one| one.known_as.is_none()));
+    found.map(|one| one.interface.as_str())
 }
 
 fn mode_lost(instance: &InstanceReport, mode: Mode) -> String {
@@ -338,6 +361,28 @@ mod tests {
         nameless.interfaces[0].mac = None;
         let found = resolve(&wanted, &host(vec![nameless], &networks));
         assert_eq!(reasons(&found)[0], "the MAC address of docker:web-1 is not known");
+    }
+
+    #[test]
+    fn of_two_networks_with_one_subnet_the_one_that_it_is_in_is_where_an_alias_speaks_from() {
+        let (mut report, _) = manifold();
+        report.interfaces[1].private_ip = Some(Ipv4Addr::new(10, 0, 1, 7));
+        let network = |bridge: &str, backend, name: &str| {
+            LocalNetwork::new(bridge, "10.0.1.0/24".parse().unwrap()).known_as(backend, name)
+        };
+        let wanted = [Attachment { mode: Mode::Alias, ..attachment(1, 1) }];
+        let from = |networks: &[LocalNetwork]| -> Vec<String> {
+            let found = resolve(&wanted, &host(vec![report.clone()], networks));
+            let speakers = found.aliases.values().flat_map(|one| one.speakers.clone());
+            speakers.map(|one| format!("{} {}", one.interface, one.mac)).collect()
+        };
+        let networks = [
+            network("br-1", Backend::Libvirt, "front"),
+            network("br-2", Backend::Docker, "back"),
+            network("br-3", Backend::Docker, "front"),
+        ];
+        assert_eq!(from(&networks), ["br-2 02:00:00:00:00:02", "br-3 02:00:00:00:00:01"]);
+        assert!(from(&networks[..2]).is_empty(), "another's network of that name and subnet");
     }
 
     #[test]

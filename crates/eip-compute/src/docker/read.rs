@@ -151,7 +151,12 @@ pub(super) fn networks(networks: Vec<Network>) -> Vec<LocalNetwork> {
         };
         let pools = network.ipam.and_then(|ipam| ipam.config).unwrap_or_default();
         let subnets = pools.into_iter().filter_map(|pool| pool.subnet?.parse().ok());
-        found.extend(subnets.map(|subnet| LocalNetwork::new(&interface, subnet)));
+        let name = network.name.unwrap_or_default();
+        found.extend(
+            subnets.map(|subnet| {
+                LocalNetwork::new(&interface, subnet).known_as(Backend::Docker, &name)
+            }),
+        );
     }
     found.sort();
     found

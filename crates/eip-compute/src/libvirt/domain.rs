@@ -405,21 +405,22 @@ impl Surroundings {
         domains: impl Iterator<Item = &'a Domain>,
     ) -> Vec<LocalNetwork> {
         let mut found = Vec::new();
-        let mut add = |interface: &str, subnets: &[ipnet::Ipv4Net], routed: bool| {
+        let mut add = |name: &str, interface: &str, subnets: &[ipnet::Ipv4Net], routed: bool| {
             found.extend(subnets.iter().map(|subnet| LocalNetwork {
                 routed,
-                ..LocalNetwork::new(interface, subnet.trunc())
+                ..LocalNetwork::new(interface, subnet.trunc()).known_as(Backend::Libvirt, name)
             }));
         };
-        for network in self.networks.values() {
+        for (name, network) in &self.networks {
             if let NetworkKind::Managed { bridge, subnets, routed, .. } = &network.kind {
-                add(bridge, subnets, *routed);
+                add(name, bridge, subnets, *routed);
             }
         }
         let plugs = domains.flat_map(|one| one.about.interfaces.iter().map(|one| &one.plug));
-        for name in plugs.filter_map(|plug| self.foreign_bridge(plug)) {
-            if let (Ok(_), Some(bridge)) = (self.bridge(name), self.bridges.get(name)) {
-                add(name, &bridge.subnets, false);
+        for plug in plugs {
+            let Some(interface) = self.foreign_bridge(plug) else { continue };
+            if let (Ok(_), Some(bridge)) = (self.bridge(interface), self.bridges.get(interface)) {
+                add(plug.name().unwrap_or(interface), interface, &bridge.subnets, false);
             }
         }
         found.sort();

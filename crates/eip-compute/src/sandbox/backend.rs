@@ -86,7 +86,7 @@ fn listing(records: &[SandboxRecord]) -> Listing {
     let instances: Instances = there.clone().map(instance).collect();
     let networks = match instances.is_empty() {
         true => Vec::new(),
-        false => vec![LocalNetwork::new(BRIDGE, SUBNET)],
+        false => vec![LocalNetwork::new(BRIDGE, SUBNET).known_as(Backend::Sandbox, BRIDGE)],
     };
     let lives = there.map(|one| (one.id, one.started)).collect();
     Listing { instances, networks, lives }

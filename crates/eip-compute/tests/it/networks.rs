@@ -3,7 +3,7 @@
 
 use std::net::Ipv4Addr;
 
-use eip_model::{AddressSource, InstanceReport, InstanceState, LocalNetwork, Unusable};
+use eip_model::{AddressSource, Backend, InstanceReport, InstanceState, LocalNetwork, Unusable};
 
 use crate::follow::{A_MOMENT, AT_ONCE, Followed, SOON};
 use crate::libvirtd::Libvirtd;
@@ -225,7 +225,7 @@ fn a_bridge_of_ones_own_works_where_this_host_is_its_router_and_says_why_not_els
             .until("the networks", AT_ONCE * 3, move |all| (all.networks == wanted).then_some(()));
     };
     let subnet = "10.77.0.0/24".parse().unwrap();
-    networks(&[LocalNetwork::new("br-lan", subnet)]);
+    networks(&[LocalNetwork::new("br-lan", subnet).known_as(Backend::Libvirt, "br-lan")]);
     world.guest("lan", 10, "br-lan");
     world.address("lan", "10.77.0.9", "10.77.0.1");
     world.until_at("lan", Ipv4Addr::new(10, 77, 0, 9), AddressSource::Neighbour);
