@@ -1,7 +1,9 @@
 //! What an `apply` did.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
+use std::net::Ipv4Addr;
 
 use crate::error::ApplyError;
 
@@ -17,6 +19,9 @@ pub struct Applied {
     pub routes_removed: usize,
     /// Elastic IPs whose announcement has begun. It goes on for two seconds.
     pub announced: usize,
+    /// The elastic IPs in mode `alias` that the kernel refuses a route to, and why: nothing reaches
+    /// them. All others are as they should be.
+    pub refused: BTreeMap<Ipv4Addr, io::Error>,
     /// What did not work and is not in the way of traffic.
     pub warnings: Vec<Warning>,
 }

@@ -20,6 +20,7 @@ use nix::sys::socket::SockProtocol;
 use tracing::{debug, warn};
 
 use crate::socket::Netlink;
+use crate::wanted::{News, learn};
 use crate::wire::{self, NLM_F_ACK, NLM_F_DUMP, NLMSG_ERROR, attr, nest};
 
 const RTM_NEWLINK: u16 = 16;
@@ -43,12 +44,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 const FILTERED: &str = "/proc/sys/net/bridge/bridge-nf-call-iptables";
 
 type Mac = [u8; 6];
-
-#[derive(Debug)]
-enum News {
-    All(BTreeSet<Ipv4Addr>),
-    Changed { gone: Vec<Ipv4Addr>, come: Vec<Ipv4Addr> },
-}
 
 /// The hand that the data plane gives its news to; the thread ends when it is dropped.
 #[derive(Debug)]
@@ -109,14 +104,14 @@ impl Ports {
             let mut due = troubled;
             match inbox.recv_timeout(LOOK_EVERY) {
                 Ok(news) => {
-                    self.learn(news);
+                    learn(&mut self.wanted, news);
                     due = true;
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
             while let Ok(more) = inbox.try_recv() {
-                self.learn(more);
+                learn(&mut self.wanted, more);
             }
             // Lost news are news.
             let mut told = false;
@@ -134,26 +129,15 @@ impl Ports {
         }
     }
 
-    fn learn(&mut self, news: News) {
-        match news {
-            News::All(all) => self.wanted = all,
-            News::Changed { gone, come } => {
-                for address in gone {
-                    self.wanted.remove(&address);
-                }
-                self.wanted.extend(come);
-            }
-        }
-    }
-
     fn settle(&mut self) -> io::Result<()> {
         let ports = self.ports()?;
         let needed = if is_filtered() { self.needed(&ports)? } else { BTreeSet::new() };
         self.ours.retain(|port| ports.contains_key(port));
         for port in needed.iter().filter(|port| ports.get(port).is_some_and(|one| !one.hairpin)) {
+            // Noted first: it may be done though the answer is lost, and has to be undone some day.
+            self.ours.insert(*port);
             self.set(*port, true)?;
             debug!(port, "Put a bridge port in hairpin mode");
-            self.ours.insert(*port);
         }
         let over: Vec<i32> = self.ours.difference(&needed).copied().collect();
         for port in over {

@@ -40,12 +40,14 @@ mod nft;
 mod options;
 mod paths;
 mod plane;
+mod requests;
 mod routes;
 mod sets;
 mod socket;
 mod sysctl;
 mod table;
 mod traffic;
+mod wanted;
 mod wire;
 
 pub use applied::{Applied, Warning};

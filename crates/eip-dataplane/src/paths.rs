@@ -8,7 +8,7 @@
 //! Sources: `linux/rtnetlink.h`, `linux/neighbour.h`; `net/ipv4/arp.c` answers for a proxy entry when
 //! the route to the address leaves by another interface.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::Ipv4Addr;
 
@@ -17,10 +17,11 @@ use nix::sys::socket::SockProtocol;
 
 use crate::error::ApplyError;
 use crate::host::Interface;
+use crate::requests::Request;
 use crate::routes::ROUTE_PROTOCOL;
 use crate::socket::Netlink;
 use crate::sysctl;
-use crate::wire::{self, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, NLMSG_ERROR, attr};
+use crate::wire::{self, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, attr};
 
 const RTM_NEWROUTE: u16 = 24;
 const RTM_DELROUTE: u16 = 25;
@@ -34,8 +35,6 @@ const TYPE_UNICAST: u8 = 1;
 const SCOPE_UNIVERSE: u8 = 0;
 const NTF_PROXY: u8 = 0x08;
 const METRIC: u32 = ROUTE_PROTOCOL as u32;
-/// So many requests go into one send; the answers of all must fit the socket.
-const AT_ONCE: usize = 1000;
 
 /// An elastic IP, the private address that it is reached by, and the route's preferred source.
 type Route = (Ipv4Addr, Ipv4Addr, Option<Ipv4Addr>);
@@ -76,6 +75,8 @@ pub(crate) struct Changed {
     pub(crate) gone: Vec<Ipv4Addr>,
     /// The elastic IPs that had no way before.
     pub(crate) fresh: Vec<Ipv4Addr>,
+    /// The elastic IPs that the kernel refuses a route to, and why. They are tried again next time.
+    pub(crate) refused: BTreeMap<Ipv4Addr, io::Error>,
 }
 
 impl Paths {
@@ -107,7 +108,7 @@ impl Paths {
             return Ok(Changed::default());
         }
         self.made_for = None;
-        let wanted = Ways {
+        let mut wanted = Ways {
             routes: aliases.iter().map(|(to, at)| (*to, at.private_ip, source)).collect(),
             proxies: outside
                 .iter()
@@ -130,28 +131,57 @@ impl Paths {
         }
         let before: BTreeSet<Ipv4Addr> = there.routes.iter().map(|route| route.0).collect();
         let kept: BTreeSet<Ipv4Addr> = wanted.routes.iter().map(|route| route.0).collect();
-        let gone: Vec<_> = there.routes.iter().filter(|one| !kept.contains(&one.0)).collect();
-        let new: Vec<_> = wanted.routes.difference(&there.routes).collect();
-        let changed = Changed {
-            added: new.len(),
-            gone: gone.iter().map(|route| route.0).collect(),
-            fresh: kept.difference(&before).copied().collect(),
-        };
+        let gone = |route: &&Route| !kept.contains(&route.0);
+        let mut gone: Vec<Route> = there.routes.iter().filter(gone).copied().collect();
+        let new: Vec<Route> = wanted.routes.difference(&there.routes).copied().collect();
         // All are tried: one that cannot go must not keep others from coming.
-        let tried = "remove the ways to elastic IPs";
-        let hushed =
-            self.send(tried, RTM_DELNEIGH, 0, there.proxies.difference(&wanted.proxies), proxy);
-        let removed = self.send(tried, RTM_DELROUTE, 0, gone.into_iter(), route);
-        let tried = "add the ways to elastic IPs";
-        let create = NLM_F_CREATE | NLM_F_REPLACE;
-        self.send(tried, RTM_NEWROUTE, create, new.into_iter(), route)?;
-        let proxies = wanted.proxies.difference(&there.proxies);
-        self.send(tried, RTM_NEWNEIGH, create, proxies, proxy)?;
+        let hushed: Vec<Proxy> = there.proxies.difference(&wanted.proxies).copied().collect();
+        let hushed = self.socket.request_each(&removal(RTM_DELNEIGH, proxy), &hushed).all();
+        let removed = self.socket.request_each(&removal(RTM_DELROUTE, route), &gone).all();
+        let refused = self.socket.request_each(&addition(RTM_NEWROUTE, route), &new).refusals()?;
+        let refused: BTreeMap<Ipv4Addr, io::Error> =
+            refused.into_iter().map(|(which, error)| (new[which].0, error)).collect();
+        if !refused.is_empty() {
+            gone.extend(self.give_up(&refused, &there, &mut wanted)?);
+        }
+        let proxies: Vec<Proxy> = wanted.proxies.difference(&there.proxies).copied().collect();
+        self.socket.request_each(&addition(RTM_NEWNEIGH, proxy), &proxies).all()?;
         removed?;
         hushed?;
+        let changed = Changed {
+            added: wanted.routes.difference(&there.routes).count(),
+            gone: gone.iter().map(|route| route.0).collect(),
+            fresh: wanted
+                .routes
+                .iter()
+                .map(|one| one.0)
+                .filter(|to| !before.contains(to))
+                .collect(),
+            refused,
+        };
+        // What was refused is tried again.
+        self.made_for = changed.refused.is_empty().then_some(made_for);
         self.there = Some(wanted);
-        self.made_for = Some(made_for);
         Ok(changed)
+    }
+
+    /// Takes away what there is of those that were refused, which leads to where they have been: without
+    /// a route of their own, nobody is told that they are here. Returns the routes.
+    fn give_up(
+        &mut self,
+        refused: &BTreeMap<Ipv4Addr, io::Error>,
+        there: &Ways,
+        wanted: &mut Ways,
+    ) -> Result<Vec<Route>, ApplyError> {
+        wanted.routes.retain(|route| !refused.contains_key(&route.0));
+        wanted.proxies.retain(|(_, address)| !refused.contains_key(address));
+        let is_one = |address| refused.contains_key(address);
+        let routes = there.routes.iter().filter(|route| is_one(&route.0)).copied();
+        let proxies = there.proxies.iter().filter(|(_, address)| is_one(address)).copied();
+        let (routes, proxies): (Vec<Route>, Vec<Proxy>) = (routes.collect(), proxies.collect());
+        let hushed = self.socket.request_each(&removal(RTM_DELNEIGH, proxy), &proxies).all();
+        self.socket.request_each(&removal(RTM_DELROUTE, route), &routes).all()?;
+        hushed.map(|()| routes)
     }
 
     /// By default Linux lets a random time of up to 0.8 seconds pass before it answers for another.
@@ -199,48 +229,17 @@ impl Paths {
         })?;
         Ok(ways)
     }
+}
 
-    /// Tries all of them before it says which kind of error was the first.
-    fn send<'w, W: 'w>(
-        &mut self,
-        tried: &'static str,
-        kind: u16,
-        flags: u16,
-        ways: impl Iterator<Item = &'w W>,
-        encode: impl Fn(&mut Vec<u8>, &W),
-    ) -> Result<(), ApplyError> {
-        let gone = |code| {
-            // Of an interface that is gone its entries are, too.
-            let not_there = [libc::ESRCH, libc::ENOENT, libc::ENODEV].contains(&code);
-            not_there && [RTM_DELROUTE, RTM_DELNEIGH].contains(&kind)
-        };
-        let ways: Vec<&W> = ways.collect();
-        let (mut failed, mut first) = (0, None);
-        for chunk in ways.chunks(AT_ONCE) {
-            let mut bytes = Vec::with_capacity(chunk.len() * 64);
-            let mut last = 0;
-            for way in chunk {
-                last = bytes.len();
-                wire::message(&mut bytes, kind, flags, 1, |m| encode(m, way));
-            }
-            wire::add_flags(&mut bytes, last, NLM_F_ACK);
-            let sent = self.socket.exchange(&bytes, |one| {
-                let code = one.errno().filter(|_| one.kind == NLMSG_ERROR).unwrap_or(0);
-                if code != 0 && !gone(code) {
-                    failed += 1;
-                    first.get_or_insert_with(|| io::Error::from_raw_os_error(code));
-                }
-            });
-            if let Err(error) = sent {
-                failed += chunk.len();
-                first.get_or_insert(error);
-            }
-        }
-        match first {
-            None => Ok(()),
-            Some(source) => Err(ApplyError::Routes { tried, failed, of: ways.len(), source }),
-        }
-    }
+fn addition<E>(kind: u16, encode: E) -> Request<E> {
+    let flags = NLM_F_CREATE | NLM_F_REPLACE;
+    Request { tried: "add the ways to elastic IPs", kind, flags, forgiven: |_| false, encode }
+}
+
+fn removal<E>(kind: u16, encode: E) -> Request<E> {
+    // Of an interface that is gone its entries are, too.
+    let forgiven = |code| [libc::ESRCH, libc::ENOENT, libc::ENODEV].contains(&code);
+    Request { tried: "remove the ways to elastic IPs", kind, flags: 0, forgiven, encode }
 }
 
 fn route(m: &mut Vec<u8>, (to, via, preferred_source): &Route) {

@@ -151,6 +151,7 @@ impl DataPlane {
         if let Some(Ok(announcer)) = &self.announcer {
             announcer.withdraw(paths.gone.into_iter());
         }
+        applied.refused = paths.refused;
         self.announce(&host, host_changed, desired, &fresh, &mut applied);
         Ok(applied)
     }

@@ -12,8 +12,9 @@ use std::net::Ipv4Addr;
 use nix::sys::socket::SockProtocol;
 
 use crate::error::ApplyError;
+use crate::requests::Request;
 use crate::socket::Netlink;
-use crate::wire::{self, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, NLMSG_ERROR, attr};
+use crate::wire::{self, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, attr};
 
 /// Marks our routes (`proto 225` in `ip route show table local`). Not among those that
 /// `linux/rtnetlink.h` or iproute2's `rt_protos` give to anyone.
@@ -28,8 +29,6 @@ const TYPE_LOCAL: u8 = 2;
 const SCOPE_HOST: u8 = 254;
 /// The loopback interface is the first of every namespace (`LOOPBACK_IFINDEX`).
 const LOOPBACK: i32 = 1;
-/// So many requests go into one send; the answers of all must fit the socket.
-const AT_ONCE: usize = 1000;
 
 /// The destination of a route of ours, and its preferred source.
 pub(crate) type Held = (Ipv4Addr, Option<Ipv4Addr>);
@@ -66,54 +65,30 @@ impl Routes {
 
     /// Adds routes, or gives those that are there another preferred source.
     pub(crate) fn add(&mut self, routes: &[Held]) -> Result<(), ApplyError> {
-        let flags = NLM_F_CREATE | NLM_F_REPLACE;
-        self.send("add routes to elastic IPs", RTM_NEWROUTE, flags, routes, |_| false)
+        let add = Request {
+            tried: "add routes to elastic IPs",
+            kind: RTM_NEWROUTE,
+            flags: NLM_F_CREATE | NLM_F_REPLACE,
+            forgiven: |_| false,
+            encode,
+        };
+        self.socket.request_each(&add, routes).all()
     }
 
     /// Removes routes; one that is gone already is what was wanted.
     pub(crate) fn remove(&mut self, routes: &[Held]) -> Result<(), ApplyError> {
-        let gone = |code| code == libc::ESRCH;
-        self.send("remove routes to elastic IPs", RTM_DELROUTE, 0, routes, gone)
-    }
-
-    /// Tries all of them before it says which kind of error was the first.
-    fn send(
-        &mut self,
-        tried: &'static str,
-        kind: u16,
-        flags: u16,
-        routes: &[Held],
-        forgiven: impl Fn(i32) -> bool,
-    ) -> Result<(), ApplyError> {
-        let (mut failed, mut first) = (0, None);
-        for chunk in routes.chunks(AT_ONCE) {
-            let mut bytes = Vec::with_capacity(chunk.len() * 56);
-            let mut last = 0;
-            for held in chunk {
-                last = bytes.len();
-                wire::message(&mut bytes, kind, flags, 1, |m| encode(m, *held));
-            }
-            wire::add_flags(&mut bytes, last, NLM_F_ACK);
-            let sent = self.socket.exchange(&bytes, |one| {
-                let code = one.errno().filter(|_| one.kind == NLMSG_ERROR).unwrap_or(0);
-                if code != 0 && !forgiven(code) {
-                    failed += 1;
-                    first.get_or_insert_with(|| io::Error::from_raw_os_error(code));
-                }
-            });
-            if let Err(error) = sent {
-                failed += chunk.len();
-                first.get_or_insert(error);
-            }
-        }
-        match first {
-            None => Ok(()),
-            Some(source) => Err(ApplyError::Routes { tried, failed, of: routes.len(), source }),
-        }
+        let remove = Request {
+            tried: "remove routes to elastic IPs",
+            kind: RTM_DELROUTE,
+            flags: 0,
+            forgiven: |code| code == libc::ESRCH,
+            encode,
+        };
+        self.socket.request_each(&remove, routes).all()
     }
 }
 
-fn encode(m: &mut Vec<u8>, (to, preferred_source): Held) {
+fn encode(m: &mut Vec<u8>, (to, preferred_source): &Held) {
     m.extend_from_slice(&[AF_INET, 32, 0, 0, TABLE_LOCAL, ROUTE_PROTOCOL, SCOPE_HOST, TYPE_LOCAL]);
     m.extend_from_slice(&[0; 4]);
     attr(m, 1, &to.octets());

@@ -26,6 +26,7 @@ use crate::nft::{
     Batch, DELSETELEM, DELTABLE, NEWCHAIN, NEWRULE, NEWSET, NEWSETELEM, NEWTABLE, SUBSYSTEM,
 };
 use crate::socket::Netlink;
+use crate::wanted;
 use crate::wire::{self, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, attr, attr_be32, attr_str, nest};
 
 const TABLE: &str = "eip_traffic";
@@ -43,6 +44,8 @@ const READ_EVERY: Duration = Duration::from_secs(10);
 /// which is us, hears of each element that is added, and has room for some thousands.
 const SLICE: usize = 1000;
 const BETWEEN_SLICES: Duration = Duration::from_millis(250);
+/// How long to wait after what went wrong.
+const RETRY: Duration = Duration::from_millis(500);
 /// Reading takes at most this part of the time.
 const REST: u32 = 10;
 /// An earlier run's counters are gone through at the start only if they are so few.
@@ -74,8 +77,7 @@ impl TrafficReader {
 
 #[derive(Debug)]
 enum News {
-    All(BTreeSet<Ipv4Addr>),
-    Changed { gone: Vec<Ipv4Addr>, come: Vec<Ipv4Addr> },
+    Wanted(wanted::News),
     ReadNow(Sender<()>),
 }
 
@@ -120,11 +122,11 @@ impl Meter {
     }
 
     pub(crate) fn all(&self, addresses: impl Iterator<Item = Ipv4Addr>) {
-        self.tell(News::All(addresses.collect()));
+        self.tell(News::Wanted(wanted::News::All(addresses.collect())));
     }
 
     pub(crate) fn changed(&self, gone: Vec<Ipv4Addr>, come: Vec<Ipv4Addr>) {
-        self.tell(News::Changed { gone, come });
+        self.tell(News::Wanted(wanted::News::Changed { gone, come }));
     }
 
     /// Has the counters read, and waits until they are.
@@ -178,19 +180,17 @@ impl Counting {
                 next_read = Instant::now() + READ_EVERY.max(begun.elapsed() * REST);
             }
             let left = next_read.saturating_duration_since(Instant::now());
-            pause = if behind { BETWEEN_SLICES } else { left };
+            pause = match (behind, self.troubled) {
+                (true, _) => BETWEEN_SLICES,
+                (false, true) => RETRY.min(left),
+                (false, false) => left,
+            };
         }
     }
 
     fn learn(&mut self, news: News, asked: &mut Vec<Sender<()>>) {
         match news {
-            News::All(all) => self.wanted = all,
-            News::Changed { gone, come } => {
-                for address in gone {
-                    self.wanted.remove(&address);
-                }
-                self.wanted.extend(come);
-            }
+            News::Wanted(news) => wanted::learn(&mut self.wanted, news),
             News::ReadNow(done) => asked.push(done),
         }
     }
@@ -242,12 +242,16 @@ impl Counting {
 
     /// Goes on with the table of an earlier run, or makes one. Returns what is in it.
     fn adopt_or_make(&mut self) -> io::Result<BTreeSet<Ipv4Addr>> {
-        if let (Ok(into), Ok(out)) = (self.list(IN), self.list(OUT))
-            && into == out
-            && into.len() <= ADOPTED
-        {
-            debug!(addresses = into.len(), "Goes on counting traffic");
-            return Ok(into);
+        match self.list(IN).and_then(|into| Ok((into, self.list(OUT)?))) {
+            Ok((into, out)) if into == out && into.len() <= ADOPTED => {
+                debug!(addresses = into.len(), "Goes on counting traffic");
+                return Ok(into);
+            }
+            // What cannot be read now may be whole: it is lost only if it cannot be read again.
+            Err(error) if error.raw_os_error() != Some(libc::ENOENT) && !self.troubled => {
+                return Err(error);
+            }
+            Ok(_) | Err(_) => {}
         }
         let mut batch = Batch::new();
         push_table(&mut batch);

@@ -38,7 +38,7 @@ fn on(
 }
 
 /// A world in which an elastic IP is on the first instance.
-fn with_alias(others: &[(Ipv4Addr, Ipv4Addr)]) -> (World, DesiredState) {
+pub(crate) fn with_alias(others: &[(Ipv4Addr, Ipv4Addr)]) -> (World, DesiredState) {
     let world = World::new();
     let state = on(&world.web_1, WEB_1, eip(1), others);
     put_on(&world.web_1, eip(1), "10.0.0.1");
@@ -83,6 +83,31 @@ fn an_alias_and_rewritten_elastic_ips_reach_each_other_as_what_they_are() {
         assert_eq!(ask(&world.web_1, eip(2)), "web-2 saw 100.64.0.1");
         assert_eq!(ask(&world.web_1, eip(3)), "web-3 saw 100.64.0.1");
     }
+}
+
+#[test]
+fn an_alias_that_the_kernel_refuses_a_route_to_harms_no_other() {
+    let (world, mut state) = with_alias(&[(eip(3), WEB_3)]);
+    // Its network is not there: no route leads to the private address.
+    let nowhere = Ipv4Addr::new(10, 9, 9, 9);
+    state.aliases.insert(eip(2), alias_at(&world.web_2, nowhere));
+    for _ in 0..2 {
+        let applied = world.apply_state(state.clone()).expect("applied");
+        assert_eq!(applied.refused.keys().collect::<Vec<_>>(), [&eip(2)], "{applied:?}");
+        assert_eq!(ask(&world.client, eip(1)), "web-1 saw 192.0.2.2");
+        assert_eq!(ask(&world.client, eip(3)), "web-3 saw 192.0.2.2");
+        assert!(!world.host.sh("ip neigh show proxy").contains("100.64.0.2"));
+    }
+    // One that was reachable is not left with the way to where it has been.
+    state.aliases.insert(eip(2), alias_at(&world.web_2, WEB_2));
+    put_on(&world.web_2, eip(2), "10.0.0.1");
+    assert!(world.apply_state(state.clone()).expect("applied").refused.is_empty());
+    assert_eq!(ask(&world.client, eip(2)), "web-2 saw 192.0.2.2");
+    state.aliases.insert(eip(2), alias_at(&world.web_2, nowhere));
+    assert_eq!(world.apply_state(state).expect("applied").refused.len(), 1);
+    hears_nothing(&world.client, eip(2));
+    let left = world.host.sh("ip route show proto 225; ip neigh show proxy");
+    assert!(!left.contains("100.64.0.2") && left.contains("100.64.0.1"), "{left}");
 }
 
 #[test]
