@@ -13,6 +13,8 @@ use nix::sys::socket::{
     AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, SockaddrLike, sendto, socket,
 };
 
+#[cfg(feature = "faults")]
+use crate::faults;
 use crate::host::Interface;
 
 const ETHERTYPE_ARP: u16 = 0x0806;
@@ -43,10 +45,18 @@ impl FrameSocket {
     pub(crate) fn announce(&self, address: Ipv4Addr, on: &Interface) -> io::Result<()> {
         let Some(mac) = on.mac else { return Ok(()) };
         let to = link_address(on.index)?;
-        for operation in [Operation::Request, Operation::Reply] {
-            let frame = frame(operation, mac, address);
-            sendto(self.fd.as_raw_fd(), &frame, &to, MsgFlags::MSG_DONTWAIT)?;
-        }
+        let send = |operation| self.send(&frame(operation, mac, address), &to);
+        // Some neighbours heed only one: each is tried whatever has become of the other.
+        let [request, reply] = [Operation::Request, Operation::Reply].map(send);
+        request.and(reply)
+    }
+
+    fn send(&self, frame: &[u8], to: &LinkAddr) -> io::Result<()> {
+        #[cfg(feature = "faults")]
+        faults::strike(faults::When::Before)?;
+        sendto(self.fd.as_raw_fd(), frame, to, MsgFlags::MSG_DONTWAIT)?;
+        #[cfg(feature = "faults")]
+        faults::strike(faults::When::After)?;
         Ok(())
     }
 }

@@ -8,7 +8,8 @@
 
 use std::io;
 use std::net::Ipv4Addr;
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::time::Duration;
 
 use eip_model::OrdMap;
 use nix::sys::socket::SockProtocol;
@@ -27,6 +28,8 @@ const TUPLE_ORIGINAL: u16 = 1;
 const TUPLE_REPLY: u16 = 2;
 const ID: u16 = 12;
 const ZONE: u16 = 18;
+/// How long to wait after what went wrong.
+const RETRY: Duration = Duration::from_millis(500);
 /// So many deletions go into one send.
 const AT_ONCE: usize = 1000;
 
@@ -83,8 +86,18 @@ struct Sweep {
 
 impl Sweep {
     fn run(mut self, inbox: &Receiver<News>) {
-        while let Ok(first) = inbox.recv() {
-            let mut due = self.flows.learn(first);
+        let mut troubled = false;
+        loop {
+            let first = match troubled {
+                true => inbox.recv_timeout(RETRY),
+                false => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            };
+            let mut due = troubled;
+            match first {
+                Ok(news) => due |= self.flows.learn(news),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
             // One look through the flows answers for everything that has come in by now.
             while let Ok(more) = inbox.try_recv() {
                 due |= self.flows.learn(more);
@@ -92,10 +105,15 @@ impl Sweep {
             if !due {
                 continue;
             }
-            match self.sweep() {
+            let swept = self.sweep();
+            match &swept {
                 Ok(deleted) => debug!(deleted, "Deleted stale flows"),
-                Err(error) => warn!(%error, "Could not delete stale flows; they are held back"),
+                Err(error) if !troubled => {
+                    warn!(%error, "Could not delete stale flows, which are held back; will retry");
+                }
+                Err(_) => {}
             }
+            troubled = swept.is_err();
         }
     }
 

@@ -16,7 +16,7 @@ use crate::world::{CLIENT, SOON, WEB_1, WEB_2, World, ask, desired, eip, hears_n
 
 /// One ARP frame that the client saw come in.
 #[derive(Debug, Clone, Copy)]
-struct Frame {
+pub(crate) struct Frame {
     at: Instant,
     operation: u8,
     sender_mac: [u8; 6],
@@ -26,7 +26,7 @@ struct Frame {
 }
 
 /// Has the client note every ARP frame of the host from now on.
-fn listen(world: &World) -> Receiver<Frame> {
+pub(crate) fn listen(world: &World) -> Receiver<Frame> {
     let (tell, heard) = channel();
     let host = mac(world);
     let socket = world.client.run(|| {
@@ -80,6 +80,16 @@ fn next(heard: &Receiver<Frame>, about: Ipv4Addr) -> Frame {
             return frame;
         }
     }
+}
+
+/// Counts the frames about an address until no more of them can come.
+pub(crate) fn frames_about(heard: &Receiver<Frame>, about: Ipv4Addr) -> usize {
+    next(heard, about);
+    let (mut count, over) = (1, Instant::now() + Duration::from_millis(2500));
+    while let Ok(frame) = heard.recv_timeout(over.saturating_duration_since(Instant::now())) {
+        count += usize::from(frame.sender == about);
+    }
+    count
 }
 
 #[test]

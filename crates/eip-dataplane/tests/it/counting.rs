@@ -6,9 +6,10 @@ use eip_dataplane::{Counters, DataPlane, Options};
 use eip_model::Volume;
 use eip_testkit::eventually;
 
+use crate::alias::with_alias;
 use crate::world::{CLIENT, SOON, WEB_1, WEB_2, WEB_3, World, ask, eip};
 
-fn volume(world: &World, address: Ipv4Addr) -> Volume {
+pub(crate) fn volume(world: &World, address: Ipv4Addr) -> Volume {
     let all = world.plane(|plane| {
         plane.read_traffic();
         plane.traffic().expect("counting is on").latest()
@@ -17,7 +18,7 @@ fn volume(world: &World, address: Ipv4Addr) -> Volume {
 }
 
 /// Pings so often from there, with an IP packet of 128 bytes each way.
-fn ping(from: &eip_testkit::netns::Namespace, to: Ipv4Addr, count: u64) {
+pub(crate) fn ping(from: &eip_testkit::netns::Namespace, to: Ipv4Addr, count: u64) {
     from.sh(&format!("ping -q -i 0.01 -s 100 -c {count} {to}"));
 }
 
@@ -40,6 +41,26 @@ fn packets_and_bytes_are_counted_in_both_directions_whoever_began() {
     ping(&world.web_1, WEB_2, 2);
     assert_eq!(volume(&world, eip(1)), counted);
     assert_eq!(volume(&world, eip(9)), Volume::default());
+}
+
+#[test]
+fn what_an_alias_carries_is_counted_like_any() {
+    let (world, _) = with_alias(&[(eip(2), WEB_2)]);
+    volume(&world, eip(1));
+    ping(&world.client, eip(1), 10);
+    ping(&world.web_1, CLIENT, 5);
+    let both = Volume { packets_in: 15, bytes_in: 1920, packets_out: 15, bytes_out: 1920 };
+    assert_eq!(volume(&world, eip(1)), both);
+    // From the host itself, and from and to a neighbour whose elastic IP is rewritten.
+    ping(&world.host, eip(1), 2);
+    ping(&world.web_2, eip(1), 3);
+    ping(&world.web_1, eip(2), 4);
+    let (one, two) = (volume(&world, eip(1)), volume(&world, eip(2)));
+    assert_eq!((one.packets_in, two.packets_out), (20 + 4, 3 + 4), "{one:?} {two:?}");
+    // In another mode it goes on.
+    assert!(!world.apply(&[(eip(1), WEB_1), (eip(2), WEB_2)]).replaced);
+    ping(&world.client, eip(1), 1);
+    assert_eq!(volume(&world, eip(1)).packets_in, one.packets_in + 1);
 }
 
 #[test]
