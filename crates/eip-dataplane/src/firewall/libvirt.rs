@@ -131,8 +131,10 @@ fn place(forward: &Chain, rule: &str) -> RangeInclusive<usize> {
     if option(rule, "-i").is_none() {
         return 0..=first_jump(forward);
     }
+    let ahead_of = jump(forward, |to| to == REJECTS_SOURCES).unwrap_or(forward.rules.len());
     let behind = jump(forward, |to| to == REJECTS).map_or(0, |at| at + 1);
-    behind..=jump(forward, |to| to == REJECTS_SOURCES).unwrap_or(forward.rules.len())
+    // Where somebody has turned the jumps round, being ahead of what rejects it is what counts.
+    if behind > ahead_of { 0..=ahead_of } else { behind..=ahead_of }
 }
 
 /// Returns the index of libvirt's first jump, or of the end of the chain when it has none there.

@@ -7,12 +7,14 @@
 //! [`crate::DataPlane::apply`].
 
 mod docker;
+mod docker_nft;
 mod iptables;
 mod libvirt;
 
 use eip_model::Ipv4Range;
 
 pub use docker::ensure_docker_accept;
+pub use docker_nft::closed_by_docker;
 pub use iptables::FirewallError;
 pub use libvirt::{Doubts, ensure_libvirt_accept};
 
