@@ -58,11 +58,11 @@ pub(crate) struct Guests {
     stopped: BTreeSet<InstanceId>,
     /// When those that nobody sees to now are to be seen to. May have one too early, which is found then.
     due: BTreeSet<(Instant, InstanceId)>,
-    /// Backends whose instances have been looked at for what an earlier run left there.
-    swept: BTreeSet<Backend>,
+    /// The instances that have been looked at for what an earlier run left there.
+    swept: BTreeSet<InstanceId>,
     ranges: Vec<Ipv4Range>,
-    tell: mpsc::UnboundedSender<Done>,
-    told: mpsc::UnboundedReceiver<Done>,
+    tell: mpsc::UnboundedSender<News>,
+    told: mpsc::UnboundedReceiver<News>,
 }
 
 #[derive(Debug)]
@@ -84,6 +84,8 @@ struct Guest {
     wish: Wish,
     standing: Standing,
     busy: bool,
+    /// Whoever sees to it takes longer than it should.
+    late: bool,
     /// Something can be done to it now.
     within_reach: bool,
     /// Nothing is known to be on its interfaces: it is looked at to be sure.
@@ -97,11 +99,20 @@ enum Standing {
     Failed { reason: String, retry_at: Instant, pause: Duration },
 }
 
+/// What is told of a guest that is seen to.
 #[derive(Debug)]
-struct Done {
+struct News {
     id: InstanceId,
     wish: Wish,
-    outcome: Result<(), GuestError>,
+    what: What,
+}
+
+#[derive(Debug)]
+enum What {
+    /// It takes longer than it should. What was begun may still change something, so nothing else is
+    /// begun before that has ended.
+    Late,
+    Ended(Result<(), GuestError>),
 }
 
 impl Guests {
@@ -213,35 +224,34 @@ impl Guests {
         changed
     }
 
-    /// Has every instance looked at once, where a look costs nothing: an earlier run may have been
-    /// ended before it could take off what it had put there. The first at once, and a great many one by
-    /// one: the host silences what is there.
+    /// Has every instance looked at once, where a look costs nothing and as soon as it is within reach: an
+    /// earlier run may have been ended before it could take off what it had put there. The first at once,
+    /// and a great many one by one: the host silences what is there.
     fn look_for_leftovers(&mut self, changed: &BTreeSet<InstanceId>, known: Known<'_>) {
-        let free = |place: &&Place| place.backend.looks_freely();
-        let free = self.backends.values().filter(free).map(|place| place.backend.backend());
-        let due: BTreeSet<Backend> = free.filter(|one| !self.swept.contains(one)).collect();
-        if due.is_empty() {
-            return;
-        }
         let mut look_at = Instant::now();
         let mut looks = 0;
-        for report in changed.iter().filter_map(|id| known.instances.get(id)) {
+        for id in changed {
+            let Some(report) = known.instances.get(id) else {
+                self.swept.remove(id);
+                continue;
+            };
+            let place = self.backends.get(&report.backend);
+            let is_free = place.is_some_and(|place| place.backend.looks_freely());
             // Without a life it is known from an earlier run alone.
-            let life = known.lives.get(&report.id).copied();
-            let Some(life) = life.filter(|_| due.contains(&report.backend)) else { continue };
-            if !is_within_reach(report) {
+            let life = known.lives.get(id).copied();
+            let Some(life) = life.filter(|_| is_free && is_within_reach(report)) else { continue };
+            if !self.swept.insert(*id) {
                 continue;
             }
-            self.swept.insert(report.backend);
             let wish = Wish { backend: report.backend, life, alias: None };
-            if let Entry::Vacant(place) = self.all.entry(report.id) {
+            if let Entry::Vacant(place) = self.all.entry(*id) {
                 looks += 1;
                 if looks > AT_FIRST {
                     look_at += LATER;
                 }
                 let standing = Standing::Settled { look_at };
                 place.insert(Guest { by_chance: true, standing, ..Guest::new(wish) });
-                self.due.insert((look_at, report.id));
+                self.due.insert((look_at, *id));
             }
         }
     }
@@ -258,10 +268,10 @@ impl Guests {
             };
             let mut news = false;
             tokio::select! {
-                Some(done) = self.told.recv() => {
-                    news |= self.take_in(done);
-                    while let Ok(done) = self.told.try_recv() {
-                        news |= self.take_in(done);
+                Some(one) = self.told.recv() => {
+                    news |= self.take_in(one);
+                    while let Ok(more) = self.told.try_recv() {
+                        news |= self.take_in(more);
                     }
                 }
                 () = due => {}
@@ -284,22 +294,32 @@ impl Guests {
     }
 
     /// Takes in what has come of a guest. Returns whether something else is to be said of it.
-    fn take_in(&mut self, done: Done) -> bool {
-        let id = done.id;
-        let news = self.judge(done);
+    fn take_in(&mut self, one: News) -> bool {
+        let id = one.id;
+        let news = self.judge(one);
         if let Some(due) = self.all.get(&id).and_then(|guest| guest.due(Instant::now())) {
             self.due.insert((due, id));
         }
         news
     }
 
-    fn judge(&mut self, Done { id, wish, outcome }: Done) -> bool {
+    fn judge(&mut self, News { id, wish, what }: News) -> bool {
         let Some(guest) = self.all.get_mut(&id) else { return false };
-        guest.busy = false;
-        if guest.wish != wish {
-            return false;
-        }
         let before = guest.problem();
+        let outcome = match what {
+            What::Ended(outcome) => {
+                (guest.busy, guest.late) = (false, false);
+                outcome
+            }
+            What::Late => {
+                warn!(instance = %id, seconds = LIMIT.as_secs(), "An instance's interface is slow to change");
+                guest.late = true;
+                return guest.problem() != before;
+            }
+        };
+        if guest.wish != wish {
+            return guest.problem() != before;
+        }
         match outcome {
             // Nothing is left to be done, or nothing is there any more.
             Ok(()) | Err(GuestError::Gone) if wish.alias.is_none() => {
@@ -341,14 +361,21 @@ impl Guests {
             let ranges = self.ranges.clone();
             let task = GuestTask { instance_id: id, alias: wish.alias, ranges };
             tokio::spawn(async move {
-                let _place = room.acquire().await;
+                let place = room.acquire().await;
                 debug!(instance = %id, alias = ?wish.alias, "Sees to an instance's interfaces");
-                let settled = tokio::time::timeout(LIMIT, backend.settle(&task)).await;
-                let slow = |_| {
-                    Err(GuestError::Failed(format!("it takes more than {} s", LIMIT.as_secs())))
-                };
+                let mut settled = std::pin::pin!(backend.settle(&task));
                 // Nobody waits any more when the agent stops.
-                tell.send(Done { id, wish, outcome: settled.unwrap_or_else(slow) }).ok();
+                let say = |what| tell.send(News { id, wish, what }).ok();
+                let outcome = match tokio::time::timeout(LIMIT, &mut settled).await {
+                    Ok(outcome) => outcome,
+                    Err(_) => {
+                        say(What::Late);
+                        // Others need not wait for a guest that hangs.
+                        drop(place);
+                        settled.await
+                    }
+                };
+                say(What::Ended(outcome));
             });
         }
     }
@@ -360,7 +387,8 @@ fn is_within_reach(report: &InstanceReport) -> bool {
 
 impl Guest {
     const fn new(wish: Wish) -> Self {
-        Self { wish, standing: Standing::New, busy: false, within_reach: true, by_chance: false }
+        let standing = Standing::New;
+        Self { wish, standing, busy: false, late: false, within_reach: true, by_chance: false }
     }
 
     fn fail(&mut self, id: InstanceId, error: &GuestError) {
@@ -398,10 +426,173 @@ impl Guest {
             Standing::New | Standing::Failed { .. } if !self.within_reach => {
                 Some((ProblemKind::Failing, format!("{doing}, and it is out of reach")))
             }
+            Standing::New | Standing::Failed { .. } if self.late => {
+                let seconds = LIMIT.as_secs();
+                let why = format!("{doing}: a change of it takes more than {seconds} s");
+                Some((ProblemKind::Failing, why))
+            }
             Standing::New => Some((ProblemKind::Pending, format!("{doing} yet"))),
             Standing::Failed { reason, .. } => {
                 Some((ProblemKind::Failing, format!("{doing}: {reason}")))
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Mutex, PoisonError};
+
+    use async_trait::async_trait;
+    use eip_compute::Sight;
+    use eip_model::{Attachment, ClusterId, DesiredSet, ElasticIpId, Generation};
+    use tokio::sync::watch;
+    use tokio_util::sync::CancellationToken;
+    use uuid::Uuid;
+
+    use super::*;
+
+    const PUBLIC: Ipv4Addr = Ipv4Addr::new(100, 64, 0, 1);
+
+    /// A backend whose guests end what they have begun when they may.
+    #[derive(Debug, Default)]
+    struct Slow {
+        begun: Mutex<Vec<(u128, Option<Ipv4Addr>)>>,
+        may_end: watch::Sender<usize>,
+    }
+
+    impl Slow {
+        fn begun(&self) -> Vec<(u128, Option<Ipv4Addr>)> {
+            self.begun.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        }
+    }
+
+    #[async_trait]
+    impl ComputeBackend for Slow {
+        fn backend(&self) -> Backend {
+            Backend::Docker
+        }
+
+        fn place(&self) -> String {
+            "the test".to_owned()
+        }
+
+        async fn watch(&self, _: watch::Sender<Sight>, _: CancellationToken) {}
+
+        async fn settle(&self, task: &GuestTask) -> Result<(), GuestError> {
+            let number = {
+                let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+                let public_ip = task.alias.map(|alias| alias.public_ip);
+                begun.push((task.instance_id.uuid().as_u128(), public_ip));
+                begun.len()
+            };
+            self.may_end.subscribe().wait_for(|may| *may >= number).await.unwrap();
+            Ok(())
+        }
+
+        fn looks_freely(&self) -> bool {
+            true
+        }
+    }
+
+    fn id(n: u8) -> InstanceId {
+        InstanceId::new(Uuid::from_u128(u128::from(n)))
+    }
+
+    fn private(n: u8) -> Ipv4Addr {
+        Ipv4Addr::new(172, 17, 0, n)
+    }
+
+    /// Running containers, and whether each can be reached in mode `alias`.
+    fn running(all: &[(u8, bool)]) -> Instances {
+        let report = |(n, within_reach): &(u8, bool)| InstanceReport {
+            id: id(*n),
+            backend: Backend::Docker,
+            name: format!("web-{n}"),
+            project: None,
+            state: InstanceState::Running,
+            private_ip: Some(private(*n)),
+            vpc_id: None,
+            address_source: None,
+            unusable: None,
+            modes: if *within_reach { Mode::ALL.to_vec() } else { Mode::nat_alone() },
+            interfaces: Vec::new(),
+        };
+        all.iter().map(|one| (id(one.0), Arc::new(report(one)))).collect()
+    }
+
+    fn want(guests: &mut Guests, instances: &Instances, alias: Option<u8>) {
+        let lives = instances.keys().map(|id| (*id, 1_u64)).collect();
+        let target = |n| {
+            let (instance_id, private_ip) = (id(n), private(n));
+            (PUBLIC, AliasTarget { instance_id, private_ip, speakers: BTreeSet::new() })
+        };
+        let aliases = alias.map(target).into_iter().collect();
+        guests.want(&aliases, Known { instances, lives: &lives, ranges: &[] });
+    }
+
+    /// What is said of the elastic IP while it points at this instance.
+    fn said(guests: &Guests, n: u8) -> Option<(ProblemKind, String)> {
+        let attachment = Attachment {
+            public_ip: PUBLIC,
+            elastic_ip_id: ElasticIpId::new(Uuid::nil()),
+            instance_id: id(n),
+            mode: Mode::Alias,
+            network: None,
+        };
+        let desired = Desired::new(DesiredSet {
+            cluster_id: ClusterId::new(Uuid::nil()),
+            host: "hv1".parse().unwrap(),
+            generation: Generation::default(),
+            replaces: None,
+            ranges: vec!["100.64.0.0/10".parse().unwrap()],
+            attachments: vec![attachment],
+        });
+        guests.problems(&desired.unwrap()).pop().map(|one| (one.kind, one.reason))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_begun_on_a_guest_before_what_took_too_long_has_ended() {
+        let slow = Arc::new(Slow::default());
+        let backend: Arc<dyn ComputeBackend> = Arc::<Slow>::clone(&slow);
+        let mut guests = Guests::new(&[backend]);
+        let instances = running(&[(2, true)]);
+        guests.swept.insert(id(2));
+        want(&mut guests, &instances, Some(2));
+        guests.changed().await;
+        let (kind, why) = said(&guests, 2).unwrap();
+        assert_eq!(kind, ProblemKind::Failing);
+        assert!(why.ends_with("a change of it takes more than 10 s"), "{why}");
+
+        want(&mut guests, &instances, None);
+        assert!(said(&guests, 2).is_some(), "it may yet get there");
+        tokio::time::sleep(LAST_RETRY * 4).await;
+        assert_eq!(slow.begun(), [(2, Some(PUBLIC))], "the take-off waits");
+        slow.may_end.send_replace(1);
+        guests.changed().await;
+        // The next one is begun by the task that was started.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert_eq!(slow.begun(), [(2, Some(PUBLIC)), (2, None)]);
+        slow.may_end.send_replace(2);
+        guests.changed().await;
+        assert_eq!(said(&guests, 2), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_instance_is_looked_at_for_leftovers_once_it_is_within_reach() {
+        let slow = Arc::new(Slow::default());
+        slow.may_end.send_replace(usize::MAX);
+        let backend: Arc<dyn ComputeBackend> = Arc::<Slow>::clone(&slow);
+        let mut guests = Guests::new(&[backend]);
+        for (all, looked_at) in [
+            (&[(2, true), (3, false)][..], &[(2, None)][..]),
+            (&[(2, true), (3, true)], &[(2, None), (3, None)]),
+            (&[(2, true), (3, true), (4, true)], &[(2, None), (3, None), (4, None)]),
+        ] {
+            want(&mut guests, &running(all), None);
+            let news = tokio::time::timeout(LIMIT, guests.changed()).await;
+            assert!(news.is_err(), "nothing is said of what was looked at by chance");
+            assert_eq!(slow.begun(), looked_at);
         }
     }
 }

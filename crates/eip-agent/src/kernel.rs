@@ -1,6 +1,7 @@
 //! The kernel side as the agent needs it, so that tests can put one there that fails on demand.
 
 use eip_dataplane::{DesiredState, TrafficReader};
+use eip_model::AttachmentProblem;
 
 /// What was tried, and the chain of what went wrong.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -22,6 +23,11 @@ pub trait Kernel: std::fmt::Debug + Send + 'static {
     /// # Errors
     /// When the kernel refused.
     fn mend(&mut self, wanted: &DesiredState) -> Result<Vec<&'static str>, KernelError>;
+
+    /// What the last call could not put in force of what was wanted, though all else is.
+    fn problems(&self) -> Vec<AttachmentProblem> {
+        Vec::new()
+    }
 
     /// What will not work for want of rights, though all else does, for people.
     fn caveat(&self) -> Option<String> {

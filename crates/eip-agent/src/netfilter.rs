@@ -1,15 +1,19 @@
 //! The data plane of this host as the agent's kernel.
 
 use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use eip_dataplane::firewall::{
-    Accept, Doubts, FirewallError, Through, ensure_docker_accept, ensure_libvirt_accept,
+    Accept, Doubts, FirewallError, Through, closed_by_docker, ensure_docker_accept,
+    ensure_libvirt_accept,
 };
-use eip_dataplane::{ApplyError, DataPlane, DesiredState, Options, TrafficReader};
-use eip_model::{Ipv4Range, LocalNetwork, chain};
-use tracing::warn;
+use eip_dataplane::{
+    ACCEPT_MARK, Applied, ApplyError, DataPlane, DesiredState, Options, TrafficReader,
+};
+use eip_model::{AttachmentProblem, Ipv4Range, LocalNetwork, ProblemKind, chain};
+use tracing::{debug, warn};
 
 use crate::kernel::{Kernel, KernelError};
 
@@ -27,6 +31,9 @@ const ROUTE_SHARE: u32 = 30;
 const TABLE: &str = "the nftables table of elastic IPs";
 const ROUTES: &str = "the routes of elastic IPs or the addresses of the host";
 
+/// Bridges, by name.
+type Closed = Arc<Mutex<BTreeSet<String>>>;
+
 /// What was put right and has not been told yet.
 type Mended = Arc<Mutex<BTreeSet<&'static str>>>;
 
@@ -40,6 +47,9 @@ struct Netfilter {
     /// Something was applied: the table is ours to lose.
     begun: bool,
     mended: Mended,
+    /// The bridges that Docker's nftables firewall keeps elastic IPs from.
+    closed: Closed,
+    problems: Vec<AttachmentProblem>,
     /// What has been said: a warning that lasts is said once.
     warned: BTreeSet<String>,
 }
@@ -62,7 +72,9 @@ pub fn open_kernel(options: Options) -> Result<Box<dyn Kernel>, String> {
     let plane = DataPlane::open_with(options).map_err(|error| chain(&error))?;
     let passage = Arc::new(Mutex::new(Passage::default()));
     let mended = Mended::default();
-    watch_firewalls(&passage, &mended)
+    let closed = Closed::default();
+    look_for_closed(&closed);
+    watch_firewalls(&passage, &mended, &closed)
         .map_err(|error| format!("cannot start a thread: {error}"))?;
     Ok(Box::new(Netfilter {
         plane,
@@ -71,6 +83,8 @@ pub fn open_kernel(options: Options) -> Result<Box<dyn Kernel>, String> {
         settled: Instant::now(),
         begun: false,
         mended,
+        closed,
+        problems: Vec::new(),
         warned: BTreeSet::new(),
     }))
 }
@@ -108,6 +122,10 @@ impl Kernel for Netfilter {
         Ok(std::mem::take(&mut *mended).into_iter().collect())
     }
 
+    fn problems(&self) -> Vec<AttachmentProblem> {
+        self.problems.clone()
+    }
+
     fn caveat(&self) -> Option<String> {
         self.plane.caveat().map(|warning| warning.to_string())
     }
@@ -143,6 +161,9 @@ impl Netfilter {
     fn settle(&mut self, wanted: &DesiredState) -> Result<bool, KernelError> {
         let applied = self.plane.apply(wanted).map_err(|error| refused(&error))?;
         self.settled = Instant::now();
+        let closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
+        self.problems = problems(&applied, wanted, &closed);
+        drop(closed);
         for warning in &applied.warnings {
             if self.warned.insert(warning.to_string()) {
                 warn!(%warning, "Applied, with a warning");
@@ -154,8 +175,13 @@ impl Netfilter {
 
 /// Looks after others' firewalls until the data plane is dropped. On a thread of its own: `iptables`
 /// may have to wait for others, and moves must not wait with it.
-fn watch_firewalls(passage: &Arc<Mutex<Passage>>, mended: &Mended) -> std::io::Result<()> {
+fn watch_firewalls(
+    passage: &Arc<Mutex<Passage>>,
+    mended: &Mended,
+    closed: &Closed,
+) -> std::io::Result<()> {
     let (passage, mended) = (Arc::downgrade(passage), Arc::clone(mended));
+    let closed = Arc::clone(closed);
     let watch = move || {
         let mut doubts = Doubts::default();
         let mut before = Passage::default();
@@ -166,6 +192,7 @@ fn watch_firewalls(passage: &Arc<Mutex<Passage>>, mended: &Mended) -> std::io::R
             if now.ranges.is_empty() {
                 continue;
             }
+            look_for_closed(&closed);
             let inserted = let_through(&now, &mut doubts);
             // What is wanted for the first time was not taken away by anybody.
             if now == before {
@@ -201,6 +228,69 @@ fn let_through(passage: &Passage, doubts: &mut Doubts) -> Vec<&'static str> {
     .into_iter()
     .filter_map(mended)
     .collect()
+}
+
+/// Looks which bridges Docker's nftables firewall keeps elastic IPs from.
+fn look_for_closed(closed: &Closed) {
+    let found = match closed_by_docker() {
+        Ok(found) => found,
+        Err(error) => {
+            debug!(%error, "Could not look at Docker's nftables firewall; will retry");
+            return;
+        }
+    };
+    let mut known = closed.lock().unwrap_or_else(PoisonError::into_inner);
+    for bridge in found.difference(&known) {
+        let mark = accept_mark();
+        warn!(
+            bridge,
+            "Docker's nftables firewall keeps elastic IPs out; start dockerd with \
+             --bridge-accept-fwmark={mark}"
+        );
+    }
+    *known = found;
+}
+
+/// As `dockerd` takes it: the value, and the bits that count.
+fn accept_mark() -> String {
+    format!("{ACCEPT_MARK:#x}/{ACCEPT_MARK:#x}")
+}
+
+/// Says what elastic IPs cannot be reached though they are applied.
+fn problems(
+    applied: &Applied,
+    wanted: &DesiredState,
+    closed: &BTreeSet<String>,
+) -> Vec<AttachmentProblem> {
+    let failing = |public_ip: &Ipv4Addr, reason| AttachmentProblem {
+        public_ip: *public_ip,
+        kind: ProblemKind::Failing,
+        reason,
+    };
+    let refused = applied.refused.iter();
+    let refused = refused
+        .map(|(to, error)| failing(to, format!("the kernel refuses a route to it: {error}")));
+    let mut all: Vec<AttachmentProblem> = refused.collect();
+    if closed.is_empty() {
+        return all;
+    }
+    let bridge = |private: Ipv4Addr| {
+        let leads = |network: &&LocalNetwork| network.subnet.contains(&private);
+        let interface = wanted.networks.iter().find(leads).map(|network| &network.interface);
+        interface.filter(|interface| closed.contains(*interface))
+    };
+    let rewritten = wanted.targets.iter().map(|(public, private)| (public, *private));
+    let aliases = wanted.aliases.iter().map(|(public, alias)| (public, alias.private_ip));
+    all.extend(rewritten.chain(aliases).filter_map(|(public, private)| {
+        let bridge = bridge(private)?;
+        let mark = accept_mark();
+        let why = format!(
+            "Docker's nftables firewall keeps it out of {bridge}; start dockerd with \
+             --bridge-accept-fwmark={mark}"
+        );
+        Some(failing(public, why))
+    }));
+    all
 }
 
 fn passage(wanted: &DesiredState) -> Passage {

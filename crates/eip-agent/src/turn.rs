@@ -84,6 +84,10 @@ impl Turns {
         let mut mend = tokio::time::interval(MEND_INTERVAL);
         mend.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
+            // Backends end with the agent: what that looks like is not to be told.
+            if stop.is_cancelled() {
+                return;
+            }
             self.turn(&mut plane).await;
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -121,7 +125,7 @@ impl Turns {
                 cluster_id: desired.cluster_id,
                 generation: plane.generation,
                 data_plane: plane.health(self.refused.borrow_and_update().as_deref()),
-                problems: merged(problems, of_guests),
+                problems: merged(problems, [plane.problems(), of_guests].concat()),
             };
             publish(&self.applied, report);
         }
@@ -245,6 +249,13 @@ impl Plane {
         });
         let panicked = || KernelError("the data plane gave up on this".to_owned());
         Some(done.await.unwrap_or_else(|_| Err(panicked())))
+    }
+
+    /// What the kernel would not have of what is in force.
+    fn problems(&self) -> Vec<AttachmentProblem> {
+        let kernel = self.kernel.as_ref().map(|kernel| kernel.lock());
+        kernel
+            .map_or_else(|_| Vec::new(), |it| it.unwrap_or_else(PoisonError::into_inner).problems())
     }
 
     /// Whether what is desired is in force here.

@@ -10,10 +10,15 @@ use eip_model::{
 use futures_util::future::select_all;
 use tokio::sync::watch;
 
+/// What is said of a backend whose follower has ended while the agent goes on.
+const NOBODY_FOLLOWS: &str = "the agent's part that follows it has failed; restart the agent";
+
 /// Every backend's last word, and the last list of each.
 #[derive(Debug)]
 pub(crate) struct World {
     sights: Vec<(Backend, watch::Receiver<Sight>)>,
+    /// Those of which nothing more will come: whoever followed them has ended.
+    ended: BTreeSet<Backend>,
     /// Whether a backend has told something that is not in `view`.
     news: bool,
     view: View,
@@ -53,7 +58,7 @@ impl World {
         for (backend, listing) in kept.into_iter().filter(|(backend, _)| followed(backend)) {
             view.take(backend, &listing);
         }
-        Self { sights, news: true, view }
+        Self { sights, ended: BTreeSet::new(), news: true, view }
     }
 
     /// Takes in what the backends have told since, and returns whether they have told anything.
@@ -68,6 +73,9 @@ impl World {
         for (backend, sight) in &mut self.sights {
             let sight = sight.borrow_and_update().clone();
             let told = match &sight {
+                _ if self.ended.contains(backend) => {
+                    Some(Told::Unreachable(NOBODY_FOLLOWS.to_owned()))
+                }
                 Sight::Unseen => None,
                 Sight::Listed(listing) => Some(Told::Listed(listing.instances.clone())),
                 Sight::Unreachable { reason, .. } => Some(Told::Unreachable(reason.clone())),
@@ -92,23 +100,30 @@ impl World {
         self.view.clone()
     }
 
-    /// Waits until a backend has told something new.
+    /// Waits until a backend has told something new, or will not any more.
     pub(crate) async fn changed(&mut self) {
-        let changes = self.sights.iter_mut().map(|(_, sight)| Box::pin(sight.changed()));
+        let ended = &self.ended;
+        let followed = self.sights.iter_mut().filter(|(backend, _)| !ended.contains(backend));
+        let changes = followed.map(|(backend, sight)| {
+            let backend = *backend;
+            Box::pin(async move { sight.changed().await.map_err(|_| backend) })
+        });
         let changes: Vec<_> = changes.collect();
         if changes.is_empty() {
             return std::future::pending().await;
         }
-        if select_all(changes).await.0.is_err() {
-            // The backend was told to stop, and so will be whoever waits here.
-            std::future::pending::<()>().await;
+        if let (Err(backend), ..) = select_all(changes).await {
+            self.ended.insert(backend);
         }
         self.news = true;
     }
 
     /// Whether every backend has answered, or been found not to.
     pub(crate) fn seen(&self) -> bool {
-        self.sights.iter().all(|(_, sight)| !matches!(*sight.borrow(), Sight::Unseen))
+        let seen = |(backend, sight): &(Backend, watch::Receiver<Sight>)| {
+            self.ended.contains(backend) || !matches!(*sight.borrow(), Sight::Unseen)
+        };
+        self.sights.iter().all(seen)
     }
 }
 
@@ -213,5 +228,23 @@ mod tests {
         assert_eq!(names(&mut world), ["libvirt-1", "libvirt-2", "docker-3"]);
         assert_eq!(world.view().lives.len(), 3);
         assert!(!world.look(), "nobody has told anything since");
+    }
+
+    #[tokio::test]
+    async fn a_backend_that_nobody_follows_any_more_is_told_and_the_others_are_followed() {
+        let (docker, docker_seen) = watch::channel(Sight::Unseen);
+        let (sandbox, sandbox_seen) = watch::channel(Sight::Unseen);
+        let sights = vec![(Backend::Docker, docker_seen), (Backend::Sandbox, sandbox_seen)];
+        let mut world = World::new(sights, BTreeMap::new());
+        drop(sandbox);
+        world.changed().await;
+        assert!(world.look());
+        docker.send_replace(Sight::Listed(Listing::default()));
+        world.changed().await;
+        assert!(world.seen() && world.look());
+        let nobody = Told::Unreachable(NOBODY_FOLLOWS.to_owned());
+        let expected =
+            [(Backend::Docker, Told::Listed(Instances::new())), (Backend::Sandbox, nobody)];
+        assert_eq!(world.view().inventory, expected.into());
     }
 }

@@ -65,7 +65,8 @@ pub trait ComputeBackend: std::fmt::Debug + Send + Sync + 'static {
 
     /// Makes the elastic IPs on an instance's interfaces what they should be. Repeating it is a look.
     ///
-    /// May take long, where a guest is asked; whoever calls gives up when they like.
+    /// May take long, where a guest is asked. Whoever calls waits for the end, however late: what was
+    /// begun may still change something, and what contradicts it must not be begun meanwhile.
     async fn settle(&self, task: &GuestTask) -> Result<(), GuestError>;
 
     /// Whether a look at an instance's interfaces costs nothing to speak of, and the instance nothing

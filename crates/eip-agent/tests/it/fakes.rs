@@ -11,8 +11,8 @@ use eip_agent::{AgentConfig, Kernel, KernelError, ServerLink};
 use eip_compute::{Alias, ComputeBackend, GuestError, GuestTask, Listing, Sight};
 use eip_dataplane::DesiredState;
 use eip_model::{
-    AliasTarget, Backend, InstanceId, InstanceInterface, InstanceReport, InstanceState,
-    LocalNetwork, MacAddress, PoolConfig,
+    AliasTarget, AttachmentProblem, Backend, InstanceId, InstanceInterface, InstanceReport,
+    InstanceState, LocalNetwork, MacAddress, PoolConfig,
 };
 use eip_server::{ApiKey, ApiState, Service, ServiceConfig};
 use eip_testkit::eventually_async;
@@ -36,6 +36,7 @@ struct KernelState {
     applied: usize,
     failures: usize,
     disturbed: bool,
+    problems: Vec<AttachmentProblem>,
 }
 
 impl FakeKernel {
@@ -57,12 +58,21 @@ impl FakeKernel {
         self.0.lock().unwrap().in_force.aliases.clone().into_iter().collect()
     }
 
+    /// Has the kernel refuse what one elastic IP needs, or nothing any more.
+    pub(crate) fn refuse(&self, problems: Vec<AttachmentProblem>) {
+        self.0.lock().unwrap().problems = problems;
+    }
+
     pub(crate) fn applied(&self) -> usize {
         self.0.lock().unwrap().applied
     }
 }
 
 impl Kernel for FakeKernel {
+    fn problems(&self) -> Vec<AttachmentProblem> {
+        self.0.lock().unwrap().problems.clone()
+    }
+
     fn apply(&mut self, wanted: &DesiredState) -> Result<(), KernelError> {
         let mut state = self.0.lock().unwrap();
         if state.failures > 0 {

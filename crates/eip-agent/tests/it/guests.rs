@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use eip_compute::Alias;
-use eip_model::Mode;
+use eip_model::{AttachmentProblem, Mode, ProblemKind};
 use eip_testkit::eventually_async;
 use serde_json::Value;
 
@@ -55,6 +55,23 @@ async fn an_alias_is_active_when_the_instance_has_it_and_gone_when_it_ends() {
     scene.post("/elastic-ips/100.64.0.1/disassociate", "").await;
     assert!(scene.kernel.aliases().is_empty(), "at once");
     scene.on_interfaces(&[]).await;
+}
+
+#[tokio::test]
+async fn what_the_kernel_refuses_of_one_elastic_ip_is_told_of_that_one() {
+    let mut scene = Scene::new().await;
+    scene.start_agent();
+    scene.runs(vec![container(2), container(3)]);
+    let reason = "the kernel refuses a route to it: Network is unreachable".to_owned();
+    let (public_ip, kind) = (pair(1, 2).0, ProblemKind::Failing);
+    scene.kernel.refuse(vec![AttachmentProblem { public_ip, kind, reason: reason.clone() }]);
+    let answer = scene.alias(1, 2, 5).await;
+    assert_eq!(answer["data_plane"]["state"], "failing", "{answer}");
+    assert_eq!(answer["data_plane"]["reason"], reason);
+    let other = scene.alias(2, 3, 5).await;
+    assert_eq!(other["data_plane"]["state"], "active", "{other}");
+    scene.kernel.refuse(Vec::new());
+    scene.told("100.64.0.1", "active").await;
 }
 
 #[tokio::test]
