@@ -4,25 +4,15 @@ use std::fmt;
 use std::net::Ipv4Addr;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::de::{self, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
 use crate::instance::UnknownWord;
 
 /// How an elastic IP reaches its instance.
 #[derive(
-    Debug,
-    Clone,
-    Copy,
-    Default,
-    PartialEq,
-    Eq,
-    Hash,
-    PartialOrd,
-    Ord,
-    Serialize,
-    Deserialize,
-    ToSchema,
+    Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, ToSchema,
 )]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
@@ -54,6 +44,25 @@ impl Mode {
 impl fmt::Display for Mode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+/// By hand, because what is derived says of a number that it expects a value.
+impl<'de> Deserialize<'de> for Mode {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Word;
+        impl Visitor<'_> for Word {
+            type Value = Mode;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("\"nat\" or \"alias\"")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Mode, E> {
+                text.parse().map_err(E::custom)
+            }
+        }
+        deserializer.deserialize_str(Word)
     }
 }
 
@@ -170,6 +179,15 @@ mod tests {
         for mode in Mode::ALL {
             assert_eq!(serde_json::to_value(mode).unwrap(), mode.as_str());
             assert_eq!(mode.as_str().parse(), Ok(mode));
+            assert_eq!(serde_json::from_value::<Mode>(mode.as_str().into()).unwrap(), mode);
+        }
+        for (wrong, why) in
+            [("7", "integer `7`"), ("null", "null"), ("{}", "map"), ("\"x\"", "\"x\"")]
+        {
+            let error = serde_json::from_str::<Mode>(wrong).unwrap_err();
+            assert!(error.is_data(), "what it says is wrong, not how: {error}");
+            let said = error.to_string();
+            assert!(said.contains(why) && said.contains("nat") && said.contains("alias"), "{said}");
         }
     }
 }

@@ -46,10 +46,11 @@ pub struct AssociateRequest {
     /// this instance already, as it does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<Mode>,
-    /// Which of the instance's networks it is to lead to; by default the instance's first choice, and
-    /// where it is associated with this instance already, the one that it leads to.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub network: Option<String>,
+    /// Which of the instance's networks it is to lead to; `null` for the instance's first choice. Left
+    /// out, the one that it leads to where it is associated with this instance already.
+    #[serde(default, deserialize_with = "said", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub network: Option<Option<String>>,
     /// How long to wait for the host, in seconds: 0 to 60, by default 5.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 0, maximum = 60)]
@@ -87,8 +88,9 @@ pub struct AssociateOne {
     pub instance_id: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<Mode>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub network: Option<String>,
+    #[serde(default, deserialize_with = "said", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub network: Option<Option<String>>,
 }
 
 /// What has become of each, in the order of the request.
@@ -170,6 +172,11 @@ where
     Ok(Some(label))
 }
 
+/// Tells a text that is `null` from one that is left out.
+fn said<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Option<String>>, D::Error> {
+    Option::<String>::deserialize(from).map(Some)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -179,6 +186,22 @@ mod tests {
         let text = r#"{"instance_id": "web", "allow_reasociation": true}"#;
         let error = serde_json::from_str::<AssociateRequest>(text).unwrap_err();
         assert!(error.to_string().contains("allow_reasociation"));
+    }
+
+    #[test]
+    fn a_network_that_is_null_is_another_wish_than_none() {
+        let read = |more: &str| {
+            let text = format!(r#"{{"instance_id": "web"{more}}}"#);
+            let request = serde_json::from_str::<AssociateRequest>(&text).unwrap();
+            assert_eq!(
+                serde_json::to_value(&request).unwrap().get("network").is_some(),
+                !more.is_empty()
+            );
+            request.network
+        };
+        assert_eq!(read(""), None);
+        assert_eq!(read(r#", "network": null"#), Some(None));
+        assert_eq!(read(r#", "network": "back""#), Some(Some("back".to_owned())));
     }
 
     #[test]

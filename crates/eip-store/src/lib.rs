@@ -30,9 +30,9 @@ pub use import::{ImportError, Imported, import};
 pub use news::News;
 pub use open::{OpenError, open};
 pub use records::{
-    Ahead, Allocated, ApiKeyRecord, AssociateCommand, AssociationRecord, DisassociateCommand,
-    ElasticIpFilter, ElasticIpRecord, HostProgress, HostRecord, InstanceFilter, InventoryOutcome,
-    ListPlace, NewAllocation, NewApiKey, OnceKey, PoolCounts, PoolLoad, ReleaseCommand, Released,
-    Reported, Scope, UpdateCommand, Wish,
+    Acceptance, Ahead, Allocated, ApiKeyRecord, AssociateCommand, AssociationRecord,
+    DisassociateCommand, ElasticIpFilter, ElasticIpRecord, HostProgress, HostRecord,
+    InstanceFilter, InventoryOutcome, ListPlace, NetworkWish, NewAllocation, NewApiKey, OnceKey,
+    PoolCounts, PoolLoad, ReleaseCommand, Released, Reported, Scope, UpdateCommand, Wish,
 };
 pub use repository::Repository;

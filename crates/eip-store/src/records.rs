@@ -74,15 +74,22 @@ pub struct AssociateCommand {
     pub instance: InstanceRef,
     pub allow_reassociation: bool,
     /// How the elastic IP is to reach the instance, if the caller says so. Without, it reaches an
-    /// instance that it is associated with already as it does.
+    /// instance that it is associated with already as it does, and another as its pool says.
     pub mode: Option<Mode>,
-    /// How it is to reach an instance that is new to it when the caller does not say so; without, its
-    /// pool is asked.
-    pub otherwise: Option<Mode>,
-    /// The one of the instance's networks that it is to lead to, if the caller says so.
-    pub network: Option<String>,
+    pub network: NetworkWish,
     pub actor: String,
     pub now: Timestamp,
+}
+
+/// Which of the instance's networks an elastic IP is to lead to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum NetworkWish {
+    /// The one that it leads to, or the first choice of an instance that is new to it.
+    #[default]
+    AsItIs,
+    /// The instance's first choice, whatever that comes to be.
+    FirstChoice,
+    Named(String),
 }
 
 #[derive(Debug, Clone)]
@@ -289,6 +296,22 @@ pub struct Ahead {
     pub generation: Generation,
     /// Whose set it is, where that is another record.
     pub cluster: Option<ClusterId>,
+}
+
+impl Ahead {
+    /// Whether what was noted of the host says this already.
+    #[must_use]
+    pub fn covers(&self, found: &Self) -> bool {
+        self.cluster == found.cluster && self.generation >= found.generation
+    }
+}
+
+/// What came of accepting that a host is ahead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Acceptance {
+    Accepted,
+    NotAhead,
+    NoSuchHost,
 }
 
 /// How far a host has come, as far as this record knows.

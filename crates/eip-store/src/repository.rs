@@ -14,10 +14,10 @@ use tokio::sync::broadcast;
 use crate::error::StoreError;
 use crate::news::News;
 use crate::records::{
-    Ahead, Allocated, ApiKeyRecord, AssociateCommand, DisassociateCommand, ElasticIpFilter,
-    ElasticIpRecord, HostProgress, HostRecord, InstanceFilter, InventoryOutcome, NewAllocation,
-    NewApiKey, PoolCounts, PoolLoad, ReleaseCommand, Released, Reported, Scope, UpdateCommand,
-    Wish,
+    Acceptance, Ahead, Allocated, ApiKeyRecord, AssociateCommand, DisassociateCommand,
+    ElasticIpFilter, ElasticIpRecord, HostProgress, HostRecord, InstanceFilter, InventoryOutcome,
+    NewAllocation, NewApiKey, PoolCounts, PoolLoad, ReleaseCommand, Released, Reported, Scope,
+    UpdateCommand, Wish,
 };
 
 /// The record of the service, whatever database keeps it.
@@ -228,7 +228,7 @@ pub trait Repository: std::fmt::Debug + Send + Sync + 'static {
         id: ElasticIpId,
     ) -> Result<Option<Traffic>, StoreError>;
 
-    /// Makes the desired set of a host that is ahead the successor of what it holds. Returns
-    /// whether there is such a host; for one that is not ahead nothing changes.
-    async fn accept_host(&self, host: &HostName) -> Result<bool, StoreError>;
+    /// Makes the desired set of a host that is ahead the successor of what it holds. For one that is
+    /// not ahead nothing changes.
+    async fn accept_host(&self, host: &HostName) -> Result<Acceptance, StoreError>;
 }

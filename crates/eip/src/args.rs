@@ -340,9 +340,12 @@ pub(crate) struct How {
     /// says].
     #[arg(long)]
     pub(crate) mode: Option<Mode>,
-    /// Which of the instance's networks it is to lead to.
+    /// Which of the instance's networks it is to lead to [default: the one that it leads to].
     #[arg(long, value_name = "NAME")]
     pub(crate) network: Option<String>,
+    /// Whichever of its networks the instance puts first, after it was one of a name.
+    #[arg(long, conflicts_with = "network")]
+    pub(crate) any_network: bool,
 }
 
 #[derive(Debug, Clone, Copy, ClapArgs)]

@@ -7,11 +7,12 @@ use eip_model::{
     AppliedReport, ClusterId, DesiredNews, Generation, Host, HostName, InventoryPart, MENDS_KEPT,
     MendReport, TrafficReport,
 };
-use eip_store::{Ahead, HostProgress, Reported};
+use eip_store::{Acceptance, Ahead, HostProgress, Reported};
 use jiff::Timestamp;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
+use super::signals::Waiting;
 use super::{Caller, Error, Service};
 use crate::metrics;
 
@@ -134,10 +135,13 @@ impl Service {
         if progress.ahead.is_none() {
             error!(%host, reason, "A host is given no desired set any more");
         }
-        let said = format!("{reason}; eip host accept {host} gives it what is wished here");
-        let marked = self.repository().mark_ahead(host, ahead, &said, Timestamp::now()).await;
-        marked.map_err(Error::Store)?;
-        self.signals.observed_changed(host);
+        // Once: it asks again every few seconds.
+        if !progress.ahead.is_some_and(|noted| noted.covers(&ahead)) {
+            let said = format!("{reason}; eip host accept {host} gives it what is wished here");
+            let marked = self.repository().mark_ahead(host, ahead, &said, Timestamp::now()).await;
+            marked.map_err(Error::Store)?;
+            self.signals.observed_changed(host);
+        }
         Err(Error::HostAhead { host: host.clone(), reason })
     }
 
@@ -182,11 +186,14 @@ impl Service {
         caller.may_administer()?;
         let unknown = || Error::HostNotFound { named: named.to_owned() };
         let host: HostName = named.parse().map_err(|_| unknown())?;
-        if !self.repository().accept_host(&host).await.map_err(Error::Store)? {
-            return Err(unknown());
+        match self.repository().accept_host(&host).await.map_err(Error::Store)? {
+            Acceptance::NoSuchHost => return Err(unknown()),
+            Acceptance::NotAhead => {}
+            Acceptance::Accepted => {
+                warn!(%host, by = caller.actor(), "A host is to take what this record has");
+                self.signals.desired_changed(&host);
+            }
         }
-        warn!(%host, by = caller.actor(), "A host is to take what this record has");
-        self.signals.desired_changed(&host);
         let hosts = self.hosts(caller).await?;
         hosts.into_iter().find(|one| one.name == host).ok_or_else(unknown)
     }
@@ -200,22 +207,18 @@ impl Service {
         wait: Duration,
     ) -> Result<Option<DesiredNews>, Error> {
         let host = caller.host()?;
-        let deadline = Instant::now() + wait;
-        let mut changes = self.signals.watch_desired(host);
+        let changes = self.signals.watch_desired(host);
+        let mut waiting = Waiting::until(Instant::now() + wait, changes, SLOW_POLL);
         let foreign = holds.cluster.is_some_and(|held| held != self.repository().cluster_id());
         loop {
-            changes.borrow_and_update();
             let progress = self.trusted(host, holds).await?;
             if foreign || holds.known != Some(progress.desired) {
                 let since = holds.known.filter(|_| holds.changes && !foreign);
                 return self.desired_since(host, since).await.map(Some);
             }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            if !waiting.again().await {
                 return Ok(None);
             }
-            // Either outcome leads to another look.
-            tokio::time::timeout(left.min(SLOW_POLL), changes.changed()).await.ok();
         }
     }
 

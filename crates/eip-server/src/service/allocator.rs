@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use eip_model::{
-    ElasticIpId, FreeMap, Ipv4Range, Mode, PoolConfig, PoolName, Reserved, craft_id, derive_offset,
+    ElasticIpId, FreeMap, Ipv4Range, PoolConfig, PoolName, Reserved, craft_id, derive_offset,
 };
 
 /// An address that nobody else in this process is trying for, and the id that stands for it.
@@ -69,13 +69,6 @@ impl Allocator {
 
     pub(crate) fn pool(&self, name: &PoolName) -> Option<&PoolConfig> {
         self.pools.get(name).map(|hint| &hint.config)
-    }
-
-    /// Returns the mode of every pool, if they all have the same one.
-    pub(crate) fn only_mode(&self) -> Option<Mode> {
-        let mut modes = self.pools.values().map(|hint| hint.config.mode);
-        let first = modes.next()?;
-        modes.all(|mode| mode == first).then_some(first)
     }
 
     pub(crate) fn pool_of(&self, address: Ipv4Addr) -> Option<&PoolConfig> {

@@ -11,7 +11,8 @@ use eip_model::{
 };
 use eip_store::{
     Allocated, AssociateCommand, DisassociateCommand, ElasticIpFilter, ElasticIpRecord, ListPlace,
-    NewAllocation, OnceKey, Refusal, ReleaseCommand, Scope, StoreError, UpdateCommand, Wish,
+    NetworkWish, NewAllocation, OnceKey, Refusal, ReleaseCommand, Scope, StoreError, UpdateCommand,
+    Wish,
 };
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
@@ -20,6 +21,7 @@ use tracing::info;
 
 use super::allocator::{Allocator, Candidate, Taken};
 use super::error::About;
+use super::signals::Waiting;
 use super::{Caller, Error, Service};
 
 /// How long a change waits for the host when the caller does not say, in seconds.
@@ -219,11 +221,12 @@ impl Service {
         request: &AssociateRequest,
     ) -> Result<Wish, Error> {
         let scope = caller.may_write()?;
-        if let Some(network) = &request.network
+        if let Some(Some(network)) = &request.network
             && !(1..=LONGEST_NETWORK).contains(&network.len())
         {
             let detail = format!("network has 1 to {LONGEST_NETWORK} bytes, not {}", network.len());
-            let hint = "leave it out for the one that it has; GET /instances lists them";
+            let hint = "leave it out for the one that it has, or send null for the instance's first \
+                        choice; GET /instances lists them";
             return Err(Error::invalid(detail, hint));
         }
         let named = InstanceRef::parse(&request.instance_id);
@@ -233,8 +236,11 @@ impl Service {
             instance: named.clone(),
             allow_reassociation: request.allow_reassociation,
             mode: request.mode,
-            otherwise: self.allocator.only_mode(),
-            network: request.network.clone(),
+            network: match &request.network {
+                None => NetworkWish::AsItIs,
+                Some(None) => NetworkWish::FirstChoice,
+                Some(Some(name)) => NetworkWish::Named(name.clone()),
+            },
             actor: caller.actor(),
             now: Timestamp::now(),
         };
@@ -255,20 +261,17 @@ impl Service {
         named: &InstanceRef,
         command: impl Fn() -> AssociateCommand,
     ) -> Result<Wish, Error> {
-        let deadline = Instant::now() + GRACE;
-        let mut inventories = self.signals.watch_inventory();
+        let inventories = self.signals.watch_inventory();
+        let mut waiting = Waiting::until(Instant::now() + GRACE, inventories, SLOW_POLL);
         loop {
             let command = command();
             let error = match self.repository().associate(&command).await {
                 Ok(wish) => return Ok(wish),
                 Err(error) => About { target: &command.target, named }.explain(error),
             };
-            let left = deadline.saturating_duration_since(Instant::now());
-            if !error.is_of_the_instance() || left.is_zero() {
+            if !error.is_of_the_instance() || !waiting.again().await {
                 return Err(error);
             }
-            // Either outcome leads to another try.
-            tokio::time::timeout(left.min(SLOW_POLL), inventories.changed()).await.ok();
         }
     }
 
@@ -421,22 +424,18 @@ impl Service {
         scope: &Scope,
         wait: Duration,
     ) -> Result<ElasticIp, Error> {
-        let deadline = Instant::now() + wait;
-        let mut reports = self.signals.watch_observed(&wish.host);
+        let reports = self.signals.watch_observed(&wish.host);
+        let mut waiting = Waiting::until(Instant::now() + wait, reports, SLOW_POLL);
         let mut recorded = wish.record;
         loop {
-            reports.borrow_and_update();
             let record = match recorded.take() {
                 Some(record) => record,
                 None => self.find(target, scope).await?,
             };
             let now = record.at(Timestamp::now());
-            let left = deadline.saturating_duration_since(Instant::now());
-            if now.data_plane.state != DataPlaneState::Pending || left.is_zero() {
+            if now.data_plane.state != DataPlaneState::Pending || !waiting.again().await {
                 return Ok(now);
             }
-            // Either outcome leads to another look.
-            tokio::time::timeout(left.min(SLOW_POLL), reports.changed()).await.ok();
         }
     }
 }

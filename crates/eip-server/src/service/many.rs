@@ -1,7 +1,6 @@
 //! Associating many elastic IPs at once.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use eip_model::{
     AssociateManyRequest, AssociateOne, AssociateRequest, ElasticIp, ElasticIpRef, Generation,
@@ -12,6 +11,7 @@ use futures_util::future::join_all;
 use tokio::time::Instant;
 
 use super::elastic_ips::{SLOW_POLL, wait_for};
+use super::signals::Waiting;
 use super::{Caller, Error, Service};
 
 type Wished = Result<(ElasticIpRef, Wish), Error>;
@@ -68,16 +68,12 @@ impl Service {
     /// Waits until a host has reported a generation, or the deadline has passed. So has it for the
     /// waiting when the record does not answer: what was recorded is, and each is asked for next.
     async fn reported(&self, host: &HostName, wanted: Generation, deadline: Instant) {
-        let mut reports = self.signals.watch_observed(host);
+        let mut waiting = Waiting::until(deadline, self.signals.watch_observed(host), SLOW_POLL);
         loop {
-            reports.borrow_and_update();
             let Ok((_, observed)) = self.repository().generations(host).await else { return };
-            let left: Duration = deadline.saturating_duration_since(Instant::now());
-            if observed >= wanted || left.is_zero() {
+            if observed >= wanted || !waiting.again().await {
                 return;
             }
-            // Either outcome leads to another look.
-            tokio::time::timeout(left.min(SLOW_POLL), reports.changed()).await.ok();
         }
     }
 }

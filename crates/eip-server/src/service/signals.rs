@@ -3,10 +3,12 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use eip_model::HostName;
 use eip_store::News;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 /// A counter for each host that whoever waits can watch. Missing a wake-up costs at most one turn of
 /// the slow poll that every waiter has besides.
@@ -38,6 +40,37 @@ impl Board {
 
     fn watch(&self, host: &HostName) -> watch::Receiver<u64> {
         self.lock().entry(host.clone()).or_default().subscribe()
+    }
+}
+
+/// Somebody who looks at the record again and again, until a deadline.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    signal: watch::Receiver<u64>,
+    /// How long a look may be put off without a signal: another server may have changed something.
+    at_most: Duration,
+    deadline: Instant,
+}
+
+impl Waiting {
+    /// What is signalled from now on leads to another look.
+    pub(crate) const fn until(
+        deadline: Instant,
+        signal: watch::Receiver<u64>,
+        at_most: Duration,
+    ) -> Self {
+        Self { signal, at_most, deadline }
+    }
+
+    /// Waits until it is worth looking again. Returns whether there was time for that.
+    pub(crate) async fn again(&mut self) -> bool {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return false;
+        }
+        // Either outcome leads to another look.
+        tokio::time::timeout(left.min(self.at_most), self.signal.changed()).await.ok();
+        true
     }
 }
 

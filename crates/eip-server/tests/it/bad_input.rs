@@ -34,6 +34,7 @@ async fn a_body_that_is_not_what_was_asked_for_is_refused() {
         "{\"instance_id\": \"web\", \"wait_seconds\": -1}",
         "{\"instance_id\": \"web\", \"network\": \"\"}",
         "{\"instance_id\": \"web\", \"mode\": \"bridge\"}",
+        "{\"instance_id\": \"web\", \"mode\": 7}",
         "{\"instance_id\": \"web\", \"alow_reassociation\": true}",
         "instance_id=web",
         "\u{0}",
@@ -54,6 +55,11 @@ async fn a_body_that_is_not_what_was_asked_for_is_refused() {
     ] {
         is_problem(&world.post("/elastic-ips", body).await, ErrorCode::InvalidRequest);
     }
+    let body = "{\"instance_id\": \"web\", \"mode\": 7}";
+    let (_, problem) = world.post(&associate, body).await;
+    let detail = problem["detail"].as_str().unwrap();
+    assert!(detail.contains("integer `7`, expected \"nat\" or \"alias\""), "{problem}");
+    assert_eq!(problem["hint"], "GET /errors explains, under invalid_request");
     let nested = format!("{}{}", "[".repeat(20_000), "]".repeat(20_000));
     let deep = format!("{{\"tags\": {nested}}}");
     is_problem(&world.post("/elastic-ips", deep).await, ErrorCode::InvalidRequest);

@@ -13,7 +13,10 @@ use super::held::{
 use super::hosts::{Bumped, Ending, LettingGo, bump, end_associations, letting_go};
 use crate::error::{Refusal, StoreError};
 use crate::given::Given;
-use crate::records::{AssociateCommand, AssociationRecord, ElasticIpRecord, Scope, Wish};
+use crate::news::NewEvent;
+use crate::records::{
+    AssociateCommand, AssociationRecord, ElasticIpRecord, NetworkWish, Scope, Wish,
+};
 use crate::rows::{self, Cells, Wrong};
 use crate::transaction::{Batch, Failure, Outcome, Tx};
 
@@ -45,7 +48,7 @@ const SWIFT: &str = "
                     ELSE r.first + given.number % r.size END AS place
           FROM {given} CROSS JOIN pool_range r),
     asked AS MATERIALIZED (
-        SELECT wanted.n, wanted.now, wanted.actor, wanted.scope, e.address,
+        SELECT wanted.n, wanted.now, wanted.actor, wanted.scope, wanted.mode, e.address,
                e.id AS elastic_ip_id, e.project, e.pool, e.name, CAST(e.tags AS text) AS tags,
                e.allocated_at, e.released_at, e.revision, i.id AS instance_id,
                i.name AS instance_name, i.project AS instance_project, i.host, i.state,
@@ -66,7 +69,8 @@ const SWIFT: &str = "
          WHERE same_address = 1 AND same_instance = 1
            AND released_at IS NULL AND (scope IS NULL OR scope = project)
            AND instance_project = project AND state = 'running' AND private_ip IS NOT NULL
-           AND unusable IS NULL),
+           AND unusable IS NULL
+           AND coalesce(mode, (SELECT p.mode FROM pool p WHERE p.name = pool)) = 'nat'),
     bumped AS (
         UPDATE host SET generation = host.generation + 1
           FROM (SELECT DISTINCT host FROM fit ORDER BY host) f WHERE host.name = f.host
@@ -117,6 +121,7 @@ impl Batch for AssociateCommand {
                 InstanceRef::Id(id) if one.is_usual() => Some(id),
                 InstanceRef::Id(_) | InstanceRef::Name { .. } => None,
             })
+            .with("mode", |(_, one)| one.mode.map(|mode| mode.as_str()))
             .with("now", |(_, one)| one.now)
             .with("actor", |(_, one)| one.actor.as_str())
             .into()
@@ -302,13 +307,16 @@ impl AssociateCommand {
         stays: Option<&Pointed>,
         modes: &BTreeMap<PoolName, Mode>,
     ) -> (Mode, Option<String>) {
-        let otherwise = || self.otherwise.or_else(|| modes.get(&held.pool).copied());
         let mode = self.mode.or_else(|| match stays {
             Some(at) => Some(at.mode),
-            None => otherwise(),
+            None => modes.get(&held.pool).copied(),
         });
-        let network = self.network.as_ref().or_else(|| stays?.network.as_ref());
-        (mode.unwrap_or_default(), network.cloned())
+        let network = match &self.network {
+            NetworkWish::AsItIs => stays.and_then(|at| at.network.clone()),
+            NetworkWish::FirstChoice => None,
+            NetworkWish::Named(name) => Some(name.clone()),
+        };
+        (mode.unwrap_or_default(), network)
     }
 
     /// Makes sure that neither the elastic IP nor the instance is associated with another.
@@ -326,9 +334,10 @@ impl AssociateCommand {
         }
     }
 
-    /// Whether it asks for nothing but what most do.
+    /// Whether it asks for nothing but what most do, if its pool is like most.
     fn is_usual(&self) -> bool {
-        self.mode.or(self.otherwise) == Some(Mode::Nat) && self.network.is_none()
+        self.mode.is_none_or(|mode| mode == Mode::Nat)
+            && !matches!(self.network, NetworkWish::Named(_))
     }
 }
 
@@ -337,7 +346,7 @@ async fn pool_modes<T: Tx>(
     tx: &mut T,
     commands: &[AssociateCommand],
 ) -> Result<BTreeMap<PoolName, Mode>, Failure> {
-    if commands.iter().all(|one| one.mode.or(one.otherwise).is_some()) {
+    if commands.iter().all(|one| one.mode.is_some()) {
         return Ok(BTreeMap::new());
     }
     let found = tx.rows("SELECT name, mode FROM pool", crate::value::values![]).await?;
@@ -419,7 +428,7 @@ impl Link<'_> {
         self.stays().map_or(self.command.now, |at| at.associated_at)
     }
 
-    fn event(&self) -> crate::news::NewEvent {
+    fn event(&self) -> NewEvent {
         let kind = match (self.current, self.stays()) {
             (None, _) => EventKind::Associated,
             (Some(_), None) => EventKind::Moved,
@@ -430,7 +439,18 @@ impl Link<'_> {
             instance_name: Some(&self.candidate.name),
             host: Some(&self.candidate.host),
         };
-        self.held.event(kind, &self.command.actor, self.command.now, party)
+        let event = self.held.event(kind, &self.command.actor, self.command.now, party);
+        NewEvent { detail: self.detail(kind), ..event }
+    }
+
+    /// Says how the elastic IP reaches the instance, but where that is as it is with most.
+    fn detail(&self, kind: EventKind) -> Option<String> {
+        let usual = (self.mode, &self.network) == (Mode::Nat, &None);
+        if usual && kind != EventKind::Reconfigured {
+            return None;
+        }
+        let network = self.network.as_ref().map(|name| format!(", network {name}"));
+        Some(format!("mode {}{}", self.mode, network.unwrap_or_default()))
     }
 
     fn wish(&self, bumped: &BTreeMap<HostName, Bumped>, fences: LettingGo) -> Option<Wish> {

@@ -38,10 +38,10 @@ use crate::home::Home;
 use crate::lane::Lane;
 use crate::news::News;
 use crate::records::{
-    Ahead, Allocated, ApiKeyRecord, AssociateCommand, DisassociateCommand, ElasticIpFilter,
-    ElasticIpRecord, HostProgress, HostRecord, InstanceFilter, InventoryOutcome, NewAllocation,
-    NewApiKey, PoolCounts, PoolLoad, ReleaseCommand, Released, Reported, Scope, UpdateCommand,
-    Wish,
+    Acceptance, Ahead, Allocated, ApiKeyRecord, AssociateCommand, DisassociateCommand,
+    ElasticIpFilter, ElasticIpRecord, HostProgress, HostRecord, InstanceFilter, InventoryOutcome,
+    NewAllocation, NewApiKey, PoolCounts, PoolLoad, ReleaseCommand, Released, Reported, Scope,
+    UpdateCommand, Wish,
 };
 use crate::repository::Repository;
 use crate::transaction::Database;
@@ -291,7 +291,7 @@ impl<D: Database> Repository for Record<D> {
         self.database.look(traffic::ReadTraffic { address, id }).await
     }
 
-    async fn accept_host(&self, host: &HostName) -> Result<bool, StoreError> {
+    async fn accept_host(&self, host: &HostName) -> Result<Acceptance, StoreError> {
         self.database.change(trust::AcceptHost { host: host.clone() }).await
     }
 }

@@ -4,7 +4,7 @@ use eip_model::{ClusterId, HostName};
 use jiff::Timestamp;
 
 use super::hosts::ensure;
-use crate::records::{Ahead, HostProgress};
+use crate::records::{Acceptance, Ahead, HostProgress};
 use crate::rows::{Cells, Wrong};
 use crate::transaction::{Failure, Tx, UseCase};
 use crate::value::values;
@@ -95,16 +95,16 @@ pub(super) struct AcceptHost {
 }
 
 impl UseCase for AcceptHost {
-    /// Whether there is such a host.
-    type Answer = bool;
+    type Answer = Acceptance;
     const DOING: &'static str = "have a host take this record's desired set";
 
     /// The set gets a generation beyond the one that the host holds, and what the host holds counts as
     /// reported over: no changes of this record lead on from it. A host that is not ahead stays
     /// as it is.
-    async fn run<T: Tx>(&self, tx: &mut T) -> Result<bool, Failure> {
-        tx.run(
-            "UPDATE host
+    async fn run<T: Tx>(&self, tx: &mut T) -> Result<Acceptance, Failure> {
+        let accepted = tx
+            .row(
+                "UPDATE host
                 SET generation = CASE WHEN ahead_cluster IS NULL AND ahead_generation > generation
                                       THEN ahead_generation ELSE generation END + 1,
                     reported_generation =
@@ -113,14 +113,16 @@ impl UseCase for AcceptHost {
                     accepted_cluster = CASE WHEN ahead_cluster IS NULL THEN accepted_cluster
                                             ELSE ahead_cluster END,
                     ahead_generation = NULL, ahead_cluster = NULL
-              WHERE name = $1 AND ahead_generation IS NOT NULL",
-            values![&self.host],
-        )
-        .await?;
-        let found = tx.row("SELECT name FROM host WHERE name = $1", values![&self.host]).await?;
-        if found.is_some() {
+              WHERE name = $1 AND ahead_generation IS NOT NULL
+             RETURNING name",
+                values![&self.host],
+            )
+            .await?;
+        if accepted.is_some() {
             tx.wake(&self.host);
+            return Ok(Acceptance::Accepted);
         }
-        Ok(found.is_some())
+        let found = tx.row("SELECT name FROM host WHERE name = $1", values![&self.host]).await?;
+        Ok(found.map_or(Acceptance::NoSuchHost, |_| Acceptance::NotAhead))
     }
 }

@@ -4,7 +4,7 @@ use eip_model::{
     AttachmentProblem, ElasticIpRef, InstanceInterface, InstanceReport, Mode, PoolConfig,
     ProblemKind, Unusable,
 };
-use eip_store::{AssociateCommand, Refusal};
+use eip_store::{AssociateCommand, NetworkWish, Refusal};
 use rstest::rstest;
 
 use crate::world::{
@@ -60,7 +60,10 @@ async fn another_mode_is_a_change_in_place_that_the_host_and_the_history_are_tol
 
     let kept = world.repo.associate(&associate(by_id, 1)).await.unwrap();
     assert_eq!((kept.changed, mode().await), (false, Mode::Alias), "as it is, unless one says so");
-    assert_eq!(world.told(&eip).await, ["allocated", "associated", "reconfigured"]);
+    assert_eq!(
+        world.told_in_full(&eip).await,
+        ["allocated", "associated", "reconfigured: mode alias"]
+    );
 }
 
 #[rstest]
@@ -99,7 +102,7 @@ async fn the_network_that_is_named_is_kept_and_its_address_shown(
     world.report_backends("hv1", &[docker(vec![manifold(1), manifold(2)])]).await;
     let eip = world.hold(1).await;
     let on = |n, network: &str| AssociateCommand {
-        network: Some(network.into()),
+        network: NetworkWish::Named(network.into()),
         allow_reassociation: true,
         ..associate(ElasticIpRef::Id(eip.id), n)
     };
@@ -122,11 +125,23 @@ async fn the_network_that_is_named_is_kept_and_its_address_shown(
     let again = world.repo.associate(&associate(ElasticIpRef::Id(eip.id), 1)).await.unwrap();
     assert!(!again.changed, "where it is, unless one says so");
     assert!(world.repo.associate(&on(1, "front")).await.unwrap().changed);
+    let back = || AssociateCommand { network: NetworkWish::FirstChoice, ..on(1, "") };
+    assert!(world.repo.associate(&back()).await.unwrap().changed);
+    assert!(!world.repo.associate(&back()).await.unwrap().changed, "it is so already");
+    assert_eq!(world.show(&eip).await.association.unwrap().network, None);
+    assert!(world.repo.associate(&on(1, "front")).await.unwrap().changed);
     world.shift(&eip, 2).await;
     let association = world.show(&eip).await.association.unwrap();
     assert_eq!((association.network, association.private_ip), (None, instance(2).private_ip));
-    let kinds = ["allocated", "associated", "reconfigured", "moved"];
-    assert_eq!(world.told(&eip).await, kinds);
+    let kinds = [
+        "allocated",
+        "associated: mode nat, network back",
+        "reconfigured: mode nat, network front",
+        "reconfigured: mode nat",
+        "reconfigured: mode nat, network front",
+        "moved",
+    ];
+    assert_eq!(world.told_in_full(&eip).await, kinds);
 }
 
 #[rstest]
@@ -157,7 +172,6 @@ async fn a_pool_says_how_its_elastic_ips_reach_instances_unless_a_caller_does(
     let point = async |eip: &eip_store::ElasticIpRecord, n, mode| {
         let command = AssociateCommand {
             mode,
-            otherwise: None,
             allow_reassociation: true,
             ..associate(ElasticIpRef::Id(eip.id), n)
         };

@@ -4,6 +4,7 @@ use eip_model::{
     AppliedReport, AttachmentProblem, DataPlaneHealth, DataPlaneState, Generation, PoolConfig,
     ProblemKind, data_plane,
 };
+use eip_store::Acceptance;
 use rstest::rstest;
 
 use crate::world::{Kind, World, address, at, host, range};
@@ -176,7 +177,8 @@ async fn what_was_accepted_is_not_noted_again_by_who_found_it_before(
     for ahead in found {
         repo.mark_ahead(&hv1, ahead, "it is ahead", at(20)).await.unwrap();
         assert_eq!(repo.host_progress(&hv1).await.unwrap().ahead, Some(ahead));
-        assert!(repo.accept_host(&hv1).await.unwrap());
+        assert_eq!(repo.accept_host(&hv1).await.unwrap(), Acceptance::Accepted);
+        assert_eq!(repo.accept_host(&hv1).await.unwrap(), Acceptance::NotAhead);
         repo.mark_ahead(&hv1, ahead, "it is ahead", at(21)).await.unwrap();
         assert_eq!(repo.host_progress(&hv1).await.unwrap().ahead, None, "{ahead:?}");
     }

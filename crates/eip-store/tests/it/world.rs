@@ -11,7 +11,8 @@ use eip_model::{
 };
 use eip_store::{
     AssociateCommand, DisassociateCommand, ElasticIpFilter, ElasticIpRecord, InventoryOutcome,
-    NewAllocation, Refusal, ReleaseCommand, Released, Repository, Scope, StoreError, Wish, open,
+    NetworkWish, NewAllocation, Refusal, ReleaseCommand, Released, Repository, Scope, StoreError,
+    Wish, open,
 };
 use eip_testkit::pgbouncer::TestBouncer;
 use eip_testkit::postgres::TestCluster;
@@ -109,8 +110,7 @@ pub(crate) fn associate(target: ElasticIpRef, instance: u128) -> AssociateComman
         instance: InstanceRef::Id(instance_id(instance)),
         allow_reassociation: false,
         mode: None,
-        otherwise: Some(Mode::Nat),
-        network: None,
+        network: NetworkWish::AsItIs,
         actor: "key-1".into(),
         now: at(10),
     }
@@ -295,6 +295,16 @@ impl World {
     }
 
     /// The kinds of the events of an elastic IP, oldest first.
+    /// The same, with what the events say besides.
+    pub(crate) async fn told_in_full(&self, eip: &ElasticIpRecord) -> Vec<String> {
+        let events = self.repo.events_of(eip.id, &Scope::Everything).await.unwrap();
+        let text = |event: &eip_model::Event| {
+            let detail = event.detail.as_ref().map(|detail| format!(": {detail}"));
+            format!("{}{}", event.kind.as_str(), detail.unwrap_or_default())
+        };
+        events.iter().map(text).collect()
+    }
+
     pub(crate) async fn told(&self, eip: &ElasticIpRecord) -> Vec<&'static str> {
         let events = self.repo.events_of(eip.id, &Scope::Everything).await.unwrap();
         events.iter().map(|event| event.kind.as_str()).collect()

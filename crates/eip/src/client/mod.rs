@@ -161,7 +161,8 @@ impl Wish {
 
 async fn associate(api: &Api, elastic_ip: &ElasticIp, wish: Wish) -> Result<ElasticIp, Failure> {
     let Wish { instance: instance_id, take: allow_reassociation, how, wait: wait_seconds } = wish;
-    let How { mode, network } = how;
+    let How { mode, network, any_network } = how;
+    let network = if any_network { Some(None) } else { network.map(Some) };
     let request =
         AssociateRequest { instance_id, allow_reassociation, mode, network, wait_seconds };
     api.post(&format!("/elastic-ips/{}/associate", elastic_ip.id), &request).await
