@@ -8,6 +8,7 @@ mod contract;
 mod disk;
 mod docker;
 mod engine;
+mod firewalls;
 mod libvirt;
 mod rights;
 mod scene;

@@ -49,6 +49,25 @@ fn two_capabilities_are_all_that_the_service_needs() {
 }
 
 #[test]
+fn the_capabilities_of_the_drop_in_for_aliases_are_all_that_they_need() {
+    let drop_in = include_str!("../../../../packaging/eip-agent-alias.conf");
+    let line = drop_in.lines().find_map(|line| line.strip_prefix("AmbientCapabilities="));
+    let words = line.unwrap().split(' ').map(|word| word.trim_start_matches("CAP_").to_lowercase());
+    let rights = words.map(|word| format!("+{word}")).collect::<Vec<_>>().join(",");
+    let scene = scene();
+    let rights = nobody_with(&rights);
+    let rights: Vec<&str> = rights.iter().map(String::as_str).collect();
+    let _serving = scene.serve_by(&rights, &["--compute", "sandbox", "--pool-mode", "alias"]);
+    scene.known("sandbox:web-1");
+    let up = scene.eip_json("up web-1");
+    assert_eq!((&up["mode"], &up["data_plane"]["state"]), (&"alias".into(), &"active".into()));
+    let address = up["public_ip"].as_str().unwrap();
+    let inside = scene.eip("sandbox exec web-1 -- ip -4 addr show dev eth0");
+    assert!(inside.contains(&format!("inet {address}/32")), "{inside}");
+    assert!(scene.page(address).is_some());
+}
+
+#[test]
 fn a_right_that_is_missing_is_named_at_the_start() {
     for (rights, said) in [
         (
