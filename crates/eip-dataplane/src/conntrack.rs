@@ -1,21 +1,25 @@
-//! Deleting the flows of attachments that are gone.
+//! Deleting the flows of attachments that are gone, and those that instances had begun before they had
+//! their elastic IP.
 //!
-//! The rules already hold such flows back (see [`crate::table`]), so this is clean-up, and
-//! done by a thread of its own: a look through a table of 250,000 flows takes a quarter of a second.
-//! It matters all the same: an established TCP flow is kept for 5 days otherwise, and the table is
-//! bounded for the whole host.
+//! The rules already hold the first back (see [`crate::table`]), and the others carry the host's address,
+//! which is nobody else's. So it is done by a thread of its own, a little behind the change: a look through
+//! a table of 250,000 flows takes a quarter of a second. It matters all the same: a flow that was begun
+//! without the elastic IP goes on without it, an established TCP flow is kept for 5 days, and the
+//! table is bounded for the whole host.
 //! Source: `linux/netfilter/nfnetlink_conntrack.h`.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::Ipv4Addr;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::Duration;
 
-use eip_model::OrdMap;
+use eip_model::{DiffItem, OrdMap};
 use nix::sys::socket::SockProtocol;
 use tracing::{debug, warn};
 
 use crate::elements::Intervals;
+use crate::sets::Sets;
 use crate::socket::Netlink;
 use crate::wire::{self, NLM_F_DUMP, attr, nest};
 
@@ -33,18 +37,32 @@ const RETRY: Duration = Duration::from_millis(500);
 /// So many deletions go into one send.
 const AT_ONCE: usize = 1000;
 
-/// The private addresses of elastic IPs.
-type Targets = OrdMap<Ipv4Addr, Ipv4Addr>;
-
 /// What the sweeper must know to tell a stale flow from a good one.
 #[derive(Debug)]
 enum News {
-    Pool(Intervals),
-    /// Whether one that is in force no more may have left flows.
-    Targets {
-        now: Targets,
-        less: bool,
+    Around(Around),
+    /// The elastic IP of each private address; all of it, if nothing is taken for known.
+    Holders {
+        now: Holders,
+        anew: bool,
     },
+}
+
+/// The elastic IP of each private address.
+type Holders = OrdMap<Ipv4Addr, Ipv4Addr>;
+
+/// The addresses that flows are told apart by, beside those of attachments.
+#[derive(Debug, Clone, Default)]
+struct Around {
+    pool: Intervals,
+    /// Where an instance's elastic IP plays no part: the subnets, the host's own addresses, multicast.
+    near: Intervals,
+}
+
+impl Around {
+    fn of(sets: &Sets) -> Self {
+        Self { pool: sets.pool.clone(), near: sets.near.clone() }
+    }
 }
 
 /// The hand that the data plane gives its news to.
@@ -64,12 +82,12 @@ impl Sweeper {
         Ok(Self { news })
     }
 
-    pub(crate) fn pool(&self, pool: Intervals) {
-        self.tell(News::Pool(pool));
+    pub(crate) fn around(&self, sets: &Sets) {
+        self.tell(News::Around(Around::of(sets)));
     }
 
-    pub(crate) fn targets(&self, now: Targets, less: bool) {
-        self.tell(News::Targets { now, less });
+    pub(crate) fn holders(&self, now: Holders, anew: bool) {
+        self.tell(News::Holders { now, anew });
     }
 
     fn tell(&self, news: News) {
@@ -114,6 +132,9 @@ impl Sweep {
                 Err(_) => {}
             }
             troubled = swept.is_err();
+            if !troubled {
+                self.flows.fresh.clear();
+            }
         }
     }
 
@@ -164,27 +185,41 @@ fn deletion(attrs: &[u8]) -> Vec<u8> {
 /// The attachments in force, as far as they decide about flows.
 #[derive(Debug, Default)]
 struct Flows {
-    pool: Intervals,
-    targets: Targets,
+    around: Around,
+    holders: Holders,
+    /// The private addresses that have got an elastic IP since the last sweep.
+    fresh: BTreeSet<Ipv4Addr>,
 }
 
 impl Flows {
     /// Takes in news, and says whether they can have made a flow stale.
     fn learn(&mut self, news: News) -> bool {
         match news {
-            News::Pool(pool) => {
-                self.pool = pool;
+            News::Around(around) => {
+                self.around = around;
                 false
             }
-            News::Targets { now, less } => {
-                self.targets = now;
-                less
+            News::Holders { now, anew } => {
+                let before = if anew { Holders::new() } else { std::mem::take(&mut self.holders) };
+                let mut differs = anew;
+                for item in before.diff(&now) {
+                    differs = true;
+                    match item {
+                        DiffItem::Add(private, _) | DiffItem::Update { new: (private, _), .. } => {
+                            self.fresh.insert(*private);
+                        }
+                        DiffItem::Remove(..) => {}
+                    }
+                }
+                self.holders = now;
+                differs
             }
         }
     }
 
     /// A flow is stale if it was rewritten between an address of the pool and anything but
-    /// the private address that the pool's address has now.
+    /// the private address that the pool's address has now; or if it was begun by an instance that has
+    /// got an elastic IP since, and leaves the host as something else.
     fn is_stale(&self, attrs: &[u8]) -> bool {
         let ends = |tuple| {
             let addresses = wire::find(wire::find(attrs, tuple)?, 1)?;
@@ -194,17 +229,25 @@ impl Flows {
         let (Some(original), Some(reply)) = (ends(TUPLE_ORIGINAL), ends(TUPLE_REPLY)) else {
             return false;
         };
+        let holder = |private| self.holders.get(&private).copied();
         let broken = |public: Ipv4Addr, private: Ipv4Addr| {
-            public != private && self.in_pool(public) && self.targets.get(&public) != Some(&private)
+            public != private
+                && is_within(&self.around.pool, public)
+                && holder(private) != Some(public)
         };
-        broken(original.1, reply.0) || broken(reply.1, original.0)
+        let ((from, to), seen_as) = (original, reply.1);
+        let unfollowed = seen_as != from
+            && self.fresh.contains(&from)
+            && holder(from).is_some_and(|public| public != seen_as)
+            && !is_within(&self.around.near, to);
+        broken(to, reply.0) || broken(seen_as, from) || unfollowed
     }
+}
 
-    fn in_pool(&self, address: Ipv4Addr) -> bool {
-        let bits = address.to_bits();
-        let behind = self.pool.partition_point(|(first, _)| *first <= bits);
-        behind.checked_sub(1).is_some_and(|place| bits <= self.pool[place].1)
-    }
+fn is_within(intervals: &Intervals, address: Ipv4Addr) -> bool {
+    let bits = address.to_bits();
+    let behind = intervals.partition_point(|(first, _)| *first <= bits);
+    behind.checked_sub(1).is_some_and(|place| bits <= intervals[place].1)
 }
 
 #[cfg(test)]
@@ -224,24 +267,58 @@ mod tests {
         buf
     }
 
-    #[test]
-    fn only_flows_of_pairs_that_are_not_in_force_are_stale() {
-        const CLIENT: [u8; 4] = [192, 0, 2, 9];
-        const PUBLIC: [u8; 4] = [100, 64, 0, 1];
-        const NOW: [u8; 4] = [10, 0, 0, 1];
-        const BEFORE: [u8; 4] = [10, 0, 0, 2];
+    const CLIENT: [u8; 4] = [192, 0, 2, 9];
+    const HOST: [u8; 4] = [192, 0, 2, 1];
+    const PUBLIC: [u8; 4] = [100, 64, 0, 1];
+    const NOW: [u8; 4] = [10, 0, 0, 1];
+    const BEFORE: [u8; 4] = [10, 0, 0, 2];
+
+    /// The instance that was there before has the elastic IP.
+    fn flows() -> Flows {
         let mut flows = Flows::default();
-        assert!(!flows.learn(News::Pool(vec![(0x6440_0000, 0x647f_ffff)])));
-        let to = |private: [u8; 4]| OrdMap::unit(PUBLIC.into(), private.into());
-        assert!(!flows.learn(News::Targets { now: to(BEFORE), less: false }));
-        assert!(flows.learn(News::Targets { now: to(NOW), less: true }));
+        let around = Around {
+            pool: vec![(0x6440_0000, 0x647f_ffff)],
+            near: vec![(0x0a00_0000, 0x0a00_00ff), (0xc000_0201, 0xc000_0201)],
+        };
+        assert!(!flows.learn(News::Around(around)));
+        assert!(holds(&mut flows, BEFORE, true));
+        flows.fresh.clear();
+        flows
+    }
+
+    fn holds(flows: &mut Flows, private: [u8; 4], anew: bool) -> bool {
+        let now = Holders::unit(private.into(), PUBLIC.into());
+        flows.learn(News::Holders { now, anew })
+    }
+
+    #[test]
+    fn flows_of_pairs_that_are_not_in_force_are_stale() {
+        let mut flows = flows();
+        assert!(!holds(&mut flows, BEFORE, false), "nothing has changed");
+        assert!(holds(&mut flows, NOW, false));
         let inbound = |private| flow([CLIENT, PUBLIC], [private, CLIENT]);
         let outbound = |private| flow([private, CLIENT], [CLIENT, PUBLIC]);
         assert!(!flows.is_stale(&inbound(NOW)) && !flows.is_stale(&outbound(NOW)));
         assert!(flows.is_stale(&inbound(BEFORE)) && flows.is_stale(&outbound(BEFORE)));
         // To an elastic IP of another host, and what has nothing to do with the pool.
         assert!(!flows.is_stale(&flow([NOW, [100, 64, 9, 9]], [[100, 64, 9, 9], PUBLIC])));
-        assert!(!flows.is_stale(&flow([CLIENT, [192, 0, 2, 1]], [BEFORE, CLIENT])));
+        assert!(!flows.is_stale(&flow([CLIENT, [192, 0, 2, 7]], [BEFORE, CLIENT])));
         assert!(!flows.is_stale(&[1, 2, 3]));
+    }
+
+    #[test]
+    fn what_an_instance_began_without_the_elastic_ip_that_it_has_now_is_stale_once() {
+        let mut flows = flows();
+        let masqueraded = flow([NOW, CLIENT], [CLIENT, HOST]);
+        assert!(!flows.is_stale(&masqueraded), "it has none");
+        assert!(holds(&mut flows, NOW, false));
+        assert!(flows.is_stale(&masqueraded));
+        assert!(!flows.is_stale(&flow([BEFORE, CLIENT], [CLIENT, HOST])), "it has none any more");
+        // What is not rewritten, to a neighbour in another network, and to a port that it publishes.
+        assert!(!flows.is_stale(&flow([NOW, CLIENT], [CLIENT, NOW])));
+        assert!(!flows.is_stale(&flow([NOW, [10, 0, 0, 9]], [[10, 0, 0, 9], HOST])));
+        assert!(!flows.is_stale(&flow([CLIENT, HOST], [NOW, CLIENT])));
+        flows.fresh.clear();
+        assert!(!flows.is_stale(&masqueraded), "another's rule gives it that address");
     }
 }

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use eip_model::{AliasTarget, Ipv4Range, LocalNetwork, OrdMap};
 
-use crate::table::{ALIASES, DN, PAIRS, SN, SPEAKERS, TABLE, ZD, ZS};
+use crate::table::{ALIASES, DN, PAIRS, SN, SPEAKERS, TABLE, ZD};
 use crate::wire::{attr, attr_be32, attr_str, nest};
 
 /// A nested list is at most 64 KiB long (its length is 16 bits); an element takes up to 48 bytes.
@@ -87,12 +87,11 @@ pub(crate) type Pair = (Ipv4Addr, Ipv4Addr);
 
 type MakeElement = fn(Pair) -> Element;
 
-/// The five sets that hold an attachment, and the element of each.
-pub(crate) const ATTACHMENT_SETS: [(&str, MakeElement); 5] = [
+/// The four sets that hold an attachment, and the element of each.
+pub(crate) const ATTACHMENT_SETS: [(&str, MakeElement); 4] = [
     (DN, |(public, private)| Element::map(&public.octets(), &private.octets())),
     (SN, |(public, private)| Element::map(&private.octets(), &public.octets())),
     (ZD, |pair| Element::map(&pair.0.octets(), &zone(pair).to_ne_bytes())),
-    (ZS, |pair| Element::map(&pair.1.octets(), &zone(pair).to_ne_bytes())),
     (PAIRS, |(public, private)| Element::key(&[public.octets(), private.octets()].concat())),
 ];
 

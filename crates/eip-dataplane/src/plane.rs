@@ -36,7 +36,7 @@ struct InForce {
     targets: OrdMap<Ipv4Addr, Ipv4Addr>,
     aliases: OrdMap<Ipv4Addr, AliasTarget>,
     /// `targets` the other way round.
-    holders: BTreeMap<Ipv4Addr, Ipv4Addr>,
+    holders: OrdMap<Ipv4Addr, Ipv4Addr>,
     /// How many elements a map can hold: sized maps load three times as fast, and cannot grow.
     capacity: usize,
 }
@@ -351,8 +351,8 @@ impl DataPlane {
         self.nft.commit_table(batch).map_err(refused)?;
         debug!(attachments = next.targets.len(), capacity, "Replaced the table");
         applied.replaced = true;
-        self.sweeper.pool(next.sets.pool.clone());
-        self.sweeper.targets(next.targets.clone(), true);
+        self.sweeper.around(&next.sets);
+        self.sweeper.holders(next.holders.clone(), true);
         self.in_force = Some(next);
         Ok(steps)
     }
@@ -360,11 +360,10 @@ impl DataPlane {
     fn tell_sweeper(&self, settled: bool, steps: &[Change]) {
         let Some(now) = &self.in_force else { return };
         if !settled {
-            self.sweeper.pool(now.sets.pool.clone());
+            self.sweeper.around(&now.sets);
         }
         if !steps.is_empty() {
-            let less = steps.iter().any(|one| matches!(one, Change::Detach { .. }));
-            self.sweeper.targets(now.targets.clone(), less);
+            self.sweeper.holders(now.holders.clone(), false);
         }
     }
 

@@ -9,7 +9,7 @@ use crate::elements::{
     Element, Intervals, interface_elements, interval_elements, near_intervals, pool_intervals,
     private_intervals,
 };
-use crate::table::{HIDDEN, INSIDE, NEAR, POOL, PRIVNETS};
+use crate::table::{HIDDEN, INSIDE, POOL, PRIVNETS};
 
 /// What is in them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -18,7 +18,8 @@ pub(crate) struct Sets {
     pub(crate) pool: Intervals,
     private: Intervals,
     hidden: Intervals,
-    near: Intervals,
+    /// Not in the table: what the sweep leaves alone.
+    pub(crate) near: Intervals,
 }
 
 impl Sets {
@@ -39,13 +40,12 @@ impl Sets {
     }
 
     /// Returns each set's name and elements.
-    pub(crate) fn elements(&self) -> [(&'static str, Vec<Element>); 5] {
+    pub(crate) fn elements(&self) -> [(&'static str, Vec<Element>); 4] {
         [
             (INSIDE, interface_elements(self.inside.iter().map(String::as_str))),
             (POOL, interval_elements(&self.pool)),
             (PRIVNETS, interval_elements(&self.private)),
             (HIDDEN, interval_elements(&self.hidden)),
-            (NEAR, interval_elements(&self.near)),
         ]
     }
 }

@@ -8,9 +8,8 @@
 //! | `pool` | the ranges, less the host's own addresses and the instances' subnets |
 //! | `privnets` | the subnets of the instances |
 //! | `hidden` | those of them that are not routed beyond the host |
-//! | `near` | where an instance's elastic IP plays no part: the subnets, the host's own addresses, multicast |
 //! | `dn`, `sn` | elastic IP to private address, and back |
-//! | `zd`, `zs` | elastic IP, and private address, to the conntrack zone of the attachment |
+//! | `zd` | elastic IP to the conntrack zone of the attachment |
 //! | `pairs` | elastic IP . private address, for each attachment |
 //! | `aliases` | the elastic IPs that are on their instances' own interfaces |
 //! | `speakers` | interface . elastic IP . MAC address: who may send with such an address |
@@ -20,15 +19,18 @@
 //! *Zones.* A NAT decision is made once for a flow and remembered by conntrack, so changing a map
 //! moves no running flow. A flow is found by its addresses *and its zone*; each attachment has a
 //! zone of its own, so that the transaction which moves an elastic IP also makes every flow
-//! of the old attachment invisible: the next packet is the first of a new flow. Only the original
-//! direction is put in a zone (`ct original zone`). Replies are looked up without one, so
-//! that a reply is found whatever way the flow began: through the elastic IP, through a port that
-//! Docker publishes on the host, or from the host itself. Traffic inside the host is left alone: an
-//! attachment must not disturb what an instance says to its neighbours.
+//! of the old attachment invisible: the next packet is the first of a new flow. Only what is sent to an
+//! elastic IP is put in a zone, and only its original direction (`ct original zone`). Replies are
+//! looked up without one, so that a reply is found whatever way the flow began: through the elastic
+//! IP, through a port that Docker publishes on the host, or from the host itself; and at the first look.
+//! What an instance begins itself has no zone: putting it in one would cost every *reply* of every
+//! instance a second look into conntrack's table, for what `pairs` and the sweep do as well.
 //!
-//! *Pairs.* What zones cannot hide (replies of the old instance; flows whose source alone was
-//! rewritten; two attachments that share a zone by chance) is held to account packet by packet: a
-//! rewritten flow passes only while its elastic IP and its private address are a pair in force.
+//! *Pairs.* What zones cannot hide (replies of the old instance; what it has begun; two attachments
+//! that share a zone by chance) is held to account packet by packet: a rewritten flow passes only while its
+//! elastic IP and its private address are a pair in force. What is held back is deleted by the sweep
+//! ([`crate::conntrack`]), and so is what an instance had begun before it had its elastic IP: its next packet
+//! begins a flow anew, with what it has now.
 //!
 //! *Aliases* are routed, not rewritten, so they are in none of the maps. An instance that sends with an
 //! elastic IP is who it says only if it is in `speakers`: the MAC address tells it from the instance
@@ -36,8 +38,8 @@
 //! pair of such an elastic IP is itself twice: a flow that it began may be rewritten in its port alone.
 //!
 //! *Cost.* Every packet of every flow goes through `pre_raw` and `fwd_guard`, so a packet of a flow
-//! that is as it should be leaves both after a lookup or two in hashed sets. What takes longer (sets of
-//! intervals, the routing table) is asked of the first packet of a flow, and of what will be dropped.
+//! that is as it should be leaves both after a lookup or two. What takes longer (names of interfaces, the
+//! routing table) is asked of the first packet of a flow, and of what will be dropped.
 //!
 //! *Order.* `dstnat - 10` and `srcnat - 10` are ahead of Docker's and libvirt's own NAT (the first
 //! NAT of a flow stands); `srcnat + 10` is behind it, for what nobody else has masqueraded.
@@ -55,11 +57,9 @@ pub(crate) const INSIDE: &str = "inside";
 pub(crate) const POOL: &str = "pool";
 pub(crate) const PRIVNETS: &str = "privnets";
 pub(crate) const HIDDEN: &str = "hidden";
-pub(crate) const NEAR: &str = "near";
 pub(crate) const DN: &str = "dn";
 pub(crate) const SN: &str = "sn";
 pub(crate) const ZD: &str = "zd";
-pub(crate) const ZS: &str = "zs";
 pub(crate) const PAIRS: &str = "pairs";
 pub(crate) const ALIASES: &str = "aliases";
 pub(crate) const SPEAKERS: &str = "speakers";
@@ -76,29 +76,20 @@ pub(crate) enum SetKind {
     Interfaces,
     Intervals,
     AddressToAddress,
-    /// `typeof` in nft's user data: the offset of the field that the key is, 12 or 16.
-    AddressToZone(AddressField),
+    AddressToZone,
     AddressPairs,
     Addresses,
     Speakers,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum AddressField {
-    Source = 0x0b,
-    Destination = 0x0c,
-}
-
-pub(crate) const SETS: [(&str, SetKind); 12] = [
+pub(crate) const SETS: [(&str, SetKind); 10] = [
     (INSIDE, SetKind::Interfaces),
     (POOL, SetKind::Intervals),
     (PRIVNETS, SetKind::Intervals),
     (HIDDEN, SetKind::Intervals),
-    (NEAR, SetKind::Intervals),
     (DN, SetKind::AddressToAddress),
     (SN, SetKind::AddressToAddress),
-    (ZD, SetKind::AddressToZone(AddressField::Destination)),
-    (ZS, SetKind::AddressToZone(AddressField::Source)),
+    (ZD, SetKind::AddressToZone),
     (PAIRS, SetKind::AddressPairs),
     (ALIASES, SetKind::Addresses),
     (SPEAKERS, SetKind::Speakers),
@@ -111,20 +102,11 @@ pub(crate) struct SubChain {
     pub(crate) rules: &'static [&'static [Expr]],
 }
 
-/// Whether an instance may speak as the elastic IP that it sends with.
-const SPEAKS: SubChain =
-    SubChain { name: "speaks", rules: &[&[Speaker, In(SPEAKERS), Return], &[Count, Drop]] };
-
-/// What comes from an instance.
-const FROM_INSIDE: SubChain = SubChain {
-    name: "from_inside",
-    rules: &[
-        // An instance does not speak as an elastic IP unless it is on its interface: it gets one on
-        // the way out.
-        &[SourceAddress, In(POOL), Jump(SPEAKS.name)],
-        &[DestinationAddress, Map(ZD), SetOriginalZone, Return],
-        &[DestinationAddress, NotIn(NEAR), SourceAddress, Map(ZS), SetOriginalZone],
-    ],
+/// What carries an elastic IP as its source: an instance does not speak as one unless it is on its
+/// interface, it gets one on the way out.
+const SPEAKS: SubChain = SubChain {
+    name: "speaks",
+    rules: &[&[IifName, NotIn(INSIDE), Return], &[Speaker, In(SPEAKERS), Return], &[Count, Drop]],
 };
 
 /// What is sent to an elastic IP and reaches its instance.
@@ -149,7 +131,7 @@ const CALLER: SubChain = SubChain {
     ],
 };
 
-pub(crate) const SUB_CHAINS: [SubChain; 5] = [SPEAKS, FROM_INSIDE, ARRIVES, LEAVES, CALLER];
+pub(crate) const SUB_CHAINS: [SubChain; 4] = [SPEAKS, ARRIVES, LEAVES, CALLER];
 
 /// A base chain: where it hooks in, and its rules.
 #[derive(Debug, Clone, Copy)]
@@ -200,7 +182,7 @@ pub(crate) const CHAINS: [Chain; 9] = [
         hook: Hook::Prerouting,
         priority: -290,
         rules: &[
-            &[IifName, In(INSIDE), Goto(FROM_INSIDE.name)],
+            &[SourceAddress, In(POOL), Jump(SPEAKS.name)],
             &[DestinationAddress, Map(ZD), SetOriginalZone],
         ],
     },
@@ -318,7 +300,7 @@ pub(crate) fn encode_set(buf: &mut Vec<u8>, name: &str, kind: SetKind, id: u32, 
     let (flags, key_type, key_length) = match kind {
         SetKind::Interfaces => (0, IFNAME, 16),
         SetKind::Intervals => (INTERVAL, IPV4, 4),
-        SetKind::AddressToAddress | SetKind::AddressToZone(_) => (MAP, IPV4, 4),
+        SetKind::AddressToAddress | SetKind::AddressToZone => (MAP, IPV4, 4),
         SetKind::AddressPairs => (0, IPV4 << 6 | IPV4, 8),
         SetKind::Addresses => (0, IPV4, 4),
         // The six bytes of a MAC address take two registers.
@@ -334,10 +316,10 @@ pub(crate) fn encode_set(buf: &mut Vec<u8>, name: &str, kind: SetKind, id: u32, 
             attr_be32(buf, 6, IPV4);
             attr_be32(buf, 7, 4);
         }
-        SetKind::AddressToZone(field) => {
+        SetKind::AddressToZone => {
             attr_be32(buf, 6, 4);
             attr_be32(buf, 7, 2);
-            attr(buf, 13, &zone_user_data(field));
+            attr(buf, 13, &ZONE_USER_DATA);
         }
         // The key is in host order, says the user data: nft would print it backwards else.
         SetKind::Interfaces => attr(buf, 13, &[0x00, 0x04, 0x01, 0, 0, 0]),
@@ -349,28 +331,20 @@ pub(crate) fn encode_set(buf: &mut Vec<u8>, name: &str, kind: SetKind, id: u32, 
         SetKind::Intervals | SetKind::Addresses | SetKind::Speakers => (),
         // Every packet looks here, and a set of a fixed size is the faster one.
         SetKind::Interfaces => nest(buf, 9, |b| attr_be32(b, 1, MOST_INTERFACES)),
-        SetKind::AddressToAddress | SetKind::AddressToZone(_) | SetKind::AddressPairs => {
+        SetKind::AddressToAddress | SetKind::AddressToZone | SetKind::AddressPairs => {
             nest(buf, 9, |b| attr_be32(b, 1, capacity));
         }
     }
 }
 
 /// What `nft` needs to print `typeof ip daddr : ct zone`: a zone has no type of its own.
-fn zone_user_data(field: AddressField) -> Vec<u8> {
-    let mut data = vec![
-        0x00, 0x04, 0x02, 0, 0, 0, 0x01, 0x04, 0x01, 0, 0,
-        0, // key network order, value host's
-        0x03, 0x14, 0x00, 0x04, 7, 0, 0, 0, 0x01, 0x0c, 0x00, 0x04, 0x0c, 0, 0,
-        0, // payload, ip
-        0x01, 0x04,
-    ];
-    data.push(field as u8);
-    data.extend([
-        0, 0, 0, 0x04, 0x14, 0x00, 0x04, 12, 0, 0, 0, 0x01, 0x0c, 0x00, 0x04, 0x11, 0, 0, 0, 0x01,
-        0x04, 0xff, 0xff, 0xff, 0xff, 0x06, 0x04, 0, 0, 0, 0, // ct, zone, no direction
-    ]);
-    data
-}
+const ZONE_USER_DATA: [u8; 62] = [
+    0x00, 0x04, 0x02, 0, 0, 0, 0x01, 0x04, 0x01, 0, 0, 0, // key network order, value host's
+    0x03, 0x14, 0x00, 0x04, 7, 0, 0, 0, 0x01, 0x0c, 0x00, 0x04, 0x0c, 0, 0, 0, // payload, ip
+    0x01, 0x04, 0x0c, 0, 0, 0, // daddr
+    0x04, 0x14, 0x00, 0x04, 12, 0, 0, 0, 0x01, 0x0c, 0x00, 0x04, 0x11, 0, 0, 0, 0x01, 0x04, 0xff,
+    0xff, 0xff, 0xff, 0x06, 0x04, 0, 0, 0, 0, // ct, zone, no direction
+];
 
 pub(crate) fn encode_chain(buf: &mut Vec<u8>, chain: &Chain) {
     const NF_ACCEPT: u32 = 1;

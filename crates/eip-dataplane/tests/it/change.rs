@@ -91,9 +91,28 @@ fn a_detach_stops_running_flows_in_both_directions() {
     neighbour.is_cut();
     hears_nothing(&world.client, eip(1));
     assert_eq!(world.routes(), "");
-    // What the instance still says in its old flows goes out as the host, like anyone's.
-    assert_eq!(outbound.ask_udp().expect("an answer"), "client saw 192.0.2.1");
+    // What the instance still says in its old flows goes out as the host, like anyone's, once they have
+    // been deleted; until then it is held back.
+    eventually("the client to see the host", SOON, || {
+        let seen = ask_udp(&outbound.udp, NEVER).ok()?;
+        assert_eq!(seen, "client saw 192.0.2.1");
+        Some(())
+    });
     outbound.connection_is_cut();
+}
+
+#[test]
+fn what_an_instance_had_begun_before_carries_its_elastic_ip_soon_after() {
+    let world = World::with(&[]);
+    let mut outbound = Running::begin(&world.web_1, CLIENT, "client saw 192.0.2.1");
+    let mut published = Running::begin(&world.web_2, CLIENT, "client saw 192.0.2.1");
+    world.apply(&[(eip(1), WEB_1)]);
+    eventually("the client to see the elastic IP", SOON, || {
+        (ask_udp(&outbound.udp, NEVER).ok()? == "client saw 100.64.0.1").then_some(())
+    });
+    outbound.connection_is_cut();
+    assert_eq!(published.ask_udp().expect("an answer"), "client saw 192.0.2.1");
+    assert_eq!(published.tcp.ask().expect("an answer"), "client saw 192.0.2.1");
 }
 
 #[test]
