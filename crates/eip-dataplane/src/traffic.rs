@@ -48,6 +48,8 @@ const BETWEEN_SLICES: Duration = Duration::from_millis(250);
 const RETRY: Duration = Duration::from_millis(500);
 /// Reading takes at most this part of the time.
 const REST: u32 = 10;
+/// The least that the sets are made for.
+const LEAST_CAPACITY: usize = 16_384;
 /// An earlier run's counters are gone through at the start only if they are so few.
 const ADOPTED: usize = 100_000;
 
@@ -230,7 +232,16 @@ impl Counting {
                 push_elements(&mut batch, DELSETELEM, set, &gone);
                 push_elements(&mut batch, NEWSETELEM, set, &come);
             }
-            self.commit(batch)?;
+            if let Err(error) = self.commit(batch) {
+                if error.raw_os_error() != Some(libc::ENFILE) {
+                    return Err(error);
+                }
+                // They are full. What was counted is told before larger ones begin anew.
+                self.present = Some(present);
+                self.read()?;
+                self.present = Some(self.make()?);
+                return Ok(true);
+            }
             for address in &gone {
                 present.remove(address);
             }
@@ -253,8 +264,14 @@ impl Counting {
             }
             Ok(_) | Err(_) => {}
         }
+        self.make()
+    }
+
+    /// Makes a table with room for twice as many as there are. Returns what is in it.
+    fn make(&mut self) -> io::Result<BTreeSet<Ipv4Addr>> {
+        let capacity = (2 * self.wanted.len()).next_power_of_two().max(LEAST_CAPACITY);
         let mut batch = Batch::new();
-        push_table(&mut batch);
+        push_table(&mut batch, u32::try_from(capacity).unwrap_or(u32::MAX));
         self.commit(batch)?;
         Ok(BTreeSet::new())
     }
@@ -327,7 +344,7 @@ fn commit(socket: &mut Netlink, batch: Batch) -> io::Result<()> {
     }
 }
 
-fn push_table(batch: &mut Batch) {
+fn push_table(batch: &mut Batch, capacity: u32) {
     let label = || "table eip_traffic".into();
     let named = |m: &mut Vec<u8>| attr_str(m, 1, TABLE);
     batch.push(NEWTABLE, NLM_F_CREATE, label(), named);
@@ -340,6 +357,8 @@ fn push_table(batch: &mut Batch) {
             attr_be32(m, 3, 0);
             attr_be32(m, 4, IPV4);
             attr_be32(m, 5, 4);
+            // Every packet looks here twice, and a set of a fixed size is the faster one.
+            nest(m, 9, |m| attr_be32(m, 1, capacity));
             attr_be32(m, 10, id);
             nest(m, 17, |m| attr_str(m, 1, "counter"));
         });
