@@ -296,8 +296,9 @@ impl DataPlane {
         applied.detached += aliases.gone.len();
         if let Some(now) = self.in_force.take() {
             let settled = now.sets == sets;
-            if settled && steps.is_empty() && aliases.is_empty() {
-                self.in_force = Some(now);
+            if steps.is_empty() && aliases.is_empty() && now.sets.looks_like(&sets) {
+                self.in_force = Some(InForce { sets, ..now });
+                self.tell_sweeper(settled, &steps);
                 return Ok(steps);
             }
             let elements = now.targets.len() + now.aliases.len() + applied.attached;

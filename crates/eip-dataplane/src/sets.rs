@@ -39,6 +39,12 @@ impl Sets {
         }
     }
 
+    /// Whether the table is the same with the other.
+    pub(crate) fn looks_like(&self, other: &Self) -> bool {
+        let with_near = |sets: &Self| Self { near: self.near.clone(), ..sets.clone() };
+        *self == with_near(other)
+    }
+
     /// Returns each set's name and elements.
     pub(crate) fn elements(&self) -> [(&'static str, Vec<Element>); 4] {
         [

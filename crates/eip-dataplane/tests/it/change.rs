@@ -191,6 +191,17 @@ fn a_network_that_is_new_is_inside_from_then_on() {
 }
 
 #[test]
+fn an_address_of_the_host_outside_the_pool_changes_no_rule() {
+    let world = World::with(&[(eip(1), WEB_1)]);
+    let heard = world.commits_during(|| {
+        world.host.ip(&["addr add 198.51.100.7/24 dev u0"]);
+        assert!(!world.apply(&[(eip(1), WEB_1)]).replaced);
+        assert!(world.apply(&[(eip(1), WEB_1)]).changed_nothing());
+    });
+    assert!(!heard.contains("(host)"), "{heard}");
+}
+
+#[test]
 fn a_thousand_moves_are_one_transaction_and_touch_no_route() {
     let world = World::new();
     let pairs = |shift: u32| -> Vec<_> {
