@@ -54,7 +54,7 @@ impl Server {
         let mut command = mortal(&program.path);
         command
             .args(["serve", "--log-format", "json", "--pool", program.pool])
-            .args(["--quarantine", &program.quarantine.to_string()])
+            .args(["--quarantine", &program.quarantine.to_string(), "--rate-limit", "0"])
             .args(["--listen", &at.to_string(), "--database", &record.url, "--data-dir"])
             .arg(&record.folder)
             .env("EIP_BOOTSTRAP_KEY", KEY)

@@ -5,10 +5,14 @@
 
 mod api;
 mod http;
+mod limits;
 mod metrics;
 mod service;
+mod tls;
 
 pub use api::{ApiState, openapi, router};
-pub use http::serve;
+pub use http::{Listener, serve};
+pub use limits::Limits;
 pub use service::keys::{ApiKey, InvalidApiKey};
 pub use service::{Service, ServiceConfig};
+pub use tls::{Tls, TlsError};

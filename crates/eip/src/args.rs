@@ -86,6 +86,17 @@ pub(crate) struct Serve {
     /// [default: nat].
     #[arg(long, env = "EIP_POOL_MODE", value_name = "MODE")]
     pub(crate) pool_mode: Option<Mode>,
+    /// Serve by TLS, with this chain of certificates, the server's own first (PEM). It is read again
+    /// when it changes.
+    #[arg(long, env = "EIP_TLS_CERT", value_name = "FILE")]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// The private key of that certificate (PEM).
+    #[arg(long, env = "EIP_TLS_KEY", value_name = "FILE")]
+    pub(crate) tls_key: Option<PathBuf>,
+    /// How many requests a second a key of role member or reader may make; 0 for any number
+    /// [default: 100].
+    #[arg(long, env = "EIP_RATE_LIMIT", value_name = "REQUESTS")]
+    pub(crate) rate_limit: Option<u32>,
     /// Serve the API alone: no agent, no data plane.
     #[arg(long)]
     pub(crate) no_agent: bool,

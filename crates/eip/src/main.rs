@@ -3,6 +3,7 @@
 mod args;
 mod backends;
 mod client;
+mod doors;
 mod exit;
 mod log;
 mod sandbox;

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,7 +10,6 @@ use eip_agent::{AgentConfig, Announce, Counters, Kernel, KernelOptions, ServerLi
 use eip_compute::ComputeBackend;
 use eip_model::{HostName, Ipv4Range, PoolConfig, chain};
 use eip_server::{ApiKey, ApiState, Service, ServiceConfig};
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -19,11 +17,10 @@ use tracing::warn;
 use crate::args;
 use crate::backends::backends;
 use crate::client::output::print_line;
+use crate::doors::{DEFAULT_LISTEN, Doors, limits, open_doors, tls};
 use crate::exit::{Exit, Failure};
 use crate::settings::{Settings, read_key};
 
-const DEFAULT_LISTEN: SocketAddr =
-    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8080);
 const DEFAULT_RANGE: &str = "100.64.0.0/10";
 
 pub(crate) async fn serve(command: args::Serve, settings: &Settings) -> Result<(), Failure> {
@@ -32,6 +29,7 @@ pub(crate) async fn serve(command: args::Serve, settings: &Settings) -> Result<(
     let default_pool = default_pool(&command, settings)?;
     let host = host_name(&command.host, settings)?;
     let backends = backends(&command.host, settings, &data_dir)?;
+    let tls = tls(&command, settings)?;
     private_folder(&data_dir)?;
     let database = settings.database(command.database.as_deref(), &data_dir);
     let repository = eip_store::open(&database).await;
@@ -44,28 +42,21 @@ pub(crate) async fn serve(command: args::Serve, settings: &Settings) -> Result<(
     service.admit_admin(&admin).await.map_err(unusable)?;
 
     let listen = command.listen.or(settings.listen).unwrap_or(DEFAULT_LISTEN);
-    let listener = TcpListener::bind(listen).await.map_err(|error| {
-        let hint = "is another one running? choose another address with --listen";
-        Failure::here(Exit::Other, "listen", format!("cannot listen on {listen}: {error}"), hint)
-    })?;
-    let bound = listener.local_addr().unwrap_or(listen);
+    let Doors { listeners, mut said, local } = open_doors(listen, tls).await?;
     let stop = stop_on_signal()?;
-    let router = eip_server::router(ApiState::new(service.clone(), stop.clone()));
-    let serving = tokio::spawn(eip_server::serve(vec![listener], router, stop.clone()));
+    let limits = limits(&command, settings);
+    let router = eip_server::router(ApiState::new(service.clone(), &limits, stop.clone()));
+    let serving = tokio::spawn(eip_server::serve(listeners, router, limits, stop.clone()));
     let tending = tokio::spawn(service.clone().tend(stop.clone()));
 
-    let mut said = vec![
-        ("api", format!("http://{bound}")),
-        ("key", data_dir.join("admin.key").display().to_string()),
-        ("record", record),
-    ];
+    said.extend([("key", data_dir.join("admin.key").display().to_string()), ("record", record)]);
     let agent = if command.no_agent {
         said.push(("agent", "none, as asked with --no-agent".to_owned()));
         None
     } else {
         let key = agent_key(&data_dir)?;
         service.admit_agent(&key, host.clone()).await.map_err(unusable)?;
-        let link = server_link(&format!("http://{}", reachable(bound)), key.expose())?;
+        let link = server_link(&format!("http://{local}"), key.expose())?;
         let config = agent_config(&command.host, settings, host, backends, &data_dir);
         said.extend(introduce(&config));
         Some(tokio::spawn(eip_agent::run(config, link, stop.clone())))
@@ -244,18 +235,6 @@ fn host_name(asked: &args::Host, settings: &Settings) -> Result<HostName, Failur
 
 fn server_link(url: &str, key: &str) -> Result<ServerLink, Failure> {
     ServerLink::new(url, key).map_err(|error| Failure::usage(error.to_string(), "see --server"))
-}
-
-/// An address that listens everywhere is reached on loopback.
-fn reachable(bound: SocketAddr) -> SocketAddr {
-    let mut at = bound;
-    if at.ip().is_unspecified() {
-        at.set_ip(match bound {
-            SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
-            SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
-        });
-    }
-    at
 }
 
 /// The key of the first start: the operator's own if `EIP_BOOTSTRAP_KEY` is set, else a random one.

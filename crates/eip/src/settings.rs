@@ -24,6 +24,9 @@ pub(crate) struct Settings {
     pub(crate) host_name: Option<HostName>,
     pub(crate) announce: Option<Announce>,
     pub(crate) counters: Option<Counters>,
+    pub(crate) tls_cert: Option<PathBuf>,
+    pub(crate) tls_key: Option<PathBuf>,
+    pub(crate) rate_limit: Option<u32>,
 }
 
 const BUILT_IN_URL: &str = "http://127.0.0.1:8080";

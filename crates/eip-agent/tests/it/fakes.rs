@@ -14,7 +14,7 @@ use eip_model::{
     AliasTarget, AttachmentProblem, Backend, InstanceId, InstanceInterface, InstanceReport,
     InstanceState, LocalNetwork, MacAddress, PoolConfig,
 };
-use eip_server::{ApiKey, ApiState, Service, ServiceConfig};
+use eip_server::{ApiKey, ApiState, Limits, Listener, Service, ServiceConfig};
 use eip_testkit::eventually_async;
 use serde_json::Value;
 use tokio::net::TcpListener;
@@ -246,8 +246,10 @@ impl Scene {
         let listener = listener.await;
         self.base = format!("http://{}", listener.local_addr().unwrap());
         let stop = CancellationToken::new();
-        let router = eip_server::router(ApiState::new(service, stop.clone()));
-        let serving = tokio::spawn(eip_server::serve(vec![listener], router, stop.clone()));
+        let limits = Limits::default();
+        let router = eip_server::router(ApiState::new(service, &limits, stop.clone()));
+        let listeners = vec![Listener::plain(listener)];
+        let serving = tokio::spawn(eip_server::serve(listeners, router, limits, stop.clone()));
         self.server = Some(Server { stop, task: AbortOnDropHandle::new(serving) });
     }
 

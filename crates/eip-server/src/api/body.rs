@@ -2,16 +2,16 @@
 
 use std::time::Duration;
 
-use axum::body::Bytes;
 use axum::body::HttpBody as _;
 use axum::extract::{FromRequest, Path, Query, Request};
 use axum::extract::{FromRequestParts, RawPathParams};
 use axum::http::HeaderName;
 use axum::http::request::Parts;
 use eip_model::ElasticIpRef;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use futures_util::StreamExt as _;
 use serde::de::DeserializeOwned;
 
+use super::ApiState;
 use crate::service::Error;
 
 /// How much a caller may send.
@@ -20,9 +20,6 @@ const LIMIT: usize = 64 * 1024;
 const LONG_LIMIT: usize = 256 * 1024;
 /// How much an agent may send: the inventory of a large host.
 const AGENT_LIMIT: usize = 64 * 1024 * 1024;
-/// How long a body may take to arrive.
-const DEADLINE: Duration = Duration::from_secs(15);
-
 /// A body of at most 64 KiB.
 #[derive(Debug)]
 pub(crate) struct Json<T>(pub(crate) T);
@@ -35,41 +32,49 @@ pub(crate) struct LongJson<T>(pub(crate) T);
 #[derive(Debug)]
 pub(crate) struct AgentJson<T>(pub(crate) T);
 
-impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
+impl<T: DeserializeOwned> FromRequest<ApiState> for Json<T> {
     type Rejection = Error;
 
-    async fn from_request(request: Request, _: &S) -> Result<Self, Error> {
-        parse(&read(request, LIMIT).await?).map(Self)
+    async fn from_request(request: Request, state: &ApiState) -> Result<Self, Error> {
+        parse(&read(request, LIMIT, state.body_deadline).await?).map(Self)
     }
 }
 
-impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for LongJson<T> {
+impl<T: DeserializeOwned> FromRequest<ApiState> for LongJson<T> {
     type Rejection = Error;
 
-    async fn from_request(request: Request, _: &S) -> Result<Self, Error> {
-        parse(&read(request, LONG_LIMIT).await?).map(Self)
+    async fn from_request(request: Request, state: &ApiState) -> Result<Self, Error> {
+        parse(&read(request, LONG_LIMIT, state.body_deadline).await?).map(Self)
     }
 }
 
-impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for AgentJson<T> {
+impl<T: DeserializeOwned> FromRequest<ApiState> for AgentJson<T> {
     type Rejection = Error;
 
-    async fn from_request(request: Request, _: &S) -> Result<Self, Error> {
-        parse(&read(request, AGENT_LIMIT).await?).map(Self)
+    async fn from_request(request: Request, state: &ApiState) -> Result<Self, Error> {
+        parse(&read(request, AGENT_LIMIT, state.body_deadline).await?).map(Self)
     }
 }
 
-async fn read(request: Request, limit: usize) -> Result<Bytes, Error> {
+async fn read(request: Request, limit: usize, deadline: Duration) -> Result<Vec<u8>, Error> {
     if request.body().is_end_stream() {
-        return Ok(Bytes::new());
+        return Ok(Vec::new());
     }
-    let body = Limited::new(request.into_body(), limit).collect();
-    match tokio::time::timeout(DEADLINE, body).await {
-        Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Error::PayloadTooLarge { limit }),
-        Ok(Err(_)) => Err(Error::invalid("the body ended early", "send all of it")),
-        Err(_) => Err(Error::RequestTimeout { seconds: DEADLINE.as_secs() }),
-    }
+    let mut arriving = request.into_body().into_data_stream();
+    let whole = async {
+        let mut bytes = Vec::new();
+        while let Some(more) = arriving.next().await {
+            let ended = |_| Error::invalid("the body ended early", "send all of it");
+            let more = more.map_err(ended)?;
+            if more.len() > limit - bytes.len() {
+                return Err(Error::PayloadTooLarge { limit });
+            }
+            bytes.extend_from_slice(&more);
+        }
+        Ok(bytes)
+    };
+    let late = |_| Error::RequestTimeout { seconds: deadline.as_secs() };
+    tokio::time::timeout(deadline, whole).await.map_err(late)?
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {

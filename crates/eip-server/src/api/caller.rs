@@ -5,13 +5,16 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 
 use super::ApiState;
+use super::admit::Left;
 use crate::service::{Caller, Error};
 
 impl FromRequestParts<ApiState> for Caller {
     type Rejection = Error;
 
     async fn from_request_parts(parts: &mut Parts, state: &ApiState) -> Result<Self, Error> {
-        state.service.authenticate(presented(&parts.headers)).await
+        let caller = state.service.authenticate(presented(&parts.headers)).await?;
+        state.count(&caller, parts.extensions.get::<Left>())?;
+        Ok(caller)
     }
 }
 

@@ -1,5 +1,6 @@
 //! The HTTP API: parse, call one use case, render what it said.
 
+mod admit;
 mod agent;
 mod body;
 mod caller;
@@ -15,24 +16,32 @@ mod problem;
 mod trace;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::http::{Method, Uri};
 use axum::middleware;
 use axum::routing::{get, put};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
-use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::OpenApi as _;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::limits::{Limits, Rates};
 use crate::service::{Error, Service};
+
+pub(crate) use admit::too_many_connections;
 
 /// What every handler can reach.
 #[derive(Clone)]
 pub struct ApiState {
     service: Arc<Service>,
     stop: CancellationToken,
+    rates: Option<Arc<Rates>>,
+    at_work: Arc<Semaphore>,
+    body_deadline: Duration,
+    in_flight: usize,
 }
 
 impl std::fmt::Debug for ApiState {
@@ -44,8 +53,20 @@ impl std::fmt::Debug for ApiState {
 impl ApiState {
     /// `stop` ends requests that wait.
     #[must_use]
-    pub fn new(service: Arc<Service>, stop: CancellationToken) -> Self {
-        Self { service, stop }
+    pub fn new(service: Arc<Service>, limits: &Limits, stop: CancellationToken) -> Self {
+        Self {
+            service,
+            stop,
+            rates: limits.rate.map(|quota| Arc::new(Rates::new(quota))),
+            at_work: Arc::new(Semaphore::new(limits.in_flight)),
+            body_deadline: limits.body,
+            in_flight: limits.in_flight,
+        }
+    }
+
+    /// How many requests are being worked on.
+    fn at_work(&self) -> usize {
+        self.in_flight.saturating_sub(self.at_work.available_permits())
     }
 }
 
@@ -57,7 +78,7 @@ pub fn router(state: ApiState) -> Router {
         .merge(agents())
         .fallback(no_such_path)
         .method_not_allowed_fallback(method_not_allowed)
-        .layer(CatchPanicLayer::custom(panicked))
+        .layer(middleware::from_fn_with_state(state.clone(), admit::request))
         .layer(middleware::from_fn(trace::request))
         .with_state(state)
 }
@@ -112,10 +133,6 @@ async fn no_such_path(uri: Uri) -> Error {
 
 async fn method_not_allowed(method: Method, uri: Uri) -> Error {
     Error::MethodNotAllowed { path: uri.path().to_owned(), method: method.to_string() }
-}
-
-fn panicked(_: Box<dyn std::any::Any + Send>) -> axum::response::Response {
-    axum::response::IntoResponse::into_response(Error::Internal)
 }
 
 /// Runs a change in a task of its own, so that it is finished even when the client hangs up.

@@ -32,7 +32,7 @@ pub(crate) async fn request(mut request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
 
     if let Some(Pending(error)) = response.extensions_mut().remove::<Pending>() {
-        if error.code().status() >= 500 && !matches!(*error, Error::Stopping) {
+        if error.code().status() >= 500 && !matches!(*error, Error::Stopping | Error::Busy) {
             error!(request.id = %id, route, error = %chain(&*error), "Request failed");
         }
         response = render(&error, &id, response);

@@ -69,6 +69,15 @@ impl Caller {
         }
     }
 
+    /// Whether there may be a limit to how often the caller asks. Agents keep traffic flowing, and
+    /// administrators put right what has gone wrong.
+    pub(crate) fn is_limited(&self) -> bool {
+        match &self.role {
+            Role::Member { .. } | Role::Reader { .. } => true,
+            Role::Admin { .. } | Role::Agent { .. } => false,
+        }
+    }
+
     /// Returns the host whose agent the caller is.
     pub(crate) fn host(&self) -> Result<&HostName, Error> {
         self.role.host().ok_or_else(|| self.forbidden("speak for a host"))

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use eip_model::{
     Backend, ElasticIpRef, ErrorCode, HostName, InstanceState, Mode, PoolName, Unusable,
@@ -61,6 +62,10 @@ pub(crate) enum Error {
     IdempotencyConflict,
     #[error("the project holds {quota} addresses, as many as it may")]
     QuotaExceeded { quota: u64 },
+    #[error("this key may make {quota} requests a second")]
+    RateLimited { quota: u32, wait: Duration },
+    #[error("the service works on as many requests as it may")]
+    Busy,
     #[error("the body did not arrive within {seconds} s")]
     RequestTimeout { seconds: u64 },
     #[error("a body holds at most {limit} bytes")]
@@ -127,7 +132,10 @@ impl Error {
             Self::IdempotencyConflict => ErrorCode::IdempotencyConflict,
             Self::RequestTimeout { .. } => ErrorCode::RequestTimeout,
             Self::PayloadTooLarge { .. } => ErrorCode::PayloadTooLarge,
-            Self::Store(StoreError::Unavailable { .. }) | Self::Stopping => ErrorCode::Unavailable,
+            Self::RateLimited { .. } => ErrorCode::RateLimited,
+            Self::Store(StoreError::Unavailable { .. }) | Self::Stopping | Self::Busy => {
+                ErrorCode::Unavailable
+            }
             Self::Store(StoreError::Refused(_) | StoreError::Corrupt { .. }) | Self::Internal => {
                 ErrorCode::Internal
             }
@@ -197,7 +205,8 @@ impl Error {
             }
             Self::RequestTimeout { .. } => "send all of it at once".into(),
             Self::PayloadTooLarge { .. } => "send less".into(),
-            Self::Store(StoreError::Unavailable { .. }) | Self::Stopping => {
+            Self::RateLimited { .. } => "wait for as many seconds as Retry-After says".into(),
+            Self::Store(StoreError::Unavailable { .. }) | Self::Stopping | Self::Busy => {
                 "repeat the request in a moment".into()
             }
             Self::Store(StoreError::Refused(_) | StoreError::Corrupt { .. }) | Self::Internal => {
@@ -243,6 +252,7 @@ impl Error {
             Self::NameInUse { name } => json!({ "name": name }),
             Self::RequestTimeout { seconds } => json!({ "limit_seconds": seconds }),
             Self::PayloadTooLarge { limit } => json!({ "limit": limit }),
+            Self::RateLimited { quota, .. } => json!({ "quota": quota }),
             Self::Store(StoreError::Unavailable { outcome_unknown: true, .. }) => {
                 json!({ "outcome_unknown": true })
             }
@@ -254,6 +264,7 @@ impl Error {
             | Self::MethodNotAllowed { .. }
             | Self::Store(_)
             | Self::Stopping
+            | Self::Busy
             | Self::Internal => Value::Null,
         };
         match members {
@@ -267,9 +278,10 @@ impl Error {
     }
 
     /// After how many seconds a caller may try again, where trying again can help.
-    pub(crate) const fn retry_after(&self) -> Option<u32> {
-        match self.code().status() {
-            503 => Some(1),
+    pub(crate) fn retry_after(&self) -> Option<u64> {
+        match (self, self.code().status()) {
+            (Self::RateLimited { wait, .. }, _) => Some(wait.as_secs() + 1),
+            (_, 503) => Some(1),
             _ => None,
         }
     }

@@ -1,6 +1,6 @@
 //! A server on a free port of loopback, and whoever talks to it.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use eip_model::{
@@ -8,7 +8,7 @@ use eip_model::{
     DesiredSet, Generation, HostName, InstanceId, InstanceReport, InstanceState, InventoryReport,
     PoolConfig,
 };
-use eip_server::{ApiKey, ApiState, Service, ServiceConfig};
+use eip_server::{ApiKey, ApiState, Limits, Listener, Service, ServiceConfig, Tls};
 use eip_testkit::postgres::TestCluster;
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::Value;
@@ -22,6 +22,18 @@ use uuid::Uuid;
 pub(crate) enum Store {
     Sqlite,
     Postgres,
+}
+
+impl Store {
+    /// An empty database, and a folder that lasts as long as it.
+    async fn fresh(self) -> (String, tempfile::TempDir) {
+        let folder = tempfile::tempdir().unwrap();
+        let url = match self {
+            Self::Sqlite => format!("sqlite:{}/eip.db", folder.path().display()),
+            Self::Postgres => TestCluster::shared().fresh_database().await,
+        };
+        (url, folder)
+    }
 }
 
 /// What an answer says: its status and its JSON, which is null where there was no body.
@@ -43,20 +55,34 @@ impl World {
     }
 
     pub(crate) async fn with_pool(store: Store, range: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let url = match store {
-            Store::Sqlite => format!("sqlite:{}/eip.db", folder.path().display()),
-            Store::Postgres => TestCluster::shared().fresh_database().await,
-        };
-        Self::serving(&url, range, folder).await
+        let (url, folder) = store.fresh().await;
+        Self::serving(&url, range, folder, Limits::default(), None).await
+    }
+
+    pub(crate) async fn with_limits(store: Store, limits: Limits) -> Self {
+        let (url, folder) = store.fresh().await;
+        Self::serving(&url, "100.64.0.0/10", folder, limits, None).await
+    }
+
+    /// A server that is spoken to by TLS.
+    pub(crate) async fn secured(store: Store, tls: Arc<Tls>, limits: Limits) -> Self {
+        let (url, folder) = store.fresh().await;
+        Self::serving(&url, "100.64.0.0/10", folder, limits, Some(tls)).await
     }
 
     /// A server whose record is at this URL.
     pub(crate) async fn on(url: &str) -> Self {
-        Self::serving(url, "100.64.0.0/10", tempfile::tempdir().unwrap()).await
+        let folder = tempfile::tempdir().unwrap();
+        Self::serving(url, "100.64.0.0/10", folder, Limits::default(), None).await
     }
 
-    async fn serving(url: &str, range: &str, folder: tempfile::TempDir) -> Self {
+    async fn serving(
+        url: &str,
+        range: &str,
+        folder: tempfile::TempDir,
+        limits: Limits,
+        tls: Option<Arc<Tls>>,
+    ) -> Self {
         let repository = eip_store::open(url).await.unwrap();
         let default_pool = PoolConfig {
             name: "public".parse().unwrap(),
@@ -72,8 +98,12 @@ impl World {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
         let stop = CancellationToken::new();
-        let router = eip_server::router(ApiState::new(service.clone(), stop.clone()));
-        let serving = tokio::spawn(eip_server::serve(vec![listener], router, stop.clone()));
+        let router = eip_server::router(ApiState::new(service.clone(), &limits, stop.clone()));
+        let listeners = vec![match tls {
+            Some(tls) => Listener::secured(listener, tls),
+            None => Listener::plain(listener),
+        }];
+        let serving = tokio::spawn(eip_server::serve(listeners, router, limits, stop.clone()));
         Self {
             base,
             key: key.expose().to_owned(),
@@ -107,6 +137,10 @@ impl World {
             serving: None,
             _folder: None,
         }
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.base.strip_prefix("http://").unwrap().parse().unwrap()
     }
 
     pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {

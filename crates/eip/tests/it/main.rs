@@ -7,6 +7,7 @@ mod commands;
 mod contract;
 mod disk;
 mod docker;
+mod doors;
 mod engine;
 mod firewalls;
 mod libvirt;
