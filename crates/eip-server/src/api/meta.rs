@@ -3,6 +3,7 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::header::{CONTENT_TYPE, HeaderName};
+use axum::response::IntoResponse;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -47,13 +48,17 @@ pub(crate) async fn readyz(State(state): State<ApiState>) -> Result<&'static str
 
 /// Tell what was counted and measured
 ///
-/// In the text format of Prometheus, of this process since its start.
+/// In the text format of Prometheus. Counters are of this process since its start; what is told of pools, hosts and
+/// the record is what `GET /pools` and `GET /hosts` say, at most a second old.
 #[utoipa::path(
     get, path = "/metrics", tag = "service", operation_id = "metrics", security(()),
     responses((status = 200, description = "The numbers.", body = String, content_type = "text/plain"), Open)
 )]
-pub(crate) async fn metrics() -> String {
-    crate::metrics::render()
+pub(crate) async fn metrics(State(state): State<ApiState>) -> impl IntoResponse {
+    let measured = state.service.measure().await.ok();
+    let mut text = crate::metrics::render();
+    crate::metrics::write_states(&mut text, measured.as_deref(), state.at_work());
+    ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
 }
 
 /// Tell the version of the server

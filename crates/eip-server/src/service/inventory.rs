@@ -31,6 +31,10 @@ impl Service {
 
     pub(crate) async fn hosts(&self, caller: &Caller) -> Result<Vec<Host>, Error> {
         caller.may_read()?;
+        self.every_host().await
+    }
+
+    pub(super) async fn every_host(&self) -> Result<Vec<Host>, Error> {
         let now = Timestamp::now();
         let hosts = self.repository().list_hosts().await.map_err(Error::Store)?;
         Ok(hosts.into_iter().map(|host: HostRecord| host.at(now)).collect())
@@ -38,6 +42,10 @@ impl Service {
 
     pub(crate) async fn pools(&self, caller: &Caller) -> Result<Vec<Pool>, Error> {
         caller.may_read()?;
+        self.every_pool().await
+    }
+
+    pub(super) async fn every_pool(&self) -> Result<Vec<Pool>, Error> {
         let mut pools = Vec::new();
         for config in self.repository().pools().await.map_err(Error::Store)? {
             let counts = self.repository().pool_counts(&config.name).await.map_err(Error::Store)?;

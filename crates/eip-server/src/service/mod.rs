@@ -7,6 +7,7 @@ mod caller;
 mod elastic_ips;
 mod error;
 mod events;
+mod health;
 mod inventory;
 pub(crate) mod keys;
 mod many;
@@ -32,6 +33,8 @@ pub(crate) use caller::Caller;
 pub(crate) use elastic_ips::ListQuery;
 pub(crate) use error::Error;
 pub(crate) use events::Follower;
+use health::Health;
+pub(crate) use health::Measured;
 use keys::{ApiKey, KeyRing};
 use signals::Signals;
 use unmarked::Unmarked;
@@ -68,6 +71,7 @@ pub struct Service {
     keys: KeyRing,
     signals: Signals,
     unmarked: Unmarked,
+    health: Health,
     default_pool: PoolName,
     default_project: ProjectName,
 }
@@ -90,6 +94,7 @@ impl Service {
             keys: KeyRing::new(),
             signals: Signals::default(),
             unmarked: Unmarked::default(),
+            health: Health::default(),
             default_pool: config.default_pool.name,
             default_project: config.default_project,
             readings: AtomicU64::new(0),

@@ -3,9 +3,11 @@
 
 mod agents;
 mod bad_input;
+mod edge;
 mod isolation;
 mod listing;
 mod many;
+mod metrics;
 mod openapi;
 mod outages;
 mod races;
@@ -13,5 +15,6 @@ mod retrying;
 mod seed;
 mod stopping;
 mod stream;
+mod tls;
 mod waiting;
 mod world;

@@ -32,6 +32,9 @@ async fn without_its_database_a_server_says_so_at_once_and_works_again_when_it_i
     // It lives, and is not to be restarted.
     assert_eq!(world.get("/healthz").await.0, StatusCode::OK);
     assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+    let metrics = world.request(Method::GET, "/metrics").send().await.unwrap();
+    assert_eq!(metrics.status(), StatusCode::OK);
+    assert!(metrics.text().await.unwrap().contains("\neip_store_up 0\n"));
     block_in_place(|| cluster.start());
     assert_eq!(world.get("/readyz").await.0, StatusCode::OK);
     assert_eq!(world.get(&format!("/elastic-ips/{id}")).await.0, StatusCode::OK);

@@ -1,5 +1,7 @@
 //! The numbers that `/metrics` shows.
 
+mod states;
+
 use std::collections::HashMap;
 use std::sync::{LazyLock, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
@@ -9,6 +11,8 @@ use metrics::{Counter, Histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio_util::sync::CancellationToken;
 use tracing::error;
+
+pub(crate) use states::write as write_states;
 
 /// How often what was measured is folded into buckets, whether anyone looks or not.
 const UPKEEP: Duration = Duration::from_secs(5);
