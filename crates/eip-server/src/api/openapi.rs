@@ -160,9 +160,16 @@ fn problem(codes: &[ErrorCode]) -> Response {
     let content = ContentBuilder::new().schema(Some(schema)).build();
     let said: Vec<String> =
         codes.iter().map(|code| format!("`{code}`: {}", code.title())).collect();
-    let response = ResponseBuilder::new()
+    let mut response = ResponseBuilder::new()
         .description(said.join("; "))
         .content("application/problem+json", content);
+    if codes.contains(&ErrorCode::RateLimited) {
+        let policy = "What the key may make: `\"key\";q=100;w=1` is 100 requests in each second.";
+        let left = "What is left: `\"key\";r=0;t=1` is none now, and all of them in a second.";
+        response = response
+            .header("RateLimit-Policy", header(Type::String, policy))
+            .header("RateLimit", header(Type::String, left));
+    }
     let waits = codes.iter().any(|code| matches!(code.status(), 429 | 503));
     match waits {
         true => response.header("Retry-After", header(Type::Integer, "Seconds to wait.")).build(),
