@@ -6,10 +6,12 @@ use std::sync::LazyLock;
 use eip_model::{ErrorCode, Problem};
 use serde_json::{Value, json};
 use utoipa::openapi::header::HeaderBuilder;
+use utoipa::openapi::path::{Operation, PathItem};
 use utoipa::openapi::schema::{AllOfBuilder, ObjectBuilder, Type};
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityScheme};
 use utoipa::openapi::{
-    ContentBuilder, OpenApi as OpenApiDocument, Ref, RefOr, Response, ResponseBuilder, Schema,
+    Content, ContentBuilder, OpenApi as OpenApiDocument, Ref, RefOr, Required, Response,
+    ResponseBuilder, Schema,
 };
 use utoipa::{IntoParams, Modify, OpenApi};
 
@@ -30,6 +32,7 @@ const BODIED: &[ErrorCode] = &[ErrorCode::RequestTimeout, ErrorCode::PayloadTooL
 pub(crate) static DOCUMENT: LazyLock<String> = LazyLock::new(|| {
     let mut document = super::routes().split_for_parts().1;
     name_every_answer(&mut document);
+    leave_bodies_out(&mut document);
     complete_answers(&mut document);
     document.to_pretty_json().map(|text| text + "\n").unwrap_or_default()
 });
@@ -184,15 +187,37 @@ fn header(kind: Type, description: &str) -> utoipa::openapi::Header {
 
 /// Adds what every answer carries.
 fn name_every_answer(document: &mut OpenApiDocument) {
-    for item in document.paths.paths.values_mut() {
-        let operations =
-            [&mut item.get, &mut item.put, &mut item.post, &mut item.delete, &mut item.patch];
-        for operation in operations.into_iter().flatten() {
-            for response in operation.responses.responses.values_mut() {
-                if let RefOr::T(response) = response {
-                    *response = named(response.clone());
-                }
+    for operation in operations(document) {
+        for response in operation.responses.responses.values_mut() {
+            if let RefOr::T(response) = response {
+                *response = named(response.clone());
             }
+        }
+    }
+}
+
+fn operations(document: &mut OpenApiDocument) -> impl Iterator<Item = &mut Operation> {
+    document.paths.paths.values_mut().flat_map(|item| {
+        let PathItem { get, put, post, delete, patch, .. } = item;
+        [get, put, post, delete, patch].into_iter().flatten()
+    })
+}
+
+/// Says of bodies in which nothing is required that there need be none: an empty one is `{}`.
+fn leave_bodies_out(document: &mut OpenApiDocument) {
+    let schemas = document.components.as_ref().map(|all| all.schemas.clone()).unwrap_or_default();
+    let asks_nothing = |content: &RefOr<Content>| {
+        let RefOr::T(Content { schema: Some(RefOr::Ref(named)), .. }) = content else {
+            return false;
+        };
+        let name = named.ref_location.rsplit('/').next().unwrap_or_default();
+        matches!(schemas.get(name), Some(RefOr::T(Schema::Object(it))) if it.required.is_empty())
+    };
+    for body in operations(document).filter_map(|one| one.request_body.as_mut()) {
+        if let RefOr::T(body) = body
+            && body.content.values().all(asks_nothing)
+        {
+            body.required = Some(Required::False);
         }
     }
 }

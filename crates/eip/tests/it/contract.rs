@@ -11,7 +11,8 @@ use crate::scene::Scene;
 /// What no answer may violate.
 const CHECKS: &str = "not_a_server_error,status_code_conformance,content_type_conformance,\
                       response_headers_conformance,response_schema_conformance,ignored_auth,\
-                      unsupported_method,allow_header_conformance,use_after_free";
+                      unsupported_method,allow_header_conformance,use_after_free,\
+                      negative_data_rejection,missing_required_header";
 
 /// How many requests there are to be at least.
 const CASES: u64 = 2_000;
