@@ -24,7 +24,8 @@ fn by_tls_the_world_comes_in_and_this_machine_speaks_to_itself_in_the_clear() {
     let options = ["--compute", "sandbox", "--listen", "0.0.0.0:8443"];
     let tls = ["--tls-cert", &certificate, "--tls-key", &key];
     let _serving = scene.serve(&[options.as_slice(), &tls].concat());
-    let log = scene.log();
+    let told = || Some(scene.log()).filter(|log| log.contains("next, in another terminal"));
+    let log = eip_testkit::eventually("the first words", SOON, told);
     assert!(log.contains("https://0.0.0.0:8443") && log.contains("http://127.0.0.1:8080"), "{log}");
     scene.sandbox("web-1");
     let up = scene.eip_json("up web-1");
