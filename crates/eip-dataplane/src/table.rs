@@ -213,7 +213,11 @@ pub(crate) const CHAINS: [Chain; 9] = [
         kind: "filter",
         hook: Hook::Input,
         priority: -10,
-        rules: &[&[IsOriginal, DestinationAddress, In(POOL), Count, Drop]],
+        rules: &[
+            &[IsOriginal, DestinationAddress, In(POOL), Count, Drop],
+            // What an instance that had the elastic IP still answers to the host itself.
+            STALE_DESTINATION,
+        ],
     },
     Chain {
         name: "fwd_guard",

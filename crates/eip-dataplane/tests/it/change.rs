@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 
+use eip_dataplane::faults::{When, arm_helper, disarm_helper};
 use eip_testkit::eventually;
 use eip_testkit::netns::{Conversation, Namespace, ask_udp};
 
@@ -113,6 +114,48 @@ fn what_an_instance_had_begun_before_carries_its_elastic_ip_soon_after() {
     outbound.connection_is_cut();
     assert_eq!(published.ask_udp().expect("an answer"), "client saw 192.0.2.1");
     assert_eq!(published.tcp.ask().expect("an answer"), "client saw 192.0.2.1");
+}
+
+/// A datagram from one to the other's port 7001, and the sockets of both.
+fn greeting(from: &Namespace, to: (&Namespace, Ipv4Addr), by: Ipv4Addr) -> (UdpSocket, UdpSocket) {
+    let listening = to.0.run(move || UdpSocket::bind((to.1, 7001)).expect("a port"));
+    let asking = from.run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 7000)).expect("a port"));
+    for socket in [&listening, &asking] {
+        socket.set_read_timeout(Some(NEVER)).expect("a timeout");
+    }
+    asking.send_to(b"hello", (by, 7001)).expect("a route");
+    let (_, caller) = listening.recv_from(&mut [0; 64]).expect("the first datagram");
+    listening.connect(caller).expect("a route");
+    listening.send(b"before").expect("a route");
+    assert_eq!(asking.recv_from(&mut [0; 64]).expect("an answer").1.ip(), by);
+    (asking, listening)
+}
+
+#[test]
+fn what_is_held_back_needs_no_sweep() {
+    let world = World::with(&[(eip(1), WEB_1), (eip(3), WEB_3)]);
+    let (client, of_client) = greeting(&world.client, (&world.web_1, WEB_1), eip(1));
+    let (host, of_host) = greeting(&world.host, (&world.web_3, WEB_3), eip(3));
+    let (begun, peer) = greeting(&world.web_1, (&world.client, CLIENT), CLIENT);
+    world.host.run(|| arm_helper("eip-sweep", usize::MAX, (0, libc::ENOBUFS, When::Before)));
+    // One goes to another instance; the other's instance is given what the first had.
+    world.apply(&[(eip(1), WEB_3), (eip(3), WEB_2)]);
+    for (heard, said, whose) in [
+        (&client, &of_client, "the client's"),
+        (&host, &of_host, "the host's"),
+        (&peer, &begun, "the instance's own, from it"),
+        (&begun, &peer, "the instance's own, to it"),
+    ] {
+        let to = if whose.ends_with("from it") { Some((CLIENT, 7001)) } else { None };
+        match to {
+            Some(to) => said.send_to(b"after", to),
+            None => said.send(b"after"),
+        }
+        .expect("a route");
+        let got = heard.recv_from(&mut [0; 64]);
+        assert!(got.is_err(), "{whose}: {got:?}");
+    }
+    world.host.run(|| disarm_helper("eip-sweep"));
 }
 
 #[test]
