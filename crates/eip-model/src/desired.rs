@@ -67,6 +67,10 @@ impl Desired {
             }
         }
         next.attach(changes.attachments.clone())?;
+        if next.ranges != self.ranges {
+            // Told whole, it would be refused; kept, it could not be read again.
+            next.attachments.keys().try_for_each(|address| next.in_ranges(*address))?;
+        }
         Ok(next)
     }
 
@@ -106,6 +110,13 @@ impl Desired {
         self.addresses.get(&instance).copied()
     }
 
+    fn in_ranges(&self, address: Ipv4Addr) -> Result<(), String> {
+        match self.ranges.iter().any(|range| range.contains(address)) {
+            true => Ok(()),
+            false => Err(format!("{address} is in none of its ranges")),
+        }
+    }
+
     fn attach(&mut self, attachments: Vec<Attachment>) -> Result<(), String> {
         let mut last = None;
         for attachment in attachments {
@@ -116,9 +127,7 @@ impl Desired {
             if last > Some(public_ip) {
                 return Err(format!("it is not sorted: {public_ip} comes late"));
             }
-            if !self.ranges.iter().any(|range| range.contains(public_ip)) {
-                return Err(format!("{public_ip} is in none of its ranges"));
-            }
+            self.in_ranges(public_ip)?;
             if self.addresses.insert(instance, public_ip).is_some() {
                 return Err(format!("it has two addresses for the instance {instance}"));
             }
@@ -238,6 +247,11 @@ mod tests {
         assert!(wrong(DesiredChanges { since, ..changes.clone() }).contains("of another set"));
         let generation = Generation::new(3);
         assert!(wrong(DesiredChanges { generation, ..changes.clone() }).contains("lead back"));
+        let narrower = DesiredChanges {
+            ranges: vec!["100.64.0.0/31".parse().unwrap()],
+            ..desired(5, &[(1, 1), (2, 2)]).since(&before)
+        };
+        assert_eq!(wrong(narrower), "100.64.0.2 is in none of its ranges");
         let taken = set(5, &[(3, 2)]).attachments;
         let two = DesiredChanges { attachments: taken, removed: Vec::new(), ..changes };
         assert!(wrong(two).starts_with("it has two addresses for the instance"));

@@ -75,7 +75,8 @@ impl Log {
         let file = File::options().write(true).open(path).ok()?;
         let length = u64::try_from(good).ok()?;
         if good != text.len() {
-            file.set_len(length).ok()?;
+            // On the disk ahead of what takes its place: a part of it must not be left behind that.
+            file.set_len(length).and_then(|()| file.sync_data()).ok()?;
         }
         Some(Self { file, length })
     }

@@ -178,3 +178,29 @@ fn another_boot_forgets_where_instances_were_but_not_what_is_wished() {
     keep.save(now.clone(), Generation::new(2));
     has(dir.path(), &now, 2);
 }
+
+#[test]
+fn an_agent_that_knows_of_no_log_takes_nothing_from_the_file_and_its_own_file_is_taken() {
+    /// What such an agent cannot do without.
+    #[derive(Debug, serde::Deserialize)]
+    struct Older {
+        #[serde(rename = "boot_id")]
+        _boot_id: String,
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("agent.json");
+    let mut keep = Keep::open(dir.path());
+    keep.save(to_keep(desired(3, 2, 0), &["a"]), Generation::new(3));
+    let text = fs::read_to_string(&path).unwrap();
+    let older = serde_json::from_str::<Older>(&text).unwrap_err();
+    assert!(older.to_string().contains("missing field `boot_id`"), "{older}");
+    // Its file has no number, and what is left of the log is not taken for its own.
+    keep.save(to_keep(desired(4, 2, 1), &["a"]), Generation::new(3));
+    let mut value: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let fields = value.as_object_mut().unwrap();
+    fields.remove("serial").unwrap();
+    let boot = fields.remove("boot").unwrap();
+    fields.insert("boot_id".into(), boot);
+    fs::write(&path, value.to_string()).unwrap();
+    has(dir.path(), &to_keep(desired(3, 2, 0), &["a"]), 3);
+}

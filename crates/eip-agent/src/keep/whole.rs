@@ -29,9 +29,14 @@ pub(super) struct Kept {
 }
 
 /// What is in the file.
+///
+/// An agent that knows of no log would take the file for all there is, and bring back what has changed
+/// since. It asks for `boot_id` and finds none, so it sets the file aside and asks the server.
 #[derive(Deserialize)]
 struct Read {
-    boot_id: String,
+    /// As agents called it that knew of no log.
+    #[serde(alias = "boot_id")]
+    boot: String,
     #[serde(default)]
     serial: u64,
     desired: Option<DesiredSet>,
@@ -48,7 +53,7 @@ struct ReadListing {
 
 #[derive(Serialize)]
 struct Written<'k> {
-    boot_id: &'k str,
+    boot: &'k str,
     serial: u64,
     desired: &'k Option<Desired>,
     acknowledged: Generation,
@@ -71,7 +76,7 @@ impl Kept {
     /// In words: why this is not a file that was written whole.
     pub(super) fn read(text: &[u8]) -> Result<Self, String> {
         let read: Read = serde_json::from_slice(text).map_err(|error| error.to_string())?;
-        let Read { boot_id, serial, desired, acknowledged, listings } = read;
+        let Read { boot: boot_id, serial, desired, acknowledged, listings } = read;
         let desired = desired.map(Desired::new).transpose()?;
         let listing = |(backend, ReadListing { instances, networks })| {
             let instances = instances.into_iter().map(|one| (one.id, Arc::new(one))).collect();
@@ -90,7 +95,8 @@ impl Kept {
         });
         let listings = listings.collect();
         let (serial, acknowledged) = (*serial, *acknowledged);
-        let written = Written { boot_id, serial, desired, acknowledged, listings };
+        let boot = boot_id.as_str();
+        let written = Written { boot, serial, desired, acknowledged, listings };
         let draft = path.with_extension("draft");
         let mut options = File::options();
         let file = options.write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
