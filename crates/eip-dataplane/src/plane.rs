@@ -61,6 +61,8 @@ pub struct DataPlane {
     settled_networks: Option<Vec<LocalNetwork>>,
     /// The networks that are inside, as far as announcements know.
     announced_beside: Option<Vec<LocalNetwork>>,
+    /// What turns that failed have left to announce, and whether the host has changed since one did not.
+    owed: (BTreeSet<Ipv4Addr>, bool),
 }
 
 impl DataPlane {
@@ -106,6 +108,7 @@ impl DataPlane {
             routed: None,
             settled_networks: None,
             announced_beside: None,
+            owed: Default::default(),
         })
     }
 
@@ -122,6 +125,8 @@ impl DataPlane {
         self.refuse_other_namespace()?;
         let look = |source| ApplyError::Look { what: "the network", source };
         let (host, host_changed) = self.lookout.look().map_err(look)?;
+        self.owed.1 |= host_changed;
+        let host_changed = self.owed.1;
         let intact = self.nft.intact();
         if !intact.map_err(|source| ApplyError::Look { what: "the ruleset", source })? {
             self.in_force = None;
@@ -143,10 +148,15 @@ impl DataPlane {
             Some(_) => host.announce_on(&desired.networks),
             None => Vec::new(),
         };
-        let paths = self.paths.change(&desired.aliases, &outside, source)?;
+        self.owed.0.extend(fresh.drain(..));
+        let paths = self.paths.change(&desired.aliases, &outside, source).inspect_err(|_| {
+            self.owed.0.extend(desired.aliases.keys());
+        })?;
         self.tell_meter_of_ways(desired, &paths);
         applied.routes_added += paths.added;
         applied.routes_removed += paths.gone.len();
+        let (owed, _) = std::mem::take(&mut self.owed);
+        fresh.extend(owed.into_iter().filter(|address| desired.has(*address)));
         fresh.extend(paths.fresh);
         if let Some(Ok(announcer)) = &self.announcer {
             announcer.withdraw(paths.gone.into_iter());
@@ -394,8 +404,8 @@ impl DataPlane {
         applied.routes_added = missing.len();
         // Both are tried: one that cannot go must not keep others from coming.
         let removed = self.routes.remove(&gone);
-        self.routes.add(&missing)?;
-        removed?;
+        let done = self.routes.add(&missing).and(removed);
+        done.inspect_err(|_| self.owed.0.extend(&fresh))?;
         self.routed = Some(source);
         Ok(fresh)
     }

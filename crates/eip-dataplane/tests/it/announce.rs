@@ -71,7 +71,7 @@ fn mac(world: &World) -> [u8; 6] {
     bytes.collect::<Vec<_>>().try_into().expect("six bytes")
 }
 
-fn next(heard: &Receiver<Frame>, about: Ipv4Addr) -> Frame {
+pub(crate) fn next(heard: &Receiver<Frame>, about: Ipv4Addr) -> Frame {
     let deadline = Instant::now() + 4 * SOON;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());

@@ -5,6 +5,7 @@ use eip_dataplane::faults::{When, arm, disarm};
 use eip_testkit::netns::fetch;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
+use crate::announce::{listen, next};
 use crate::world::{CLIENT, NEVER, TCP, WEB_1, WEB_2, WEB_3, World, ask, desired, eip};
 
 type Pairs<'p> = &'p [(Ipv4Addr, Ipv4Addr)];
@@ -76,6 +77,29 @@ fn a_move_an_attach_and_a_detach_converge_whichever_step_fails() {
     let from = [(eip(1), WEB_1), (eip(3), WEB_3)];
     let to = [(eip(1), WEB_2), (eip(2), WEB_1)];
     assert!(every_step_fails(false, &from, &to) >= 5);
+}
+
+#[test]
+fn what_a_turn_that_failed_has_left_unsaid_is_announced_by_the_next() {
+    let world = World::with(&[]);
+    for when in [When::Before, When::After] {
+        for step in 0.. {
+            world.apply(&[]);
+            let heard = listen(&world);
+            let number = u8::try_from(step + 1).expect("not so many steps");
+            let state = desired(&[(eip(number), WEB_1)]);
+            let struck = world.plane(move |plane| {
+                arm(step, libc::ENOBUFS, when);
+                let _failed = plane.apply(&state);
+                disarm()
+            });
+            world.apply(&[(eip(number), WEB_1)]);
+            next(&heard, eip(number));
+            if !struck {
+                break;
+            }
+        }
+    }
 }
 
 #[test]
