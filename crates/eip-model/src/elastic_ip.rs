@@ -28,6 +28,12 @@ pub struct ElasticIp {
     pub name: Option<Label>,
     #[schema(value_type = std::collections::BTreeMap<String, String>)]
     pub tags: Tags,
+    /// Whether its release is refused.
+    #[serde(default)]
+    pub protected: bool,
+    /// Grows with every change of the elastic IP or its association; its `ETag` goes by it.
+    #[serde(default)]
+    pub revision: u64,
     #[schema(value_type = Option<uuid::Uuid>)]
     pub instance_id: Option<InstanceId>,
     pub instance_name: Option<String>,

@@ -3,10 +3,12 @@
 use std::fmt;
 use std::str::FromStr;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::instance::UnknownWord;
-use crate::names::{HostName, ProjectName};
+use crate::names::{HostName, Label, ProjectName};
 
 /// The public part of an API key: what logs, events and lists name it by.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -93,6 +95,36 @@ impl Role {
             Self::Admin { .. } | Self::Member { .. } | Self::Reader { .. } => None,
         }
     }
+}
+
+/// A key as administrators see it: never the key itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ApiKeyInfo {
+    #[schema(value_type = String)]
+    pub id: KeyId,
+    #[schema(value_type = Option<String>)]
+    pub name: Option<Label>,
+    pub role: String,
+    #[schema(value_type = Option<String>)]
+    pub project: Option<ProjectName>,
+    #[schema(value_type = Option<String>)]
+    pub host: Option<HostName>,
+    #[schema(value_type = String, format = "date-time")]
+    pub created_at: Timestamp,
+    #[schema(value_type = Option<String>, format = "date-time")]
+    pub expires_at: Option<Timestamp>,
+    #[schema(value_type = Option<String>, format = "date-time")]
+    pub revoked_at: Option<Timestamp>,
+    /// When it was last seen to be used, to within some seconds.
+    #[schema(value_type = Option<String>, format = "date-time")]
+    pub last_used_at: Option<Timestamp>,
+}
+
+/// All keys, the oldest first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ApiKeyList {
+    pub items: Vec<ApiKeyInfo>,
+    pub next_cursor: Option<String>,
 }
 
 impl FromStr for KeyId {

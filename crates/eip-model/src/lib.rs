@@ -10,6 +10,7 @@ mod desired;
 mod elastic_ip;
 mod event;
 mod free_map;
+mod history;
 mod host;
 mod ids;
 mod instance;
@@ -21,6 +22,7 @@ mod network;
 mod plan;
 mod pool;
 mod problem;
+mod project;
 mod requests;
 mod resolver;
 mod traffic;
@@ -39,6 +41,7 @@ pub use elastic_ip::{
 };
 pub use event::{Event, EventKind};
 pub use free_map::FreeMap;
+pub use history::{AddressHistory, AllocationPeriod, AssociationPeriod};
 pub use host::{BackendStatus, Host, HostList};
 pub use ids::{ClusterId, ElasticIpId, ElasticIpRef, Generation, InstanceId, InstanceRef};
 pub use imbl::OrdMap;
@@ -46,7 +49,7 @@ pub use imbl::ordmap::DiffItem;
 pub use instance::{
     AddressSource, Backend, Instance, InstanceList, InstanceReport, InstanceState, Unusable,
 };
-pub use key::{KeyId, Role};
+pub use key::{ApiKeyInfo, ApiKeyList, KeyId, Role};
 pub use mend::{LONGEST_MEND, MENDS_KEPT, Mend, MendReport};
 pub use mode::{InstanceInterface, InvalidMac, MacAddress, Mode};
 pub use names::{HostName, InvalidName, Label, PoolName, ProjectName, Tags, TagsError};
@@ -54,8 +57,11 @@ pub use network::LocalNetwork;
 pub use plan::{
     AliasTarget, Change, Instances, Resolution, Speaker, Surroundings, changes, resolve,
 };
-pub use pool::{Pool, PoolConfig, PoolList, Reserved};
+pub use pool::{
+    CreatePoolRequest, Pool, PoolCell, PoolConfig, PoolList, PoolMap, Reserved, UpdatePoolRequest,
+};
 pub use problem::{ErrorCode, Problem};
+pub use project::{CreateProjectRequest, Project, ProjectList, UpdateProjectRequest};
 pub use requests::{
     AllocateRequest, AssociateManyRequest, AssociateOne, AssociateRequest, AssociatedMany,
     AssociatedOne, CreateKeyRequest, CreatedKey, DisassociateRequest, MOST_AT_ONCE, UpdateRequest,

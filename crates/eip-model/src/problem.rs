@@ -44,6 +44,8 @@ codes! {
     HostNotFound, "host_not_found", 404, "No such host";
     InstanceNotFound, "instance_not_found", 404, "No such instance";
     PoolNotFound, "pool_not_found", 404, "No such pool";
+    ProjectNotFound, "project_not_found", 404, "No such project";
+    ApiKeyNotFound, "api_key_not_found", 404, "No such API key";
     MethodNotAllowed, "method_not_allowed", 405, "The path does not take this method";
     RequestTimeout, "request_timeout", 408, "The request did not arrive in time";
     AddressInUse, "address_in_use", 409, "The address is not free";
@@ -59,6 +61,12 @@ codes! {
     InstanceAmbiguous, "instance_ambiguous", 409, "Several instances have this name";
     HostAhead, "host_ahead", 409, "The host holds what this record never gave it";
     PoolExhausted, "pool_exhausted", 409, "The pool has no free address";
+    PoolDraining, "pool_draining", 409, "The pool hands nothing out any more";
+    PoolInUse, "pool_in_use", 409, "The pool is in use";
+    PoolOverlaps, "pool_overlaps", 409, "The addresses belong to a pool already";
+    ProjectInUse, "project_in_use", 409, "The project is in use";
+    LastAdminKey, "last_admin_key", 409, "No other key may administer the service";
+    ElasticIpProtected, "elastic_ip_protected", 409, "The elastic IP is protected from release";
     QuotaExceeded, "quota_exceeded", 409, "The project's quota is used up";
     IdempotencyConflict, "idempotency_conflict", 409, "The idempotency key was used for something else";
     PreconditionFailed, "precondition_failed", 412, "The elastic IP has changed";

@@ -5,6 +5,7 @@
 
 use std::net::Ipv4Addr;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -30,6 +31,9 @@ pub struct AllocateRequest {
     pub name: Option<Label>,
     #[schema(value_type = std::collections::BTreeMap<String, String>)]
     pub tags: Tags,
+    /// Whether its release is refused until the protection is taken away.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub protected: bool,
 }
 
 /// `POST /elastic-ips/{id}/associate`.
@@ -128,6 +132,9 @@ pub struct UpdateRequest {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<std::collections::BTreeMap<String, String>>)]
     pub tags: Option<Tags>,
+    /// Whether its release is refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub protected: Option<bool>,
 }
 
 /// `POST /api-keys`.
@@ -144,6 +151,14 @@ pub struct CreateKeyRequest {
     #[schema(value_type = Option<String>)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<HostName>,
+    /// What people call it.
+    #[schema(value_type = Option<String>)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<Label>,
+    /// From when on it is no good any more; without, it is good until it is revoked.
+    #[schema(value_type = Option<String>, format = "date-time")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Timestamp>,
 }
 
 /// A key that was just made. It is shown this once.
@@ -156,6 +171,12 @@ pub struct CreatedKey {
     pub project: Option<ProjectName>,
     #[schema(value_type = Option<String>)]
     pub host: Option<HostName>,
+    #[schema(value_type = Option<String>)]
+    #[serde(default)]
+    pub name: Option<Label>,
+    #[schema(value_type = Option<String>, format = "date-time")]
+    #[serde(default)]
+    pub expires_at: Option<Timestamp>,
     pub key: String,
 }
 

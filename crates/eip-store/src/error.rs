@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use eip_model::{Backend, InstanceState, Mode, Unusable};
+use eip_model::{Backend, InstanceState, Ipv4Range, Mode, PoolName, Unusable};
 
 /// The record was reached and said no, or it was not reached.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +46,31 @@ pub enum Refusal {
     NameInUse,
     #[error("associated with instance {instance_name}")]
     AlreadyAssociated { instance_name: String },
+    #[error("it is protected from release")]
+    Protected,
+    #[error("it has changed")]
+    PreconditionFailed,
+    #[error("no such project")]
+    ProjectNotFound,
+    #[error("the project is in use: {what}")]
+    ProjectInUse { what: String },
+    #[error("there is one of this name")]
+    Exists,
+    #[error("no such pool")]
+    PoolNotFound,
+    #[error("the pool hands nothing out any more")]
+    PoolDraining,
+    #[error("the pool is in use: {held} held, {asleep} asleep")]
+    PoolInUse { held: u64, asleep: u64 },
+    #[error("{range} overlaps with {other} of pool {pool}")]
+    PoolOverlaps { range: Ipv4Range, other: Ipv4Range, pool: PoolName },
+    #[error("no such API key")]
+    ApiKeyNotFound,
+    #[error("no other good key is of an administrator")]
+    LastAdminKey,
+    /// How a rehearsal ends: nothing of it stays.
+    #[error("it was a rehearsal")]
+    Rehearsed,
     #[error("not associated")]
     NotAssociated,
     #[error("still associated with instance {instance_name}")]

@@ -25,6 +25,8 @@ mod transaction;
 mod value;
 
 pub use backup::{Backup, BackupError, backup};
+pub use cases::history::HistoryFilter;
+pub use cases::pools::PoolChange;
 pub use error::{Refusal, StoreError};
 pub use import::{ImportError, Imported, import};
 pub use news::News;
@@ -32,7 +34,8 @@ pub use open::{OpenError, open};
 pub use records::{
     Acceptance, Ahead, Allocated, ApiKeyRecord, AssociateCommand, AssociationRecord,
     DisassociateCommand, ElasticIpFilter, ElasticIpRecord, HostProgress, HostRecord,
-    InstanceFilter, InventoryOutcome, ListPlace, NetworkWish, NewAllocation, NewApiKey, OnceKey,
-    PoolCounts, PoolLoad, ReleaseCommand, Released, Reported, Scope, UpdateCommand, Wish,
+    InstanceFilter, InventoryOutcome, ListPlace, MadeApiKey, NetworkWish, NewAllocation, NewApiKey,
+    OnceKey, PoolCounts, PoolLoad, ReleaseCommand, Released, Reported, Scope, Settled, Terms,
+    UpdateCommand, Version, Wish,
 };
 pub use repository::Repository;

@@ -3,12 +3,13 @@
 use std::net::Ipv4Addr;
 
 use eip_model::{
-    AssociationView, BackendStatus, ClusterId, DataPlaneHealth, ElasticIp, ElasticIpId,
+    ApiKeyInfo, AssociationView, BackendStatus, ClusterId, DataPlaneHealth, ElasticIp, ElasticIpId,
     ElasticIpRef, ElasticIpStatus, Generation, Host, HostName, InstanceId, InstanceRef, Ipv4Range,
     KeyId, Label, LettingGo, Mode, PoolName, ProjectName, REPORT_SILENCE_SECONDS, Role, Tags,
     data_plane, idle_data_plane,
 };
 use jiff::{Timestamp, ToSpan};
+use serde::{Deserialize, Serialize};
 
 /// Whose things a caller may see and change.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +40,7 @@ pub struct NewAllocation {
     pub project: ProjectName,
     pub name: Option<Label>,
     pub tags: Tags,
+    pub protected: bool,
     /// Whether the caller asked for this very address, and so may wake it from the quarantine that
     /// follows its own release.
     pub asked_for: bool,
@@ -64,6 +66,49 @@ pub struct Allocated {
     pub record: ElasticIpRecord,
     /// Whether this was answered before; the elastic IP is then told as it was.
     pub repeated: bool,
+}
+
+/// What a caller asks for besides a change itself.
+#[derive(Debug, Clone, Default)]
+pub struct Terms {
+    /// Repeating it under the same key gives the first answer again and changes nothing more.
+    pub once: Option<OnceKey>,
+    /// The versions of which the elastic IP must still be one.
+    pub if_match: Option<Vec<Version>>,
+    /// Say what it would come to, and change nothing.
+    pub rehearse: bool,
+}
+
+/// An elastic IP as it was after one of its changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Version {
+    pub id: ElasticIpId,
+    pub revision: u64,
+}
+
+impl Terms {
+    /// Whether there are none, as for most.
+    #[must_use]
+    pub const fn is_none(&self) -> bool {
+        self.once.is_none() && self.if_match.is_none() && !self.rehearse
+    }
+}
+
+/// What a change under [`Terms`] came to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settled<A> {
+    pub answer: A,
+    /// Whether it was carried out before.
+    pub repeated: bool,
+    /// What was answered then, if that is known.
+    pub body: Option<serde_json::Value>,
+}
+
+impl<A> Settled<A> {
+    /// Something that was carried out just now.
+    pub const fn first(answer: A) -> Self {
+        Self { answer, repeated: false, body: None }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -114,6 +159,7 @@ pub struct UpdateCommand {
     pub scope: Scope,
     pub name: Option<Option<Label>>,
     pub tags: Option<Tags>,
+    pub protected: Option<bool>,
     pub actor: String,
     pub now: Timestamp,
 }
@@ -122,7 +168,7 @@ pub struct UpdateCommand {
 ///
 /// Unless it waits for the host that had the address before ([`AssociationView::fenced_by`]): then
 /// `host` gets it in a later desired set, whose generation the association has from then on.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Wish {
     pub elastic_ip: ElasticIpId,
     pub host: HostName,
@@ -132,6 +178,7 @@ pub struct Wish {
     /// Whether the record changed; associating where it already is changes nothing.
     pub changed: bool,
     /// The elastic IP as recorded now, where that is known without another look.
+    #[serde(skip)]
     pub record: Option<ElasticIpRecord>,
 }
 
@@ -152,6 +199,8 @@ pub struct ElasticIpRecord {
     pub pool: PoolName,
     pub name: Option<Label>,
     pub tags: Tags,
+    /// Whether its release is refused.
+    pub protected: bool,
     pub allocated_at: Timestamp,
     pub updated_at: Timestamp,
     /// Grows with every change of the elastic IP or its association.
@@ -194,6 +243,8 @@ impl ElasticIpRecord {
             pool: self.pool,
             name: self.name,
             tags: self.tags,
+            protected: self.protected,
+            revision: self.revision,
             instance_id: association.as_ref().map(|one| one.instance_id),
             instance_name: association.as_ref().map(|one| one.instance_name.clone()),
             private_ip: association.as_ref().and_then(|one| one.private_ip),
@@ -246,7 +297,17 @@ pub struct NewApiKey {
     /// SHA-256 of the whole key as the caller presents it.
     pub digest: [u8; 32],
     pub role: Role,
+    pub name: Option<Label>,
+    pub expires_at: Option<Timestamp>,
     pub now: Timestamp,
+}
+
+/// A key that was made, as whoever repeats the request is told of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MadeApiKey {
+    pub info: ApiKeyInfo,
+    /// What the caller had noted with it.
+    pub note: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -254,8 +315,29 @@ pub struct ApiKeyRecord {
     pub id: KeyId,
     pub digest: [u8; 32],
     pub role: Role,
+    pub name: Option<Label>,
+    pub created_at: Timestamp,
     pub expires_at: Option<Timestamp>,
     pub revoked_at: Option<Timestamp>,
+    pub last_used_at: Option<Timestamp>,
+}
+
+impl ApiKeyRecord {
+    /// Returns what an administrator sees.
+    #[must_use]
+    pub fn info(self) -> ApiKeyInfo {
+        ApiKeyInfo {
+            id: self.id,
+            name: self.name,
+            role: self.role.as_str().to_owned(),
+            project: self.role.project().cloned(),
+            host: self.role.host().cloned(),
+            created_at: self.created_at,
+            expires_at: self.expires_at,
+            revoked_at: self.revoked_at,
+            last_used_at: self.last_used_at,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -307,7 +389,7 @@ impl Ahead {
 }
 
 /// What came of accepting that a host is ahead.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Acceptance {
     Accepted,
     NotAhead,

@@ -4,20 +4,22 @@ use std::net::Ipv4Addr;
 
 use async_trait::async_trait;
 use eip_model::{
-    AppliedReport, ClusterId, Counted, DesiredChanges, DesiredSet, ElasticIpId, ElasticIpRef,
-    Event, Generation, HostName, Instance, InventoryPart, Mend, PoolConfig, PoolName, ProjectName,
-    Traffic,
+    AllocationPeriod, AppliedReport, ClusterId, Counted, DesiredChanges, DesiredSet, ElasticIpId,
+    ElasticIpRef, Event, Generation, HostName, Instance, InventoryPart, Ipv4Range, KeyId, Mend,
+    PoolCell, PoolConfig, PoolName, Project, ProjectName, Traffic,
 };
 use jiff::Timestamp;
 use tokio::sync::broadcast;
 
+use crate::cases::history::HistoryFilter;
+use crate::cases::pools::PoolChange;
 use crate::error::StoreError;
 use crate::news::News;
 use crate::records::{
     Acceptance, Ahead, Allocated, ApiKeyRecord, AssociateCommand, DisassociateCommand,
     ElasticIpFilter, ElasticIpRecord, HostProgress, HostRecord, InstanceFilter, InventoryOutcome,
-    NewAllocation, NewApiKey, PoolCounts, PoolLoad, ReleaseCommand, Released, Reported, Scope,
-    UpdateCommand, Wish,
+    MadeApiKey, NewAllocation, NewApiKey, OnceKey, PoolCounts, PoolLoad, ReleaseCommand, Released,
+    Reported, Scope, Settled, Terms, UpdateCommand, Wish,
 };
 
 /// The record of the service, whatever database keeps it.
@@ -64,7 +66,136 @@ pub trait Repository: std::fmt::Debug + Send + Sync + 'static {
 
     async fn find_api_key(&self, digest: &[u8; 32]) -> Result<Option<ApiKeyRecord>, StoreError>;
 
+    /// Makes a new key known, under terms. `note` is kept with the answer, for those who repeat it.
+    async fn make_api_key(
+        &self,
+        terms: &Terms,
+        key: &NewApiKey,
+        note: &str,
+    ) -> Result<Settled<MadeApiKey>, StoreError>;
+
+    /// Returns all keys, the oldest first.
+    async fn api_keys(&self) -> Result<Vec<ApiKeyRecord>, StoreError>;
+
+    /// Makes the key good for nothing. Refuses with `ApiKeyNotFound`.
+    async fn revoke_api_key(
+        &self,
+        terms: &Terms,
+        id: &KeyId,
+        now: Timestamp,
+    ) -> Result<(), StoreError>;
+
+    /// Notes when keys were used last.
+    async fn note_key_use(&self, used: &[(KeyId, Timestamp)]) -> Result<(), StoreError>;
+
+    /// Returns all projects by name.
+    async fn projects(&self) -> Result<Vec<Project>, StoreError>;
+
+    /// Makes a project. Refuses with `Exists`.
+    async fn make_project(
+        &self,
+        terms: &Terms,
+        name: &ProjectName,
+        quota: Option<u32>,
+        now: Timestamp,
+    ) -> Result<Settled<Project>, StoreError>;
+
+    /// Changes how many addresses a project may hold, if a quota is given. Refuses with
+    /// `ProjectNotFound`.
+    async fn set_quota(
+        &self,
+        terms: &Terms,
+        name: &ProjectName,
+        quota: Option<Option<u32>>,
+        now: Timestamp,
+    ) -> Result<Project, StoreError>;
+
+    /// Deletes a project that holds nothing and has no good key. Refuses with `ProjectNotFound` and
+    /// `ProjectInUse`.
+    async fn delete_project(
+        &self,
+        terms: &Terms,
+        name: &ProjectName,
+        now: Timestamp,
+    ) -> Result<(), StoreError>;
+
+    /// Makes a pool and bumps every host. Refuses with `Exists` and `PoolOverlaps`.
+    async fn make_pool(
+        &self,
+        terms: &Terms,
+        pool: &PoolConfig,
+        now: Timestamp,
+    ) -> Result<Settled<PoolConfig>, StoreError>;
+
+    /// Changes a pool. Refuses with `PoolNotFound`, `PoolOverlaps`, and with `AddressInUse` when
+    /// somebody holds an address that is to be reserved.
+    async fn change_pool(
+        &self,
+        terms: &Terms,
+        name: &PoolName,
+        change: &PoolChange,
+        now: Timestamp,
+    ) -> Result<PoolConfig, StoreError>;
+
+    /// Deletes a pool of which no address is held or asleep. Refuses with `PoolNotFound` and
+    /// `PoolInUse`.
+    async fn delete_pool(
+        &self,
+        terms: &Terms,
+        name: &PoolName,
+        now: Timestamp,
+    ) -> Result<(), StoreError>;
+
+    /// Returns when the next quarantine of a pool ends, if any address of it sleeps.
+    async fn next_waking(&self, pool: &PoolName) -> Result<Option<Timestamp>, StoreError>;
+
+    /// Counts what there is in a range, in cells of `step` addresses; those without anything are left
+    /// out.
+    async fn map_range(&self, range: Ipv4Range, step: u32) -> Result<Vec<PoolCell>, StoreError>;
+
+    /// Returns who had an address, the newest first, with what it was associated with.
+    async fn history(&self, filter: &HistoryFilter) -> Result<Vec<AllocationPeriod>, StoreError>;
+
     // Elastic IPs
+
+    /// Says what [`Self::allocate`] would come to, and changes nothing.
+    async fn rehearse_allocation(&self, new: &NewAllocation) -> Result<Allocated, StoreError>;
+
+    /// [`Self::associate`] under terms. Refuses also with `PreconditionFailed` and
+    /// `IdempotencyConflict`.
+    async fn associate_under(
+        &self,
+        terms: &Terms,
+        command: &AssociateCommand,
+    ) -> Result<Settled<Wish>, StoreError>;
+
+    /// [`Self::disassociate`] under terms. Refuses also with `PreconditionFailed` and
+    /// `IdempotencyConflict`.
+    async fn disassociate_under(
+        &self,
+        terms: &Terms,
+        command: &DisassociateCommand,
+    ) -> Result<Settled<Wish>, StoreError>;
+
+    /// [`Self::release`] under terms, of which the key is not looked at. Refuses also with
+    /// `PreconditionFailed`.
+    async fn release_under(
+        &self,
+        terms: &Terms,
+        command: &ReleaseCommand,
+    ) -> Result<Released, StoreError>;
+
+    /// [`Self::update`] under terms, of which the key is not looked at. Refuses also with
+    /// `PreconditionFailed`.
+    async fn update_under(
+        &self,
+        terms: &Terms,
+        command: &UpdateCommand,
+    ) -> Result<ElasticIpRecord, StoreError>;
+
+    /// Notes what was answered to a change under a key: whoever repeats it is answered so.
+    async fn note_answer(&self, once: &OnceKey, body: &serde_json::Value)
+    -> Result<(), StoreError>;
 
     /// Returns every address that is held or asleep, in any order.
     async fn addresses_in_use(&self) -> Result<Vec<Ipv4Addr>, StoreError>;
@@ -230,5 +361,5 @@ pub trait Repository: std::fmt::Debug + Send + Sync + 'static {
 
     /// Makes the desired set of a host that is ahead the successor of what it holds. For one that is
     /// not ahead nothing changes.
-    async fn accept_host(&self, host: &HostName) -> Result<Acceptance, StoreError>;
+    async fn accept_host(&self, terms: &Terms, host: &HostName) -> Result<Acceptance, StoreError>;
 }

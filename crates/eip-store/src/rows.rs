@@ -75,6 +75,11 @@ pub(crate) trait Cells {
         V::try_from(number).map_err(|e| Wrong::about(column, e))
     }
 
+    /// Reads what is kept as 0 or 1.
+    fn flag(&self, column: &str) -> Result<bool, Wrong> {
+        self.number::<u8>(column).map(|number| number != 0)
+    }
+
     fn generation(&self, column: &str) -> Result<Generation, Wrong> {
         self.number(column).map(Generation::new)
     }
@@ -87,7 +92,7 @@ fn need<V>(column: &str, value: Option<V>) -> Result<V, Wrong> {
 /// What [`elastic_ip`] reads, out of the table `e` and of [`AROUND_IT`].
 pub(crate) const ELASTIC_IP: &str = "
            e.address, e.id, e.project, e.pool, e.name, CAST(e.tags AS text) AS tags,
-           e.allocated_at, e.updated_at, e.released_at, e.revision,
+           e.allocated_at, e.updated_at, e.released_at, e.revision, e.protected,
            a.instance_id, a.generation, a.associated_at, a.applied_at, a.mode, a.network,
            CASE WHEN a.network IS NOT NULL THEN CAST(i.interfaces AS text) END AS interfaces,
            i.name AS instance_name, i.private_ip, i.vpc_id,
@@ -123,6 +128,7 @@ pub(crate) fn elastic_ip(row: &impl Cells) -> Result<ElasticIpRecord, StoreError
             pool: row.parsed("pool")?,
             name: row.maybe("name")?,
             tags: tags(row)?,
+            protected: row.flag("protected")?,
             allocated_at: row.moment("allocated_at")?,
             updated_at: row.moment("updated_at")?,
             revision: row.number("revision")?,
@@ -305,8 +311,15 @@ pub(crate) fn pools(rows: &[impl Cells]) -> Result<Vec<PoolConfig>, StoreError> 
         let seconds = row.number("quarantine_seconds").map_err(|e| e.within("pool"))?;
         if pools.last().is_none_or(|last| last.name != named) {
             let mode = row.parsed("mode").map_err(|e| e.within("pool"))?;
-            let ranges = Vec::new();
-            pools.push(PoolConfig { name: named, ranges, quarantine_seconds: seconds, mode });
+            pools.push(PoolConfig {
+                name: named,
+                ranges: Vec::new(),
+                quarantine_seconds: seconds,
+                mode,
+                reserved: list(row, "reserved").map_err(|e| e.within("pool"))?.unwrap_or_default(),
+                projects: list(row, "projects").map_err(|e| e.within("pool"))?,
+                draining: row.flag("draining").map_err(|e| e.within("pool"))?,
+            });
         }
         let has_range = row.int("first").map_err(|e| e.within("pool_range"))?.is_some();
         if let (true, Some(last)) = (has_range, pools.last_mut()) {
@@ -316,6 +329,20 @@ pub(crate) fn pools(rows: &[impl Cells]) -> Result<Vec<PoolConfig>, StoreError> 
     Ok(pools)
 }
 
+/// Reads a JSON list, if there is one.
+fn list<V: serde::de::DeserializeOwned>(
+    row: &impl Cells,
+    column: &str,
+) -> Result<Option<Vec<V>>, Wrong> {
+    let text = row.text(column)?;
+    text.map(|text| serde_json::from_str(&text).map_err(|e| Wrong::about(column, e))).transpose()
+}
+
+/// What [`api_key`] reads.
+pub(crate) const API_KEY: &str = "
+    SELECT id, digest, role, project, host, name, created_at, expires_at, revoked_at, last_used_at
+      FROM api_key";
+
 pub(crate) fn api_key(row: &impl Cells) -> Result<ApiKeyRecord, StoreError> {
     let read = || -> Result<_, Wrong> {
         let digest = need("digest", row.bytes("digest")?)?;
@@ -324,8 +351,11 @@ pub(crate) fn api_key(row: &impl Cells) -> Result<ApiKeyRecord, StoreError> {
             id: KeyId::new(row.words("id")?),
             digest: digest.try_into().map_err(|_| Wrong::about("digest", "is not 32 bytes"))?,
             role: role.map_err(|e| Wrong::about("role", e))?,
+            name: row.maybe("name")?,
+            created_at: row.moment("created_at")?,
             expires_at: row.time("expires_at")?,
             revoked_at: row.time("revoked_at")?,
+            last_used_at: row.time("last_used_at")?,
         })
     };
     read().map_err(|e| e.within("api_key"))

@@ -84,6 +84,8 @@ pub(crate) struct Dialect {
     pub(crate) stands_for: &'static str,
     /// Whether `e.tags` has the pair of two parameters.
     pub(crate) has_tag: &'static str,
+    /// Waits for all who write elastic IPs, and has those who begin wait.
+    pub(crate) shut: &'static str,
 }
 
 /// Why a transaction did not come to its end.

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use eip_compute::sandbox::SandboxName;
-use eip_model::{HostName, Label, Mode, PoolName, ProjectName};
+use eip_model::{HostName, Ipv4Range, Label, Mode, PoolName, ProjectName};
+use jiff::Timestamp;
 use serde::Deserialize;
 
 /// Elastic IPs for machines you own.
@@ -276,6 +277,10 @@ pub(crate) enum Client {
         #[command(flatten)]
         wait: Wait,
     },
+    /// Refuse its release.
+    Protect { elastic_ip: String },
+    /// Allow its release again.
+    Unprotect { elastic_ip: String },
     /// Give it back.
     #[command(visible_aliases = ["rm", "delete"])]
     Release { elastic_ip: String },
@@ -294,9 +299,19 @@ pub(crate) enum Client {
     /// Machines with an agent.
     #[command(subcommand)]
     Host(Hosts),
+    /// Who had an address, and when.
+    History {
+        address: Ipv4Addr,
+        /// Only who had it then, as in 2026-11-03T10:00:00Z.
+        #[arg(long)]
+        at: Option<Timestamp>,
+    },
     /// Pools of addresses.
     #[command(subcommand)]
     Pool(Pools),
+    /// Projects: who holds elastic IPs.
+    #[command(subcommand)]
+    Project(Projects),
     /// Keys of the API.
     #[command(subcommand)]
     Key(Keys),
@@ -316,6 +331,9 @@ pub(crate) struct Allocate {
     /// KEY=VALUE; may be repeated.
     #[arg(long = "tag", value_name = "KEY=VALUE", value_parser = pair)]
     pub(crate) tags: Vec<(String, String)>,
+    /// Refuse its release until `eip unprotect`.
+    #[arg(long)]
+    pub(crate) protected: bool,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -398,6 +416,81 @@ pub(crate) enum Pools {
     /// List them, with how full they are.
     #[command(visible_alias = "ls")]
     List,
+    /// Show one.
+    Show { name: PoolName },
+    /// Make one.
+    Create {
+        name: PoolName,
+        /// As 203.0.113.0/24 or 203.0.113.4-203.0.113.9.
+        #[arg(required = true)]
+        ranges: Vec<Ipv4Range>,
+        /// How long a released address sleeps, in seconds [default: 600].
+        #[arg(long, value_name = "SECONDS")]
+        quarantine: Option<u32>,
+        /// How its elastic IPs reach instances.
+        #[arg(long)]
+        mode: Option<Mode>,
+        /// An address that nobody gets; may be repeated.
+        #[arg(long = "reserve", value_name = "ADDRESS")]
+        reserved: Vec<Ipv4Addr>,
+        /// A project that may use it, alone or with others that are named so.
+        #[arg(long = "project", value_name = "PROJECT")]
+        projects: Vec<ProjectName>,
+    },
+    /// Give one more addresses.
+    Grow {
+        name: PoolName,
+        #[arg(required = true)]
+        ranges: Vec<Ipv4Range>,
+    },
+    /// Have it hand nothing out any more.
+    Drain {
+        name: PoolName,
+        /// Have it hand out again.
+        #[arg(long)]
+        undo: bool,
+    },
+    /// Delete one of which nothing is held or asleep.
+    #[command(visible_alias = "rm")]
+    Delete { name: PoolName },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Projects {
+    /// List them.
+    #[command(visible_alias = "ls")]
+    List,
+    /// Make one.
+    Create {
+        name: ProjectName,
+        #[command(flatten)]
+        quota: Quota,
+    },
+    /// Change how much one may hold.
+    Set {
+        name: ProjectName,
+        #[command(flatten)]
+        quota: Quota,
+    },
+    /// Delete one that holds nothing and has no key.
+    #[command(visible_alias = "rm")]
+    Delete { name: ProjectName },
+}
+
+#[derive(Debug, Clone, Copy, ClapArgs)]
+pub(crate) struct Quota {
+    /// How many addresses it may hold.
+    #[arg(long)]
+    pub(crate) quota: Option<u32>,
+    /// Let it hold as many as there are.
+    #[arg(long, conflicts_with = "quota")]
+    pub(crate) no_quota: bool,
+}
+
+impl Quota {
+    pub(crate) fn wish(self) -> Option<Option<u32>> {
+        if self.no_quota { Some(None) } else { self.quota.map(Some) }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -413,7 +506,19 @@ pub(crate) enum Keys {
         /// The host whose agent it is for.
         #[arg(long, required_if_eq("role", "agent"), conflicts_with = "project")]
         host: Option<HostName>,
+        /// What to call it.
+        #[arg(long)]
+        name: Option<Label>,
+        /// When it ends, as in 2027-01-01T00:00:00Z [default: never].
+        #[arg(long, value_name = "TIME")]
+        expires_at: Option<Timestamp>,
     },
+    /// List them: who may what, until when, and when each was used last.
+    #[command(visible_alias = "ls")]
+    List,
+    /// Make one good for nothing.
+    #[command(visible_alias = "rm")]
+    Revoke { id: String },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

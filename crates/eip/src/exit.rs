@@ -104,6 +104,9 @@ fn hint_of(problem: &Problem) -> &str {
         ErrorCode::InstanceNotFound => "see eip instance list",
         ErrorCode::PoolNotFound => "see eip pool list",
         ErrorCode::HostNotFound => "see eip host list",
+        ErrorCode::ProjectNotFound => "see eip project list",
+        ErrorCode::ApiKeyNotFound => "see eip key list",
+        ErrorCode::ElasticIpProtected => "eip unprotect it first",
         ErrorCode::Unauthenticated => {
             "set EIP_API_KEY, or name the file of a key with --api-key-file"
         }
@@ -125,6 +128,11 @@ fn hint_of(problem: &Problem) -> &str {
         | ErrorCode::InstanceNotOnNetwork
         | ErrorCode::InstanceAmbiguous
         | ErrorCode::HostAhead
+        | ErrorCode::PoolDraining
+        | ErrorCode::PoolInUse
+        | ErrorCode::PoolOverlaps
+        | ErrorCode::ProjectInUse
+        | ErrorCode::LastAdminKey
         | ErrorCode::PoolExhausted
         | ErrorCode::QuotaExceeded
         | ErrorCode::IdempotencyConflict
@@ -147,6 +155,8 @@ const fn exit_of(code: ErrorCode) -> Exit {
         | ErrorCode::ElasticIpNotFound
         | ErrorCode::InstanceNotFound
         | ErrorCode::HostNotFound
+        | ErrorCode::ProjectNotFound
+        | ErrorCode::ApiKeyNotFound
         | ErrorCode::PoolNotFound => Exit::NotFound,
         ErrorCode::AddressInUse
         | ErrorCode::NameInUse
@@ -160,6 +170,12 @@ const fn exit_of(code: ErrorCode) -> Exit {
         | ErrorCode::InstanceNotOnNetwork
         | ErrorCode::InstanceAmbiguous
         | ErrorCode::HostAhead
+        | ErrorCode::PoolDraining
+        | ErrorCode::PoolInUse
+        | ErrorCode::PoolOverlaps
+        | ErrorCode::ProjectInUse
+        | ErrorCode::LastAdminKey
+        | ErrorCode::ElasticIpProtected
         | ErrorCode::IdempotencyConflict
         | ErrorCode::PreconditionFailed => Exit::Conflict,
         ErrorCode::PoolExhausted | ErrorCode::QuotaExceeded => Exit::Exhausted,

@@ -215,7 +215,8 @@ fn default_pool(command: &args::Serve, settings: &Settings) -> Result<PoolConfig
     }
     let name = well_known("public")?;
     let mode = command.pool_mode.or(settings.pool_mode).unwrap_or_default();
-    Ok(PoolConfig { name, ranges, quarantine_seconds: command.quarantine, mode })
+    let pool = PoolConfig::of(name, ranges);
+    Ok(PoolConfig { quarantine_seconds: command.quarantine, mode, ..pool })
 }
 
 fn well_known<T: std::str::FromStr>(name: &str) -> Result<T, Failure> {

@@ -226,12 +226,8 @@ impl Scene {
     pub(crate) async fn start_server(&mut self, database: &str) {
         let path = self.folder.path().join(database);
         let repository = eip_store::open(&format!("sqlite:{}", path.display())).await.unwrap();
-        let default_pool = PoolConfig {
-            name: "public".parse().unwrap(),
-            ranges: vec!["100.64.0.0/10".parse().unwrap()],
-            mode: eip_model::Mode::Nat,
-            quarantine_seconds: 600,
-        };
+        let ranges = vec!["100.64.0.0/10".parse().unwrap()];
+        let default_pool = PoolConfig::of("public".parse().unwrap(), ranges);
         let default_project = "default".parse().unwrap();
         let service =
             Service::start(repository, ServiceConfig { default_pool, default_project }).await;

@@ -5,7 +5,6 @@ use std::time::Duration;
 use axum::body::HttpBody as _;
 use axum::extract::{FromRequest, Path, Query, Request};
 use axum::extract::{FromRequestParts, RawPathParams};
-use axum::http::HeaderName;
 use axum::http::request::Parts;
 use eip_model::ElasticIpRef;
 use futures_util::StreamExt as _;
@@ -96,33 +95,6 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
     })
 }
 
-/// What says that a request is one that was carried out before.
-pub(crate) const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
-
-/// The `Idempotency-Key` of a request, if it has one: 1 to 255 visible ASCII characters.
-#[derive(Debug)]
-pub(crate) struct Once(pub(crate) Option<String>);
-
-impl<S: Send + Sync> FromRequestParts<S> for Once {
-    type Rejection = Error;
-
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Error> {
-        let Some(key) = parts.headers.get("idempotency-key") else {
-            return Ok(Self(None));
-        };
-        let fit = |key: &&str| {
-            (1..=255).contains(&key.len()) && key.bytes().all(|b| b.is_ascii_graphic())
-        };
-        match key.to_str().ok().filter(fit) {
-            Some(key) => Ok(Self(Some(key.to_owned()))),
-            None => {
-                let detail = "an Idempotency-Key is 1 to 255 visible ASCII characters";
-                Err(Error::invalid(detail, "send a UUID, and the same one when you repeat it"))
-            }
-        }
-    }
-}
-
 /// The elastic IP that a path names.
 #[derive(Debug)]
 pub(crate) struct Target(pub(crate) ElasticIpRef);
@@ -135,6 +107,21 @@ impl<S: Send + Sync> FromRequestParts<S> for Target {
         let params = params.map_err(|_| Error::invalid("the path is not text", "use UTF-8"))?;
         let id = params.iter().find(|(name, _)| *name == "id").map_or("", |(_, value)| value);
         Error::or_reference(id).map(Self)
+    }
+}
+
+/// The address that a path names.
+#[derive(Debug)]
+pub(crate) struct Address(pub(crate) std::net::Ipv4Addr);
+
+impl<S: Send + Sync> FromRequestParts<S> for Address {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Error> {
+        let Segment(text) = Segment::from_request_parts(parts, state).await?;
+        let hint = "write an IPv4 address, as in 100.64.0.1";
+        let wrong = |_| Error::invalid(format!("\"{text}\" is no address"), hint);
+        text.parse().map(Self).map_err(wrong)
     }
 }
 

@@ -19,7 +19,7 @@ impl FromRequestParts<ApiState> for Caller {
 }
 
 /// `X-API-Key: KEY` or `Authorization: Bearer KEY` (RFC 6750).
-fn presented(headers: &HeaderMap) -> Option<&str> {
+pub(crate) fn presented(headers: &HeaderMap) -> Option<&str> {
     if let Some(value) = headers.get("x-api-key") {
         return value.to_str().ok();
     }

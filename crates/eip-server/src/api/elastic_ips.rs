@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use axum::extract::{Extension, State};
 use axum::http::{StatusCode, header};
-use axum::response::IntoResponse;
+use axum::response::{IntoResponse, Response};
 use eip_model::{
     AllocateRequest, AssociateManyRequest, AssociateRequest, AssociatedMany, AssociatedOne,
     DisassociateRequest, ElasticIp, ElasticIpPage, ElasticIpStatus, InstanceId, Label, PoolName,
@@ -14,13 +14,14 @@ use eip_store::ListPlace;
 use serde::{Deserialize, Serialize};
 use utoipa::IntoParams;
 
-use super::body::{Json, LongJson, Once, Params, REPLAYED, Target};
+use super::asked::Tagged;
+use super::body::{Json, LongJson, Params, Target};
 use super::events::EventList;
-use super::openapi::{OfElasticIp, OnceHeader, problems};
+use super::openapi::{DryRun, IfMatch, OfElasticIp, OnceHeader, problems};
 use super::problem::problem;
 use super::trace::RequestId;
 use super::{ApiState, cursor, finish};
-use crate::service::{Caller, Error, ListQuery};
+use crate::service::{Asked, Caller, Done, Error, ListQuery};
 
 const DEFAULT_LIMIT: u32 = 50;
 const MOST: u32 = 500;
@@ -52,15 +53,17 @@ pub(crate) struct ListParams {
 }
 
 problems! {
-    takes Allocating: PoolNotFound AddressInUse NameInUse PoolExhausted QuotaExceeded IdempotencyConflict;
+    takes Allocating: PoolNotFound AddressInUse NameInUse PoolExhausted QuotaExceeded IdempotencyConflict
+        PoolDraining ProjectNotFound;
     looks Listing: ;
     looks Showing: ElasticIpNotFound;
-    takes Updating: ElasticIpNotFound NameInUse;
-    looks Releasing: ElasticIpNotFound StillAssociated;
+    takes Updating: ElasticIpNotFound NameInUse PreconditionFailed;
+    looks Releasing: ElasticIpNotFound StillAssociated ElasticIpProtected PreconditionFailed;
     takes Associating: ElasticIpNotFound InstanceNotFound AlreadyAssociated InstanceHasElasticIp
-        InstanceNotRunning InstanceHasNoNetwork ModeNotSupported InstanceNotOnNetwork InstanceAmbiguous;
-    takes AssociatingMany: ;
-    takes Disassociating: ElasticIpNotFound NotAssociated;
+        InstanceNotRunning InstanceHasNoNetwork ModeNotSupported InstanceNotOnNetwork InstanceAmbiguous
+        IdempotencyConflict PreconditionFailed;
+    takes AssociatingMany: IdempotencyConflict;
+    takes Disassociating: ElasticIpNotFound NotAssociated IdempotencyConflict PreconditionFailed;
 }
 
 /// Allocate an elastic IP
@@ -68,23 +71,24 @@ problems! {
 /// Any free address of the pool, or the very one that is asked for.
 #[utoipa::path(
     post, path = "/elastic-ips", tag = "elastic-ips", operation_id = "allocate_elastic_ip",
-    params(OnceHeader),
+    params(OnceHeader, DryRun),
     request_body = AllocateRequest,
     responses(
+    (status = 200, description = "What would be yours.", body = ElasticIp),
     (status = 201, description = "It is yours.", body = ElasticIp,
      headers(("Location" = String, description = "The path of the elastic IP."))), Allocating)
 )]
 pub(crate) async fn allocate(
     State(state): State<ApiState>,
     caller: Caller,
-    Once(once): Once,
+    asked: Asked,
     Json(request): Json<AllocateRequest>,
-) -> Result<impl IntoResponse, Error> {
+) -> Result<Response, Error> {
     // Not in a task of its own: the record finishes what it has begun, whoever goes away.
-    let (made, repeated) = state.service.allocate(&caller, request, once).await?;
-    let location = [(header::LOCATION, format!("/elastic-ips/{}", made.id))];
-    let replayed = repeated.then_some([(REPLAYED, "true")]);
-    Ok((StatusCode::CREATED, location, replayed, axum::Json(made)))
+    let done = state.service.allocate(&caller, request, &asked).await?;
+    let place = (!asked.dry_run).then(|| format!("/elastic-ips/{}", done.answer.id));
+    let response = done.answer(StatusCode::CREATED, |made| Tagged(made).into_response());
+    Ok((place.map(|place| [(header::LOCATION, place)]), response).into_response())
 }
 
 /// List elastic IPs
@@ -151,8 +155,8 @@ pub(crate) async fn show(
     State(state): State<ApiState>,
     caller: Caller,
     Target(target): Target,
-) -> Result<axum::Json<ElasticIp>, Error> {
-    state.service.show(&caller, target).await.map(axum::Json)
+) -> Result<Tagged, Error> {
+    state.service.show(&caller, target).await.map(Tagged)
 }
 
 /// Name or tag an elastic IP
@@ -160,7 +164,7 @@ pub(crate) async fn show(
 /// What is given is changed, what is left out stays.
 #[utoipa::path(
     patch, path = "/elastic-ips/{id}", tag = "elastic-ips", operation_id = "update_elastic_ip",
-    params(OfElasticIp),
+    params(OfElasticIp, IfMatch, DryRun),
     request_body = UpdateRequest,
     responses((status = 200, description = "The elastic IP as it is then.", body = ElasticIp), Updating)
 )]
@@ -168,11 +172,10 @@ pub(crate) async fn update(
     State(state): State<ApiState>,
     caller: Caller,
     Target(target): Target,
+    asked: Asked,
     Json(request): Json<UpdateRequest>,
-) -> Result<axum::Json<ElasticIp>, Error> {
-    finish(async move { state.service.update(&caller, target, request).await })
-        .await
-        .map(axum::Json)
+) -> Result<Done<ElasticIp>, Error> {
+    finish(async move { state.service.update(&caller, target, request, &asked).await }).await
 }
 
 /// Release an elastic IP
@@ -180,16 +183,16 @@ pub(crate) async fn update(
 /// Its address sleeps in quarantine, in which only its last holder can have it back.
 #[utoipa::path(
     delete, path = "/elastic-ips/{id}", tag = "elastic-ips", operation_id = "release_elastic_ip",
-    params(OfElasticIp),
+    params(OfElasticIp, IfMatch, DryRun),
     responses((status = 204, description = "It was released."), Releasing)
 )]
 pub(crate) async fn release(
     State(state): State<ApiState>,
     caller: Caller,
     Target(target): Target,
-) -> Result<StatusCode, Error> {
-    finish(async move { state.service.release(&caller, target).await }).await?;
-    Ok(StatusCode::NO_CONTENT)
+    asked: Asked,
+) -> Result<Done<()>, Error> {
+    finish(async move { state.service.release(&caller, target, &asked).await }).await
 }
 
 /// Associate an elastic IP with an instance
@@ -197,7 +200,7 @@ pub(crate) async fn release(
 /// Waits until the host has applied it, or `wait_seconds` are over, and answers with what is true then.
 #[utoipa::path(
     post, path = "/elastic-ips/{id}/associate", tag = "elastic-ips", operation_id = "associate_elastic_ip",
-    params(OfElasticIp),
+    params(OfElasticIp, OnceHeader, IfMatch, DryRun),
     request_body = AssociateRequest,
     responses((status = 200, description = "The elastic IP as it is then.", body = ElasticIp), Associating)
 )]
@@ -205,11 +208,10 @@ pub(crate) async fn associate(
     State(state): State<ApiState>,
     caller: Caller,
     Target(target): Target,
+    asked: Asked,
     Json(request): Json<AssociateRequest>,
-) -> Result<axum::Json<ElasticIp>, Error> {
-    finish(async move { state.service.associate(&caller, target, request).await })
-        .await
-        .map(axum::Json)
+) -> Result<Done<ElasticIp>, Error> {
+    finish(async move { state.service.associate(&caller, target, request, &asked).await }).await
 }
 
 /// Associate many elastic IPs
@@ -217,6 +219,7 @@ pub(crate) async fn associate(
 /// Each for itself: the answer says of each what has become of it, in the order of the request.
 #[utoipa::path(
     post, path = "/elastic-ips/associate", tag = "elastic-ips", operation_id = "associate_elastic_ips",
+    params(OnceHeader, DryRun),
     request_body = AssociateManyRequest,
     responses((status = 200, description = "What has become of each.", body = AssociatedMany), AssociatingMany)
 )]
@@ -224,16 +227,20 @@ pub(crate) async fn associate_many(
     State(state): State<ApiState>,
     caller: Caller,
     Extension(RequestId(request_id)): Extension<RequestId>,
+    asked: Asked,
     LongJson(request): LongJson<AssociateManyRequest>,
-) -> Result<axum::Json<AssociatedMany>, Error> {
-    let all = finish(async move { state.service.associate_many(&caller, request).await }).await?;
+) -> Result<Response, Error> {
+    let many = async move { state.service.associate_many(&caller, request, &asked).await };
+    let done = finish(many).await?;
     let item = |outcome| match outcome {
         Ok(elastic_ip) => AssociatedOne { elastic_ip: Some(elastic_ip), problem: None },
         Err(error) => {
             AssociatedOne { elastic_ip: None, problem: Some(problem(&error, &request_id)) }
         }
     };
-    Ok(axum::Json(AssociatedMany { items: all.into_iter().map(item).collect() }))
+    Ok(done.answer(StatusCode::OK, |all| {
+        axum::Json(AssociatedMany { items: all.into_iter().map(item).collect() }).into_response()
+    }))
 }
 
 /// Disassociate an elastic IP
@@ -241,7 +248,7 @@ pub(crate) async fn associate_many(
 /// Waits like associate.
 #[utoipa::path(
     post, path = "/elastic-ips/{id}/disassociate", tag = "elastic-ips", operation_id = "disassociate_elastic_ip",
-    params(OfElasticIp),
+    params(OfElasticIp, OnceHeader, IfMatch, DryRun),
     request_body = DisassociateRequest,
     responses((status = 200, description = "The elastic IP as it is then.", body = ElasticIp), Disassociating)
 )]
@@ -249,11 +256,10 @@ pub(crate) async fn disassociate(
     State(state): State<ApiState>,
     caller: Caller,
     Target(target): Target,
+    asked: Asked,
     Json(request): Json<DisassociateRequest>,
-) -> Result<axum::Json<ElasticIp>, Error> {
-    finish(async move { state.service.disassociate(&caller, target, request).await })
-        .await
-        .map(axum::Json)
+) -> Result<Done<ElasticIp>, Error> {
+    finish(async move { state.service.disassociate(&caller, target, request, &asked).await }).await
 }
 
 /// Tell what an elastic IP has carried

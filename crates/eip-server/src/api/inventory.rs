@@ -1,18 +1,19 @@
-//! `/instances`, `/hosts` and `/pools`: small lists, whole in one answer.
+//! `/instances` and `/hosts`: small lists, whole in one answer.
 
 use axum::Json;
 use axum::extract::State;
-use eip_model::{Host, HostList, Instance, InstanceList, PoolList};
+use axum::response::Response;
+use eip_model::{Host, HostList, Instance, InstanceList};
 
 use super::body::Segment;
-use super::openapi::problems;
+use super::openapi::{DryRun, OnceHeader, problems};
 use super::{ApiState, finish};
-use crate::service::{Caller, Error};
+use crate::service::{Asked, Caller, Done, Error};
 
 problems! {
     looks Looking: ;
     looks OfInstance: InstanceNotFound InstanceAmbiguous;
-    looks OfHost: HostNotFound;
+    looks Accepting: HostNotFound IdempotencyConflict;
 }
 
 /// List instances
@@ -62,26 +63,15 @@ pub(crate) async fn hosts(
 /// Gives a host that holds what this record never gave it what this record has.
 #[utoipa::path(
     post, path = "/hosts/{name}/accept", tag = "administration", operation_id = "accept_host",
-    params(("name" = String, Path, example = "h1", description = "The name of the host.")),
-    responses((status = 200, description = "The host as it is then.", body = Host), OfHost)
+    params(("name" = String, Path, example = "h1", description = "The name of the host."), OnceHeader, DryRun),
+    responses((status = 200, description = "The host as it is then.", body = Host), Accepting)
 )]
 pub(crate) async fn accept_host(
     State(state): State<ApiState>,
     caller: Caller,
     Segment(named): Segment,
-) -> Result<Json<Host>, Error> {
-    finish(async move { state.service.accept_host(&caller, &named).await }).await.map(Json)
-}
-
-/// List pools
-#[utoipa::path(
-    get, path = "/pools", tag = "inventory", operation_id = "list_pools",
-    responses((status = 200, description = "All pools, and how full they are.", body = PoolList), Looking)
-)]
-pub(crate) async fn pools(
-    State(state): State<ApiState>,
-    caller: Caller,
-) -> Result<Json<PoolList>, Error> {
-    let items = state.service.pools(&caller).await?;
-    Ok(Json(PoolList { items, next_cursor: None }))
+    asked: Asked,
+) -> Result<Response, Error> {
+    let accepted = async move { state.service.accept_host(&caller, &named, &asked).await };
+    finish(accepted).await.map(Done::changed)
 }

@@ -2,17 +2,21 @@
 
 mod admit;
 mod agent;
+mod asked;
 mod body;
 mod caller;
 mod cursor;
 mod docs;
 mod elastic_ips;
 mod events;
+mod history;
 mod inventory;
 mod keys;
 mod meta;
 mod openapi;
+mod pools;
 mod problem;
+mod projects;
 mod trace;
 
 use std::sync::Arc;
@@ -105,8 +109,14 @@ fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(inventory::instance))
         .routes(routes!(inventory::hosts))
         .routes(routes!(inventory::accept_host))
-        .routes(routes!(inventory::pools))
-        .routes(routes!(keys::create))
+        .routes(routes!(history::show))
+        .routes(routes!(pools::list, pools::create))
+        .routes(routes!(pools::show, pools::update, pools::delete))
+        .routes(routes!(pools::map))
+        .routes(routes!(projects::list, projects::create))
+        .routes(routes!(projects::show, projects::update, projects::delete))
+        .routes(routes!(keys::list, keys::create))
+        .routes(routes!(keys::show, keys::revoke))
         .routes(routes!(meta::errors))
         .routes(routes!(meta::healthz))
         .routes(routes!(meta::readyz))

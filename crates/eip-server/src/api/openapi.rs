@@ -99,13 +99,33 @@ pub(crate) struct OfElasticIp {
 /// How a request says that it is one that may have been carried out before.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Header)]
-#[expect(dead_code, reason = "says to readers what `Once` reads")]
+#[expect(dead_code, reason = "says to readers what `Asked` reads")]
 pub(crate) struct OnceHeader {
     /// The same key and request within 24 hours give the first answer again, with
     /// `Idempotent-Replayed: true`.
     #[param(rename = "Idempotency-Key", required = false, nullable = false)]
     #[param(min_length = 1, max_length = 255, pattern = "^[!-~]+$")]
     idempotency_key: Option<String>,
+}
+
+/// How a request says that it is about the elastic IP as the caller has seen it.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "says to readers what `Asked` reads")]
+pub(crate) struct IfMatch {
+    /// The `ETag` of the elastic IP as it was read: 412 if it has changed since.
+    #[param(rename = "If-Match", required = false, nullable = false)]
+    if_match: Option<String>,
+}
+
+/// How a request says that nothing is to be changed.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "says to readers what `Asked` reads")]
+pub(crate) struct DryRun {
+    /// Say what would be done, with `Dry-Run: true`, and do nothing.
+    #[param(required = false, nullable = false)]
+    dry_run: Option<bool>,
 }
 
 /// Declares what operations may answer when they do not do what was asked: the codes that an

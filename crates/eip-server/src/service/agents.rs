@@ -12,7 +12,9 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
+use super::error::About;
 use super::signals::Waiting;
+use super::terms::{Asked, Done};
 use super::{Caller, Error, Service};
 use crate::metrics;
 
@@ -182,20 +184,29 @@ impl Service {
     }
 
     /// Has a host that is ahead of this record take what is wished here.
-    pub(crate) async fn accept_host(&self, caller: &Caller, named: &str) -> Result<Host, Error> {
+    pub(crate) async fn accept_host(
+        &self,
+        caller: &Caller,
+        named: &str,
+        asked: &Asked,
+    ) -> Result<Done<Host>, Error> {
         caller.may_administer()?;
+        let terms = asked.terms(caller, &("accept", named));
         let unknown = || Error::HostNotFound { named: named.to_owned() };
         let host: HostName = named.parse().map_err(|_| unknown())?;
-        match self.repository().accept_host(&host).await.map_err(Error::Store)? {
+        let accepted = self.repository().accept_host(&terms, &host).await;
+        let about = About { target: &"", named: &named };
+        match accepted.map_err(|error| about.explain(error))? {
             Acceptance::NoSuchHost => return Err(unknown()),
-            Acceptance::NotAhead => {}
-            Acceptance::Accepted => {
+            Acceptance::Accepted if !asked.dry_run => {
                 warn!(%host, by = caller.actor(), "A host is to take what this record has");
                 self.signals.desired_changed(&host);
             }
+            Acceptance::Accepted | Acceptance::NotAhead => {}
         }
         let hosts = self.hosts(caller).await?;
-        hosts.into_iter().find(|one| one.name == host).ok_or_else(unknown)
+        let host = hosts.into_iter().find(|one| one.name == host).ok_or_else(unknown)?;
+        Ok(asked.done(host, false))
     }
 
     /// Returns the desired set of the caller's host as soon as it is not the one that it holds, or

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use eip_model::{
     ElasticIpId, FreeMap, Ipv4Range, PoolConfig, PoolName, Reserved, craft_id, derive_offset,
@@ -23,7 +23,7 @@ pub(crate) struct Candidate {
 /// before a pool is called exhausted.
 #[derive(Debug)]
 pub(crate) struct Allocator {
-    pools: BTreeMap<PoolName, PoolHint>,
+    pools: RwLock<BTreeMap<PoolName, Arc<PoolHint>>>,
 }
 
 /// An address that is on its way into the record.
@@ -60,32 +60,47 @@ struct PoolHint {
 
 impl Allocator {
     pub(crate) fn new(pools: Vec<PoolConfig>) -> Self {
-        let hint = |config: PoolConfig| {
-            let free = config.ranges.iter().copied().map(all_free).collect();
-            (config.name.clone(), PoolHint { config, free: Mutex::new(free) })
-        };
-        Self { pools: pools.into_iter().map(hint).collect() }
+        let allocator = Self { pools: RwLock::default() };
+        allocator.follow(pools);
+        allocator
     }
 
-    pub(crate) fn pool(&self, name: &PoolName) -> Option<&PoolConfig> {
-        self.pools.get(name).map(|hint| &hint.config)
+    /// Takes in what the pools are now. What is believed of ranges that stay is kept; of new ones all
+    /// is believed to be free.
+    pub(crate) fn follow(&self, pools: Vec<PoolConfig>) {
+        let mut known = self.pools.write().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::take(&mut *known);
+        for config in pools {
+            let name = config.name.clone();
+            let hint = match before.get(&name) {
+                Some(hint) if hint.config == config => Arc::clone(hint),
+                hint => Arc::new(PoolHint::new(config, hint.map(|hint| &**hint))),
+            };
+            known.insert(name, hint);
+        }
     }
 
-    pub(crate) fn pool_of(&self, address: Ipv4Addr) -> Option<&PoolConfig> {
-        let hints = self.pools.values().map(|hint| &hint.config);
-        hints.into_iter().find(|config| config.range_of(address).is_some())
+    fn hints(&self) -> Vec<Arc<PoolHint>> {
+        self.pools.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
-    /// How many addresses of the pool can be handed out at all.
-    pub(crate) fn size(config: &PoolConfig) -> u64 {
-        let usable =
-            |range: &Ipv4Range| u64::from(range.size()) - Reserved::offsets(*range).count() as u64;
-        config.ranges.iter().map(usable).sum()
+    fn hint(&self, name: &PoolName) -> Option<Arc<PoolHint>> {
+        self.pools.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
+
+    pub(crate) fn pool(&self, name: &PoolName) -> Option<PoolConfig> {
+        self.hint(name).map(|hint| hint.config.clone())
+    }
+
+    pub(crate) fn pool_of(&self, address: Ipv4Addr) -> Option<PoolConfig> {
+        let hints = self.hints();
+        let found = hints.iter().find(|hint| hint.config.range_of(address).is_some());
+        found.map(|hint| hint.config.clone())
     }
 
     /// Takes the address that `random` stands for if it is free, else the next free one after it.
     pub(crate) fn take_any(&self, pool: &PoolName, random: [u8; 16]) -> Option<Candidate> {
-        let hint = self.pools.get(pool)?;
+        let hint = self.hint(pool)?;
         let mut free = hint.free();
         for (range, map) in hint.config.ranges.iter().copied().zip(free.iter_mut()) {
             let own = derive_offset(uuid::Uuid::from_bytes(random), range.size());
@@ -99,8 +114,7 @@ impl Allocator {
 
     /// Whether there is an address left that is believed to be free.
     pub(crate) fn has_free(&self, pool: &PoolName) -> bool {
-        let free = |hint: &PoolHint| hint.free().iter().any(|map| map.next_free(0).is_some());
-        self.pools.get(pool).is_some_and(free)
+        self.hint(pool).is_some_and(|hint| hint.free().iter().any(|map| map.next_free(0).is_some()))
     }
 
     /// Takes this very address, free or not: its holder may be asking for it back.
@@ -126,9 +140,10 @@ impl Allocator {
     ///
     /// An address that was released or allocated meanwhile may end up wrong: the next try tells.
     pub(crate) fn learn(&self, in_use: &[Ipv4Addr]) {
-        for hint in self.pools.values() {
+        for hint in self.hints() {
             let ranges = &hint.config.ranges;
             let mut fresh: Vec<FreeMap> = ranges.iter().copied().map(all_free).collect();
+            keep_back(&hint.config, &mut fresh);
             for address in in_use {
                 for (range, map) in ranges.iter().zip(fresh.iter_mut()) {
                     if let Some(offset) = range.offset_of(*address) {
@@ -141,12 +156,10 @@ impl Allocator {
     }
 
     fn mark(&self, address: Ipv4Addr, how: fn(&mut FreeMap, u32) -> bool) {
-        for hint in self.pools.values() {
+        for hint in self.hints().iter().filter(|hint| !hint.config.reserves(address)) {
             let mut free = hint.free();
             for (range, map) in hint.config.ranges.iter().zip(free.iter_mut()) {
-                if let Some(offset) = range.offset_of(address)
-                    && !Reserved::holds(*range, address)
-                {
+                if let Some(offset) = range.offset_of(address) {
                     how(map, offset);
                 }
             }
@@ -154,7 +167,42 @@ impl Allocator {
     }
 }
 
+/// Takes what nobody gets.
+fn keep_back(config: &PoolConfig, free: &mut [FreeMap]) {
+    for address in &config.reserved {
+        for (range, map) in config.ranges.iter().zip(free.iter_mut()) {
+            if let Some(offset) = range.offset_of(*address) {
+                map.take(offset);
+            }
+        }
+    }
+}
+
 impl PoolHint {
+    /// What was believed of ranges that it had before is believed of them still, but for what was
+    /// reserved then.
+    fn new(config: PoolConfig, before: Option<&Self>) -> Self {
+        let mut free: Vec<FreeMap> = config.ranges.iter().copied().map(all_free).collect();
+        if let Some(before) = before {
+            let known = before.free();
+            for (range, map) in config.ranges.iter().zip(free.iter_mut()) {
+                let at = before.config.ranges.iter().position(|known| known == range);
+                if let Some(same) = at.and_then(|at| known.get(at)) {
+                    *map = same.clone();
+                    for address in &before.config.reserved {
+                        if let Some(offset) = range.offset_of(*address)
+                            && !Reserved::holds(*range, *address)
+                        {
+                            map.give_back(offset);
+                        }
+                    }
+                }
+            }
+        }
+        keep_back(&config, &mut free);
+        Self { config, free: Mutex::new(free) }
+    }
+
     fn free(&self) -> MutexGuard<'_, Vec<FreeMap>> {
         self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -186,6 +234,9 @@ mod tests {
             ranges,
             quarantine_seconds: 0,
             mode: eip_model::Mode::Nat,
+            reserved: Vec::new(),
+            projects: None,
+            draining: false,
         };
         (Allocator::new(vec![config]), name)
     }

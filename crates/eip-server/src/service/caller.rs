@@ -1,6 +1,6 @@
 //! Who asks, and what they may do.
 
-use eip_model::{HostName, KeyId, ProjectName, Role};
+use eip_model::{HostName, KeyId, PoolConfig, ProjectName, Role};
 use eip_store::Scope;
 use jiff::Timestamp;
 
@@ -56,6 +56,15 @@ impl Caller {
         match self.role.project() {
             Some(project) => Ok(project.clone()),
             None => Err(self.forbidden("hold elastic IPs")),
+        }
+    }
+
+    /// Whether the caller may have elastic IPs of the pool, or administers it.
+    pub(crate) fn may_use(&self, pool: &PoolConfig) -> bool {
+        match &self.role {
+            Role::Admin { .. } => true,
+            Role::Member { project } | Role::Reader { project } => pool.admits(project),
+            Role::Agent { .. } => false,
         }
     }
 

@@ -7,21 +7,21 @@ use std::time::Duration;
 use eip_model::{
     AllocateRequest, AssociateRequest, DataPlaneState, DisassociateRequest, ElasticIp,
     ElasticIpPage, ElasticIpRef, ElasticIpStatus, Event, InstanceId, InstanceRef, Label,
-    PoolConfig, PoolName, ProjectName, Reserved, Traffic, UpdateRequest, Volume,
+    PoolConfig, PoolName, ProjectName, Traffic, UpdateRequest, Volume,
 };
 use eip_store::{
     Allocated, AssociateCommand, DisassociateCommand, ElasticIpFilter, ElasticIpRecord, ListPlace,
-    NetworkWish, NewAllocation, OnceKey, Refusal, ReleaseCommand, Scope, StoreError, UpdateCommand,
-    Wish,
+    NetworkWish, NewAllocation, OnceKey, Refusal, ReleaseCommand, Scope, Settled, StoreError,
+    Terms, UpdateCommand, Wish,
 };
 use jiff::Timestamp;
-use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 use tracing::info;
 
-use super::allocator::{Allocator, Candidate, Taken};
+use super::allocator::{Candidate, Taken};
 use super::error::About;
 use super::signals::Waiting;
+use super::terms::{Asked, Done, kept};
 use super::{Caller, Error, Service};
 
 /// How long a change waits for the host when the caller does not say, in seconds.
@@ -57,6 +57,8 @@ struct Owner {
     project: ProjectName,
     actor: String,
     once: Option<OnceKey>,
+    /// Whether nothing of it is to stay.
+    rehearse: bool,
 }
 
 impl Service {
@@ -66,31 +68,38 @@ impl Service {
         &self,
         caller: &Caller,
         request: AllocateRequest,
-        once: Option<String>,
-    ) -> Result<(ElasticIp, bool), Error> {
-        let once = once.map(|key| OnceKey {
-            owner: caller.key.clone(),
-            key,
-            fingerprint: fingerprint(&request),
-        });
-        let owner = Owner { project: caller.project()?, actor: caller.actor(), once };
-        let Allocated { record, repeated } = match request.address {
-            Some(address) => self.allocate_this(&owner, address, &request).await?,
-            None => self.allocate_any(&owner, &request).await?,
+        asked: &Asked,
+    ) -> Result<Done<ElasticIp>, Error> {
+        let owner = Owner {
+            project: caller.project()?,
+            actor: caller.actor(),
+            once: asked.once(caller, &request),
+            rehearse: asked.dry_run,
         };
-        if !repeated {
+        let Allocated { record, repeated } = match request.address {
+            Some(address) => self.allocate_this(caller, &owner, address, &request).await?,
+            None => self.allocate_any(caller, &owner, &request).await?,
+        };
+        if !repeated && !asked.dry_run {
             info!(elastic_ip.id = %record.id, key.id = %caller.key, "Allocated");
         }
-        Ok((record.at(Timestamp::now()), repeated))
+        Ok(asked.done(record.at(Timestamp::now()), repeated))
     }
 
     async fn allocate_this(
         &self,
+        caller: &Caller,
         owner: &Owner,
         address: Ipv4Addr,
         request: &AllocateRequest,
     ) -> Result<Allocated, Error> {
-        let Some(pool) = self.allocator.pool_of(address) else {
+        let mut pool = self.allocator.pool_of(address);
+        if pool.is_none() {
+            // Another server may have made it.
+            self.follow_pools().await?;
+            pool = self.allocator.pool_of(address);
+        }
+        let Some(pool) = pool.filter(|pool| caller.may_use(pool)) else {
             let hint = "see GET /pools for the addresses that there are";
             return Err(Error::invalid(format!("{address} lies in no pool"), hint));
         };
@@ -100,28 +109,41 @@ impl Service {
             let detail = format!("{address} lies in pool {}, not in {named}", pool.name);
             return Err(Error::invalid(detail, "name that pool, or none"));
         }
-        if pool.range_of(address).is_some_and(|range| Reserved::holds(range, address)) {
+        if pool.draining {
+            return Err(Error::PoolDraining { pool: pool.name });
+        }
+        if pool.reserves(address) {
             return Err(Error::AddressInUse { address });
         }
         let Some(candidate) = self.allocator.take(address, rand::random()) else {
             return Err(Error::Internal);
         };
         let taken = self.allocator.holding(candidate);
-        let made = self.record_allocation(owner, pool, candidate, request).await;
-        not_allocated(taken, request, made)
+        let made = self.record_allocation(owner, &pool, candidate, request).await;
+        not_allocated(taken, &pool.name, owner, request, made)
     }
 
     /// Tries free addresses until the record takes one. The hint that says that none is left is
     /// corrected once before it is believed.
     async fn allocate_any(
         &self,
+        caller: &Caller,
         owner: &Owner,
         request: &AllocateRequest,
     ) -> Result<Allocated, Error> {
         let name = request.pool.as_ref().unwrap_or(&self.default_pool);
-        let Some(pool) = self.allocator.pool(name) else {
-            return Err(Error::PoolNotFound { pool: name.clone() });
+        let mut pool = self.allocator.pool(name);
+        if pool.is_none() {
+            // Another server may have made it.
+            self.follow_pools().await?;
+            pool = self.allocator.pool(name);
+        }
+        let Some(pool) = pool.filter(|pool| caller.may_use(pool)) else {
+            return Err(Error::PoolNotFound { pool: name.to_string() });
         };
+        if pool.draining {
+            return Err(Error::PoolDraining { pool: pool.name });
+        }
         let (mut lost, mut looks) = (0, 0);
         loop {
             let Some(candidate) = self.allocator.take_any(name, rand::random()) else {
@@ -129,11 +151,11 @@ impl Service {
                 if looks > MOST_LOOKS {
                     return Err(Error::Store(always_somebody_elses()));
                 }
-                self.look_for_free(pool).await?;
+                self.look_for_free(&pool).await?;
                 continue;
             };
             let taken = self.allocator.holding(candidate);
-            match self.record_allocation(owner, pool, candidate, request).await {
+            match self.record_allocation(owner, &pool, candidate, request).await {
                 // Held by somebody else after all. It stays marked as taken; when that goes on,
                 // another server has taken many, and the hint learns of all of them at once.
                 Err(StoreError::Refused(Refusal::AddressInUse)) => {
@@ -143,7 +165,7 @@ impl Service {
                         self.learn().await?;
                     }
                 }
-                made => return not_allocated(taken, request, made),
+                made => return not_allocated(taken, &pool.name, owner, request, made),
             }
         }
     }
@@ -155,9 +177,10 @@ impl Service {
             return Ok(());
         }
         let load = self.repository().pool_load(&pool.name).await.map_err(Error::Store)?;
-        let size = Allocator::size(pool);
+        let size = pool.size();
         if load.held + load.asleep >= size {
-            return Err(Error::PoolExhausted { pool: pool.name.clone(), size });
+            let next = self.repository().next_waking(&pool.name).await.map_err(Error::Store)?;
+            return Err(Error::PoolExhausted { pool: pool.name.clone(), size, next });
         }
         // Those that are free may be on their way to somebody else: then the next look tells.
         self.learn().await
@@ -184,21 +207,24 @@ impl Service {
         candidate: Candidate,
         request: &AllocateRequest,
     ) -> Result<Allocated, StoreError> {
-        self.repository()
-            .allocate(&NewAllocation {
-                id: candidate.id,
-                address: candidate.address,
-                range: candidate.range,
-                pool: pool.name.clone(),
-                project: owner.project.clone(),
-                name: request.name.clone(),
-                tags: request.tags.clone(),
-                asked_for: request.address.is_some(),
-                actor: owner.actor.clone(),
-                now: Timestamp::now(),
-                once: owner.once.clone(),
-            })
-            .await
+        let new = NewAllocation {
+            id: candidate.id,
+            address: candidate.address,
+            range: candidate.range,
+            pool: pool.name.clone(),
+            project: owner.project.clone(),
+            name: request.name.clone(),
+            tags: request.tags.clone(),
+            protected: request.protected,
+            asked_for: request.address.is_some(),
+            actor: owner.actor.clone(),
+            now: Timestamp::now(),
+            once: owner.once.clone(),
+        };
+        match owner.rehearse {
+            true => self.repository().rehearse_allocation(&new).await,
+            false => self.repository().allocate(&new).await,
+        }
     }
 
     /// Points an elastic IP at an instance, and waits until its host has made it true.
@@ -207,10 +233,33 @@ impl Service {
         caller: &Caller,
         target: ElasticIpRef,
         request: AssociateRequest,
-    ) -> Result<ElasticIp, Error> {
+        asked: &Asked,
+    ) -> Result<Done<ElasticIp>, Error> {
         let wait = wait_for(request.wait_seconds)?;
-        let wish = self.wish(caller, target, &request).await?;
-        self.settled(wish, target, &caller.may_write()?, wait).await
+        let scope = caller.may_write()?;
+        let terms = asked.terms(caller, &("associate", target.to_string(), &request));
+        let settled = self.wish(caller, target, &request, &terms).await?;
+        self.answered(settled, target, &scope, wait, asked, &terms).await
+    }
+
+    /// Waits until a change is true, and returns what is true then; of one that was made before, what
+    /// was answered then.
+    async fn answered(
+        &self,
+        settled: Settled<Wish>,
+        target: ElasticIpRef,
+        scope: &Scope,
+        wait: Duration,
+        asked: &Asked,
+        terms: &Terms,
+    ) -> Result<Done<ElasticIp>, Error> {
+        if let Some(body) = settled.body {
+            return Ok(asked.done(kept(body)?, true));
+        }
+        let wait = if asked.dry_run { Duration::ZERO } else { wait };
+        let answer = self.settled(settled.answer, target, scope, wait).await?;
+        self.note(terms, &answer).await;
+        Ok(asked.done(answer, settled.repeated))
     }
 
     /// Records that an elastic IP is to reach an instance, and wakes the hosts concerned.
@@ -219,7 +268,8 @@ impl Service {
         caller: &Caller,
         target: ElasticIpRef,
         request: &AssociateRequest,
-    ) -> Result<Wish, Error> {
+        terms: &Terms,
+    ) -> Result<Settled<Wish>, Error> {
         let scope = caller.may_write()?;
         if let Some(Some(network)) = &request.network
             && !(1..=LONGEST_NETWORK).contains(&network.len())
@@ -244,29 +294,34 @@ impl Service {
             actor: caller.actor(),
             now: Timestamp::now(),
         };
-        let wish = self.associate_when_seen(&named, command).await?;
+        let settled = self.associate_when_seen(&named, terms, command).await?;
+        let wish = &settled.answer;
+        if terms.rehearse || settled.repeated {
+            return Ok(settled);
+        }
         if wish.changed {
             info!(
                 elastic_ip.id = %wish.elastic_ip, instance = %named, host = %wish.host,
                 generation = %wish.generation, key.id = %caller.key, "Associated"
             );
         }
-        self.wake(&wish);
-        Ok(wish)
+        self.wake(wish);
+        Ok(settled)
     }
 
     /// Associates, giving an instance that was started a moment ago the time to be reported.
     async fn associate_when_seen(
         &self,
         named: &InstanceRef,
+        terms: &Terms,
         command: impl Fn() -> AssociateCommand,
-    ) -> Result<Wish, Error> {
+    ) -> Result<Settled<Wish>, Error> {
         let inventories = self.signals.watch_inventory();
         let mut waiting = Waiting::until(Instant::now() + GRACE, inventories, SLOW_POLL);
         loop {
             let command = command();
-            let error = match self.repository().associate(&command).await {
-                Ok(wish) => return Ok(wish),
+            let error = match self.repository().associate_under(terms, &command).await {
+                Ok(settled) => return Ok(settled),
                 Err(error) => About { target: &command.target, named }.explain(error),
             };
             if !error.is_of_the_instance() || !waiting.again().await {
@@ -281,7 +336,8 @@ impl Service {
         caller: &Caller,
         target: ElasticIpRef,
         request: DisassociateRequest,
-    ) -> Result<ElasticIp, Error> {
+        asked: &Asked,
+    ) -> Result<Done<ElasticIp>, Error> {
         let scope = caller.may_write()?;
         let wait = wait_for(request.wait_seconds)?;
         let command = DisassociateCommand {
@@ -291,29 +347,41 @@ impl Service {
             now: Timestamp::now(),
         };
         let about = About { target: &target, named: &"" };
-        let wish =
-            self.repository().disassociate(&command).await.map_err(|error| about.explain(error))?;
-        info!(
-            elastic_ip.id = %wish.elastic_ip, host = %wish.host, generation = %wish.generation,
-            key.id = %caller.key, "Disassociated"
-        );
-        self.wake(&wish);
-        self.settled(wish, target, &scope, wait).await
+        let terms = asked.terms(caller, &("disassociate", target.to_string(), &request));
+        let settled = self.repository().disassociate_under(&terms, &command).await;
+        let settled = settled.map_err(|error| about.explain(error))?;
+        if !settled.repeated && !asked.dry_run {
+            let wish = &settled.answer;
+            info!(
+                elastic_ip.id = %wish.elastic_ip, host = %wish.host, generation = %wish.generation,
+                key.id = %caller.key, "Disassociated"
+            );
+            self.wake(wish);
+        }
+        self.answered(settled, target, &scope, wait, asked, &terms).await
     }
 
     /// Ends the hold on an address and starts its quarantine.
-    pub(crate) async fn release(&self, caller: &Caller, target: ElasticIpRef) -> Result<(), Error> {
+    pub(crate) async fn release(
+        &self,
+        caller: &Caller,
+        target: ElasticIpRef,
+        asked: &Asked,
+    ) -> Result<Done<()>, Error> {
         let scope = caller.may_write()?;
+        let terms = Terms { once: None, ..asked.terms(caller, &()) };
         let command =
             ReleaseCommand { target, scope, actor: caller.actor(), now: Timestamp::now() };
         let about = About { target: &target, named: &"" };
-        let released = self.repository().release(&command).await;
+        let released = self.repository().release_under(&terms, &command).await;
         let released = released.map_err(|error| about.explain(error))?;
-        if released.free_at <= command.now {
-            self.allocator.give_back(released.address);
+        if !asked.dry_run {
+            if released.free_at <= command.now {
+                self.allocator.give_back(released.address);
+            }
+            info!(elastic_ip = %target, key.id = %caller.key, "Released");
         }
-        info!(elastic_ip = %target, key.id = %caller.key, "Released");
-        Ok(())
+        Ok(asked.done((), false))
     }
 
     /// Changes what people call an elastic IP.
@@ -322,7 +390,8 @@ impl Service {
         caller: &Caller,
         target: ElasticIpRef,
         request: UpdateRequest,
-    ) -> Result<ElasticIp, Error> {
+        asked: &Asked,
+    ) -> Result<Done<ElasticIp>, Error> {
         let scope = caller.may_write()?;
         let name = request.name.clone().flatten().map(String::from).unwrap_or_default();
         let command = UpdateCommand {
@@ -330,13 +399,15 @@ impl Service {
             scope,
             name: request.name,
             tags: request.tags,
+            protected: request.protected,
             actor: caller.actor(),
             now: Timestamp::now(),
         };
         let about = About { target: &target, named: &name };
-        let record =
-            self.repository().update(&command).await.map_err(|error| about.explain(error))?;
-        Ok(record.at(Timestamp::now()))
+        let terms = Terms { once: None, ..asked.terms(caller, &()) };
+        let record = self.repository().update_under(&terms, &command).await;
+        let record = record.map_err(|error| about.explain(error))?;
+        Ok(asked.done(record.at(Timestamp::now()), false))
     }
 
     pub(crate) async fn show(
@@ -440,15 +511,11 @@ impl Service {
     }
 }
 
-/// Tells one request from another.
-fn fingerprint(request: &AllocateRequest) -> [u8; 32] {
-    let text = serde_json::to_vec(request).unwrap_or_default();
-    Sha256::digest(text).into()
-}
-
 /// Says why, if it was not, and frees the address in the hint unless it is or may be held.
 fn not_allocated(
     taken: Taken<'_>,
+    pool: &PoolName,
+    owner: &Owner,
     request: &AllocateRequest,
     made: Result<Allocated, StoreError>,
 ) -> Result<Allocated, Error> {
@@ -456,6 +523,7 @@ fn not_allocated(
     let error = match made {
         // The answer of an earlier request is about another address.
         Ok(made) if made.repeated => return Ok(made),
+        Ok(made) if owner.rehearse => return Ok(made),
         Ok(made) => {
             taken.keep();
             return Ok(made);
@@ -468,6 +536,15 @@ fn not_allocated(
     };
     if matches!(error, StoreError::Unavailable { outcome_unknown: true, .. }) {
         taken.keep();
+    }
+    match error {
+        StoreError::Refused(Refusal::PoolDraining) => {
+            return Err(Error::PoolDraining { pool: pool.clone() });
+        }
+        StoreError::Refused(Refusal::PoolNotFound) => {
+            return Err(Error::PoolNotFound { pool: pool.to_string() });
+        }
+        StoreError::Refused(_) | StoreError::Unavailable { .. } | StoreError::Corrupt { .. } => {}
     }
     let name = request.name.as_ref().map_or("", Label::as_str);
     Err(About { target: &address, named: &name }.explain(error))

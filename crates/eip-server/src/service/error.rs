@@ -8,7 +8,10 @@ use eip_model::{
     Backend, ElasticIpRef, ErrorCode, HostName, InstanceState, Mode, PoolName, Unusable,
 };
 use eip_store::{Refusal, StoreError};
+use jiff::Timestamp;
 use serde_json::{Map, Value, json};
+
+use super::admin_error::AdminError;
 
 /// Why a use case ended without doing it. `detail` and `hint` are what a caller reads; sources are
 /// for the log alone.
@@ -33,7 +36,15 @@ pub(crate) enum Error {
     #[error("{reason}")]
     HostAhead { host: HostName, reason: String },
     #[error("there is no pool {pool}")]
-    PoolNotFound { pool: PoolName },
+    PoolNotFound { pool: String },
+    #[error(transparent)]
+    Admin(#[from] AdminError),
+    #[error("pool {pool} hands nothing out any more")]
+    PoolDraining { pool: PoolName },
+    #[error("{target} is protected, so it was not released")]
+    Protected { target: String },
+    #[error("{target} has changed since it was read")]
+    PreconditionFailed { target: String },
     #[error("{address} is not free")]
     AddressInUse { address: Ipv4Addr },
     #[error("the project has an elastic IP named {name}")]
@@ -57,7 +68,7 @@ pub(crate) enum Error {
     #[error("{} instances are called {named}: {}", candidates.len(), candidates.join(", "))]
     InstanceAmbiguous { named: String, candidates: Vec<String> },
     #[error("all {size} addresses of pool {pool} are held or asleep in quarantine")]
-    PoolExhausted { pool: PoolName, size: u64 },
+    PoolExhausted { pool: PoolName, size: u64, next: Option<Timestamp> },
     #[error("this Idempotency-Key came before with another request")]
     IdempotencyConflict,
     #[error("the project holds {quota} addresses, as many as it may")]
@@ -116,8 +127,12 @@ impl Error {
             Self::HostNotFound { .. } => ErrorCode::HostNotFound,
             Self::HostAhead { .. } => ErrorCode::HostAhead,
             Self::PoolNotFound { .. } => ErrorCode::PoolNotFound,
+            Self::PoolDraining { .. } => ErrorCode::PoolDraining,
+            Self::Protected { .. } => ErrorCode::ElasticIpProtected,
+            Self::PreconditionFailed { .. } => ErrorCode::PreconditionFailed,
             Self::AddressInUse { .. } => ErrorCode::AddressInUse,
             Self::NameInUse { .. } => ErrorCode::NameInUse,
+            Self::Admin(error) => error.code(),
             Self::AlreadyAssociated { .. } => ErrorCode::AlreadyAssociated,
             Self::NotAssociated { .. } => ErrorCode::NotAssociated,
             Self::StillAssociated { .. } => ErrorCode::StillAssociated,
@@ -172,7 +187,10 @@ impl Error {
             Self::HostAhead { host, .. } => {
                 format!("eip host accept {host} gives the host what this record has")
             }
-            Self::PoolNotFound { .. } => "see GET /pools".into(),
+            Self::PoolNotFound { .. } | Self::PoolDraining { .. } => "see GET /pools".into(),
+            Self::Admin(error) => error.hint().into(),
+            Self::Protected { .. } => "PATCH it with \"protected\": false first".into(),
+            Self::PreconditionFailed { .. } => "read it again, and send its ETag then".into(),
             Self::AddressInUse { .. } => {
                 "ask for another address, or for any by naming none".into()
             }
@@ -244,7 +262,14 @@ impl Error {
             Self::InstanceAmbiguous { named, candidates } => {
                 json!({ "instance": named, "candidates": candidates })
             }
-            Self::PoolExhausted { pool, size } => json!({ "pool": pool, "size": size }),
+            Self::PoolExhausted { pool, size, next } => {
+                json!({ "pool": pool, "size": size, "next_quarantine_ends_at": next })
+            }
+            Self::Admin(error) => error.context(),
+            Self::PoolDraining { pool } => json!({ "pool": pool }),
+            Self::Protected { target } | Self::PreconditionFailed { target } => {
+                json!({ "elastic_ip": target })
+            }
             Self::QuotaExceeded { quota } => json!({ "quota": quota }),
             Self::HostNotFound { named } => json!({ "host": named }),
             Self::HostAhead { host, .. } => json!({ "host": host }),
@@ -267,14 +292,8 @@ impl Error {
             | Self::Busy
             | Self::Internal => Value::Null,
         };
-        match members {
-            Value::Object(members) => members,
-            Value::Null
-            | Value::Bool(_)
-            | Value::Number(_)
-            | Value::String(_)
-            | Value::Array(_) => Map::new(),
-        }
+        let Value::Object(members) = members else { return Map::new() };
+        members
     }
 
     /// After how many seconds a caller may try again, where trying again can help.
@@ -305,6 +324,12 @@ impl About<'_> {
             Refusal::InstanceAmbiguous { candidates } => {
                 Error::InstanceAmbiguous { named: named(), candidates }
             }
+            Refusal::Protected => Error::Protected { target: target() },
+            Refusal::PreconditionFailed => Error::PreconditionFailed { target: target() },
+            // It was deleted since the caller was let in.
+            Refusal::ProjectNotFound => {
+                AdminError::ProjectNotFound { name: "of your key".to_owned() }.into()
+            }
             Refusal::IdempotencyConflict => Error::IdempotencyConflict,
             Refusal::QuotaExceeded { quota } => Error::QuotaExceeded { quota },
             Refusal::AlreadyAssociated { instance_name } => {
@@ -330,7 +355,16 @@ impl About<'_> {
                 Error::InstanceNotOnNetwork { named: named(), network, known }
             }
             Refusal::NameInUse => Error::NameInUse { name: named() },
-            Refusal::AddressInUse => Error::Store(StoreError::Refused(refusal)),
+            Refusal::AddressInUse
+            | Refusal::ProjectInUse { .. }
+            | Refusal::Exists
+            | Refusal::PoolNotFound
+            | Refusal::PoolDraining
+            | Refusal::PoolInUse { .. }
+            | Refusal::PoolOverlaps { .. }
+            | Refusal::ApiKeyNotFound
+            | Refusal::LastAdminKey
+            | Refusal::Rehearsed => Error::Store(StoreError::Refused(refusal)),
         }
     }
 }

@@ -1,10 +1,9 @@
-//! Looking at instances, hosts and pools.
+//! Looking at instances and hosts.
 
-use eip_model::{Host, Instance, InstanceRef, Pool};
+use eip_model::{Host, Instance, InstanceRef};
 use eip_store::{HostRecord, InstanceFilter};
 use jiff::Timestamp;
 
-use super::allocator::Allocator;
 use super::{Caller, Error, Service};
 
 impl Service {
@@ -38,30 +37,5 @@ impl Service {
         let now = Timestamp::now();
         let hosts = self.repository().list_hosts().await.map_err(Error::Store)?;
         Ok(hosts.into_iter().map(|host: HostRecord| host.at(now)).collect())
-    }
-
-    pub(crate) async fn pools(&self, caller: &Caller) -> Result<Vec<Pool>, Error> {
-        caller.may_read()?;
-        self.every_pool().await
-    }
-
-    pub(super) async fn every_pool(&self) -> Result<Vec<Pool>, Error> {
-        let mut pools = Vec::new();
-        for config in self.repository().pools().await.map_err(Error::Store)? {
-            let counts = self.repository().pool_counts(&config.name).await.map_err(Error::Store)?;
-            let size = Allocator::size(&config);
-            pools.push(Pool {
-                name: config.name,
-                ranges: config.ranges,
-                size,
-                allocated: counts.allocated,
-                associated: counts.associated,
-                quarantined: counts.quarantined,
-                free: size.saturating_sub(counts.allocated + counts.quarantined),
-                quarantine_seconds: config.quarantine_seconds,
-                mode: config.mode,
-            });
-        }
-        Ok(pools)
     }
 }

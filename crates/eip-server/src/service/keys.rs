@@ -30,7 +30,23 @@ impl ApiKey {
     pub fn generate() -> Self {
         let id: [u8; 4] = rand::random();
         let secret: [u8; 32] = rand::random();
-        let body = format!("{}_{}", hex(&id), hex(&secret));
+        Self::of(&id, &secret)
+    }
+
+    /// Makes the key that follows from this one, from what a caller calls a request, and from `salt`:
+    /// who has not this key, has not the other.
+    #[must_use]
+    pub fn derive(&self, once: &str, salt: &str) -> Self {
+        let part = |what: &str| {
+            let hash = Sha256::new().chain_update(what).chain_update([0]);
+            let hash = hash.chain_update(self.expose()).chain_update([0]);
+            hash.chain_update(once).chain_update([0]).chain_update(salt).finalize()
+        };
+        Self::of(&part("eip key id")[..4], &part("eip key secret"))
+    }
+
+    fn of(id: &[u8], secret: &[u8]) -> Self {
+        let body = format!("{}_{}", hex(id), hex(secret));
         Self(format!("eip_{body}{}", checksum(&body)).into())
     }
 
@@ -45,6 +61,11 @@ impl ApiKey {
         } else {
             Err(InvalidApiKey)
         }
+    }
+
+    /// Takes a key that somebody presented.
+    pub(crate) fn presented(text: &str) -> Self {
+        Self(text.to_owned().into())
     }
 
     /// Returns the key in clear, to be written to its file or sent.
@@ -101,11 +122,15 @@ fn hex(bytes: &[u8]) -> String {
 
 /// The keys that were found good a moment ago.
 #[derive(Debug)]
-pub(crate) struct KeyRing(Mutex<HashMap<[u8; 32], (ApiKeyRecord, Instant)>>);
+pub(crate) struct KeyRing {
+    good: Mutex<HashMap<[u8; 32], (ApiKeyRecord, Instant)>>,
+    /// The keys that were looked up since that was last written down, and when.
+    used: Mutex<HashMap<KeyId, Timestamp>>,
+}
 
 impl KeyRing {
     pub(crate) fn new() -> Self {
-        Self(Mutex::new(HashMap::new()))
+        Self { good: Mutex::default(), used: Mutex::default() }
     }
 
     /// Finds the record of the key that a caller presented.
@@ -139,16 +164,31 @@ impl KeyRing {
             return Err(Error::Unauthenticated { detail: "the API key has expired" });
         }
         self.remember(digest, &record);
+        // A key in use is looked up every second.
+        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        used.insert(record.id.clone(), now);
         Ok(record)
     }
 
+    /// Returns which keys were used since the last call, and when.
+    pub(crate) fn used(&self) -> Vec<(KeyId, Timestamp)> {
+        let used = std::mem::take(&mut *self.used.lock().unwrap_or_else(PoisonError::into_inner));
+        used.into_iter().collect()
+    }
+
+    /// Has a key looked up again.
+    pub(crate) fn forget(&self, id: &KeyId) {
+        let mut ring = self.good.lock().unwrap_or_else(PoisonError::into_inner);
+        ring.retain(|_, (record, _)| record.id != *id);
+    }
+
     fn remembered(&self, digest: &[u8; 32]) -> Option<ApiKeyRecord> {
-        let ring = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let ring = self.good.lock().unwrap_or_else(PoisonError::into_inner);
         ring.get(digest).filter(|(_, seen)| seen.elapsed() < TRUST).map(|(one, _)| one.clone())
     }
 
     fn remember(&self, digest: [u8; 32], record: &ApiKeyRecord) {
-        let mut ring = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ring = self.good.lock().unwrap_or_else(PoisonError::into_inner);
         if ring.len() >= REMEMBERED {
             ring.retain(|_, (_, seen)| seen.elapsed() < TRUST);
         }

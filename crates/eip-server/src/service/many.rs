@@ -1,20 +1,22 @@
 //! Associating many elastic IPs at once.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use eip_model::{
     AssociateManyRequest, AssociateOne, AssociateRequest, ElasticIp, ElasticIpRef, Generation,
     HostName, MOST_AT_ONCE,
 };
-use eip_store::{Scope, Wish};
+use eip_store::{Scope, Settled, Terms, Wish};
 use futures_util::future::join_all;
 use tokio::time::Instant;
 
 use super::elastic_ips::{SLOW_POLL, wait_for};
 use super::signals::Waiting;
+use super::terms::{Asked, Done, fingerprint, kept};
 use super::{Caller, Error, Service};
 
-type Wished = Result<(ElasticIpRef, Wish), Error>;
+type Wished = Result<(ElasticIpRef, Settled<Wish>, Terms), Error>;
 
 impl Service {
     /// Associates many, each for itself: what stands in the way of one does not keep the others from
@@ -23,8 +25,10 @@ impl Service {
         &self,
         caller: &Caller,
         request: AssociateManyRequest,
-    ) -> Result<Vec<Result<ElasticIp, Error>>, Error> {
+        asked: &Asked,
+    ) -> Result<Done<Vec<Result<ElasticIp, Error>>>, Error> {
         let scope = caller.may_write()?;
+        let what = fingerprint(&("associate", &request));
         let AssociateManyRequest { associations, allow_reassociation, wait_seconds } = request;
         let deadline = Instant::now() + wait_for(wait_seconds)?;
         if !(1..=MOST_AT_ONCE).contains(&associations.len()) {
@@ -32,23 +36,32 @@ impl Service {
                 format!("associations are 1 to {MOST_AT_ONCE}, not {}", associations.len());
             return Err(Error::invalid(detail, "send them in several requests"));
         }
-        let wish = |one: AssociateOne| async move {
+        let count = associations.len();
+        let wish = |(at, one): (usize, AssociateOne)| async move {
             let AssociateOne { elastic_ip, instance_id, mode, network } = one;
             let target = Error::or_reference(&elastic_ip)?;
             let request =
                 AssociateRequest { instance_id, allow_reassociation, mode, network, wait_seconds };
-            Ok((target, self.wish(caller, target, &request).await?))
+            let terms = asked.of_many(at).terms(caller, &what);
+            Ok((target, self.wish(caller, target, &request, &terms).await?, terms))
         };
-        let wishes: Vec<Wished> = join_all(associations.into_iter().map(wish)).await;
+        let wishes: Vec<Wished> = join_all(associations.into_iter().enumerate().map(wish)).await;
+        let conflicts = |one: &Wished| matches!(one, Err(Error::IdempotencyConflict));
+        if wishes.iter().any(conflicts) {
+            return Err(Error::IdempotencyConflict);
+        }
+        let repeated = wishes.iter().flatten().filter(|(_, wish, _)| wish.repeated).count();
         let mut hosts: BTreeMap<&HostName, Generation> = BTreeMap::new();
-        for (_, wish) in wishes.iter().flatten() {
+        for (_, wish, _) in wishes.iter().flatten().filter(|_| !asked.dry_run) {
+            let wish = &wish.answer;
             let newest = hosts.entry(&wish.host).or_default();
             *newest = wish.generation.max(*newest);
         }
         let reported = |(host, newest)| self.reported(host, newest, deadline);
         join_all(hosts.into_iter().map(reported)).await;
-        let outcome = |wished| self.outcome(wished, &scope, deadline);
-        Ok(join_all(wishes.into_iter().map(outcome)).await)
+        let outcome = |wished| self.outcome(wished, &scope, deadline, asked);
+        let all = join_all(wishes.into_iter().map(outcome)).await;
+        Ok(asked.done(all, repeated == count))
     }
 
     /// Says what is true now, or once another host has let go of the address.
@@ -57,12 +70,22 @@ impl Service {
         wished: Wished,
         scope: &Scope,
         deadline: Instant,
+        asked: &Asked,
     ) -> Result<ElasticIp, Error> {
-        let (target, wish) = wished?;
+        let (target, settled, terms) = wished?;
+        if asked.dry_run {
+            let now = Duration::ZERO;
+            return self.settled(settled.answer, target, scope, now).await;
+        }
+        if let Some(body) = settled.body {
+            return kept(body);
+        }
         // What was recorded was true before the host reported.
-        let wish = Wish { record: None, ..wish };
+        let wish = Wish { record: None, ..settled.answer };
         let left = deadline.saturating_duration_since(Instant::now());
-        self.settled(wish, target, scope, left).await
+        let answer = self.settled(wish, target, scope, left).await?;
+        self.note(&terms, &answer).await;
+        Ok(answer)
     }
 
     /// Waits until a host has reported a generation, or the deadline has passed. So has it for the

@@ -1,6 +1,7 @@
 //! The use cases: one function each, which authorises, asks the model, makes one transaction and
 //! wakes the hosts concerned.
 
+mod admin_error;
 mod agents;
 mod allocator;
 mod caller;
@@ -8,19 +9,21 @@ mod elastic_ips;
 mod error;
 mod events;
 mod health;
+mod history;
 mod inventory;
 pub(crate) mod keys;
 mod many;
+mod pools;
+mod projects;
 mod signals;
+mod terms;
 mod unmarked;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use eip_model::{
-    CreateKeyRequest, CreatedKey, HostName, PoolConfig, PoolName, ProjectName, Role, chain,
-};
+use eip_model::{HostName, PoolConfig, PoolName, ProjectName, Role, chain};
 use eip_store::{NewApiKey, News, Repository};
 use jiff::Timestamp;
 use tokio::sync::broadcast::error::RecvError;
@@ -37,6 +40,7 @@ use health::Health;
 pub(crate) use health::Measured;
 use keys::{ApiKey, KeyRing};
 use signals::Signals;
+pub(crate) use terms::{Asked, Done};
 use unmarked::Unmarked;
 
 /// How often addresses whose quarantine has ended are looked for.
@@ -47,9 +51,6 @@ const FORGETTING: u64 = 60;
 
 /// For how long a request may be repeated under its `Idempotency-Key`.
 const KEEP_ANSWERS: Duration = Duration::from_secs(24 * 60 * 60);
-
-/// How many addresses a project may hold unless told otherwise. The default project has no quota.
-const QUOTA: u32 = 20;
 
 /// What the service is told at start.
 #[derive(Debug, Clone)]
@@ -128,36 +129,17 @@ impl Service {
         self.admit(key, Role::Agent { host }).await
     }
 
-    /// Makes a key. It is in the answer and nowhere else.
-    pub(crate) async fn create_key(
-        &self,
-        caller: &Caller,
-        request: CreateKeyRequest,
-    ) -> Result<CreatedKey, Error> {
-        let own = caller.may_administer()?;
-        let CreateKeyRequest { role: word, project, host } = request;
-        let project = match host {
-            Some(_) => project,
-            None => project.or_else(|| Some(own.clone())),
-        };
-        let role = Role::from_parts(&word, project.clone(), host.clone()).map_err(|error| {
-            let hint = "a key of role agent names a host and no project, any other no host";
-            Error::invalid(error.to_string(), hint)
-        })?;
-        if let Some(project) = &project {
-            let made = self.repository.ensure_project(project, Some(QUOTA), Timestamp::now()).await;
-            made.map_err(Error::Store)?;
-        }
-        let key = ApiKey::generate();
-        self.admit(&key, role).await.map_err(Error::Store)?;
-        info!(key.id = %caller.key, made = %key.id(), role = word, "Made an API key");
-        Ok(CreatedKey { id: key.id(), role: word, project, host, key: key.expose().to_owned() })
-    }
-
     async fn admit(&self, key: &ApiKey, role: Role) -> Result<(), eip_store::StoreError> {
         let now = Timestamp::now();
         self.repository
-            .put_api_key(&NewApiKey { id: key.id(), digest: key.digest(), role, now })
+            .put_api_key(&NewApiKey {
+                id: key.id(),
+                digest: key.digest(),
+                role,
+                name: None,
+                expires_at: None,
+                now,
+            })
             .await
     }
 
@@ -191,6 +173,12 @@ impl Service {
                 && let Err(error) = self.forget_answers().await
             {
                 error!(error = %chain(&error), "Could not forget old answers; will retry");
+            }
+            if let Err(error) = self.follow_pools().await {
+                error!(error = %chain(&error), "Could not look at the pools; will retry");
+            }
+            if turns.is_multiple_of(projects::NOTE_USE.as_secs()) {
+                self.note_key_use().await;
             }
             turns += 1;
         }

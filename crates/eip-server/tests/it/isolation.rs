@@ -41,6 +41,11 @@ impl Tenants {
         let mut instance = container(2);
         instance.project = Some("team-a".parse().unwrap());
         host.has(vec![instance]).await;
+        let pool = json!({
+            "name": "secret-pool", "ranges": ["203.0.113.0/24"], "projects": ["team-a"],
+        });
+        let (status, made) = world.post("/pools", pool.to_string()).await;
+        assert_eq!(status, StatusCode::CREATED, "{made}");
         let (status, made) = owner.post("/elastic-ips", r#"{"name": "secret-name"}"#).await;
         assert_eq!(status, StatusCode::CREATED, "{made}");
         let id = made["id"].as_str().unwrap().to_owned();
@@ -171,10 +176,13 @@ async fn what_belongs_to_others_is_answered_like_what_does_not_exist(#[case] sto
                 ("web-2", "web-77"),
                 ("docker:web-2", "docker:web-77"),
             ],
+            "pools" => vec![("secret-pool", "nowhere")],
+            // Every address has a history; what is theirs is not in it.
+            "addresses" => continue,
             other => panic!("say how another project's things are named in /{other}/{{...}}"),
         };
         for (theirs, absent) in names {
-            let of = |name: &str| path.replace("{id}", name);
+            let of = |name: &str| path.replace("{id}", name).replace("{name}", name);
             let found = ask(&tenants.member, &method, &of(theirs), body.as_ref()).await;
             let missed = ask(&tenants.member, &method, &of(absent), body.as_ref()).await;
             assert_eq!(found.0, StatusCode::NOT_FOUND, "{method} {path}: {}", found.1);
@@ -192,8 +200,14 @@ async fn what_belongs_to_others_is_answered_like_what_does_not_exist(#[case] sto
 async fn lists_show_nothing_of_another_project() {
     let tenants = Tenants::new(Store::Sqlite).await;
     let foreign = &tenants.foreign;
-    let secrets =
-        [&*foreign.elastic_ip, &*foreign.address, &*foreign.instance, "web-2", "secret-name"];
+    let secrets = [
+        &*foreign.elastic_ip,
+        &*foreign.address,
+        &*foreign.instance,
+        "web-2",
+        "secret-name",
+        "secret-pool",
+    ];
     let mut tried = 0;
     for (method, path, operation) in operations(&document()) {
         let stream = operation.pointer("/responses/200/content/text~1event-stream").is_some();
@@ -209,6 +223,9 @@ async fn lists_show_nothing_of_another_project() {
         tried += 1;
     }
     assert!(tried >= 6, "{tried}");
+    let history = format!("/addresses/{}/history", foreign.address);
+    let (status, told) = tenants.member.get(&history).await;
+    assert_eq!((status, &told["items"]), (StatusCode::OK, &json!([])));
     let id = &foreign.elastic_ip;
     for filter in [
         format!("instance_id={}", foreign.instance),
@@ -250,7 +267,8 @@ async fn nothing_is_done_for_who_has_no_key_or_one_that_may_not() {
             continue;
         }
         let body = body_of(&document, &operation);
-        let at = path.replace("{id}", &tenants.foreign.elastic_ip).replace("{name}", "hv1");
+        let at = path.replace("{id}", &tenants.foreign.elastic_ip);
+        let at = at.replace("{name}", "hv1").replace("{ip}", &tenants.foreign.address);
         let url = format!("{}{at}", tenants.world.base);
         let mut bare = nobody.request(method.clone(), url);
         if let Some(body) = &body {

@@ -4,6 +4,7 @@
 mod agents;
 mod bad_input;
 mod edge;
+mod history;
 mod isolation;
 mod listing;
 mod many;
@@ -15,6 +16,8 @@ mod retrying;
 mod seed;
 mod stopping;
 mod stream;
+mod tenants;
+mod terms;
 mod tls;
 mod waiting;
 mod world;

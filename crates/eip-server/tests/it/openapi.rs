@@ -76,6 +76,7 @@ async fn what_an_operation_says_of_security_is_so() {
     let bare = reqwest::Client::builder().no_proxy().build().unwrap();
     for (method, path, operation) in operations(&document()) {
         let path = path.replace("{id}", "100.64.0.1").replace("{name}", "hv1");
+        let path = path.replace("{ip}", "100.64.0.1");
         let (status, body) =
             read(bare.request(method.clone(), format!("{}{path}", world.base))).await;
         if operation["security"].is_null() {

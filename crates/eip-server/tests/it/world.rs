@@ -89,6 +89,9 @@ impl World {
             ranges: vec![range.parse().unwrap()],
             quarantine_seconds: 600,
             mode: eip_model::Mode::Nat,
+            reserved: Vec::new(),
+            projects: None,
+            draining: false,
         };
         let default_project = "default".parse().unwrap();
         let config = ServiceConfig { default_pool, default_project };

@@ -19,12 +19,12 @@ use crate::value::values;
 const TAKE: &str = "
     INSERT INTO elastic_ip
            (address, id, range_first, range_size, pool, project, name, tags,
-            allocated_at, updated_at, revision)
+            allocated_at, updated_at, revision, protected)
     SELECT given.address, given.id, given.range_first, given.range_size, given.pool,
-           given.project, given.name, given.tags, given.now, given.now, 1
+           given.project, given.name, given.tags, given.now, given.now, 1, given.protected
       FROM {given}
       JOIN pool_range r ON r.first = given.range_first AND r.size = given.range_size
-                       AND r.pool = given.pool
+                       AND r.pool = given.pool AND r.open = 1
      WHERE true
     ON CONFLICT DO NOTHING
     RETURNING id";
@@ -36,9 +36,12 @@ const WAKE: &str = "
        SET id = given.id, range_first = given.range_first, range_size = given.range_size,
            pool = given.pool, project = given.project, name = given.name, tags = given.tags,
            allocated_at = given.now, updated_at = given.now, revision = 1,
-           released_at = NULL, quarantine_until = NULL
+           released_at = NULL, quarantine_until = NULL, protected = given.protected
       FROM {given}
      WHERE elastic_ip.address = given.address
+       AND EXISTS (SELECT 1 FROM pool_range r
+                    WHERE r.first = given.range_first AND r.size = given.range_size
+                      AND r.pool = given.pool AND r.open = 1)
        AND elastic_ip.released_at IS NOT NULL
        AND (elastic_ip.quarantine_until <= given.now
             OR (given.asked_for AND elastic_ip.project = given.project))
@@ -53,13 +56,14 @@ const SWIFT: &str = "
     taken AS (
         INSERT INTO elastic_ip
                (address, id, range_first, range_size, pool, project, name, tags,
-                allocated_at, updated_at, revision)
+                allocated_at, updated_at, revision, protected)
         SELECT g.address, g.id, g.range_first, g.range_size, g.pool, g.project, g.name, g.tags,
-               g.now, g.now, 1
+               g.now, g.now, 1, g.protected
           FROM (SELECT *, row_number() OVER (PARTITION BY project) AS rank FROM given) g
           JOIN room ON room.name = g.project
           JOIN pool_range r
             ON r.first = g.range_first AND r.size = g.range_size AND r.pool = g.pool
+           AND r.open = 1
          WHERE room.left_over IS NULL OR g.rank <= room.left_over
         ON CONFLICT DO NOTHING
         RETURNING id, project, pool),
@@ -114,8 +118,9 @@ impl Batch for NewAllocation {
                 outcomes.push(Some(outcome));
                 continue;
             }
-            let room = rooms.get_mut(&command.project).ok_or_else(|| no_project(command))?;
-            match room.take_one() {
+            // It was deleted since the caller was let in.
+            let room = rooms.get_mut(&command.project).ok_or(Refusal::ProjectNotFound);
+            match room.and_then(Room::take_one) {
                 Ok(()) => {
                     entitled.push((place, command));
                     outcomes.push(None);
@@ -188,11 +193,6 @@ async fn rooms<T: Tx>(
     Ok(rooms.map_err(|e| e.within("project"))?)
 }
 
-fn no_project(command: &NewAllocation) -> Failure {
-    let what = format!("project {} is not there", command.project);
-    StoreError::Corrupt { table: "project", what }.into()
-}
-
 /// In the order of names and addresses, so that two batches that want the same do not wait for each
 /// other.
 fn sort(numbered: &mut [(usize, &NewAllocation)]) {
@@ -226,6 +226,7 @@ fn new_rows(entitled: &[(usize, &NewAllocation)]) -> Given {
         .with("now", |(_, one)| one.now)
         .with("asked_for", |(_, one)| one.asked_for)
         .with("actor", |(_, one)| one.actor.as_str())
+        .with("protected", |(_, one)| i64::from(one.protected))
         .into()
 }
 
@@ -255,14 +256,14 @@ async fn second_try<T: Tx>(
         return Ok(Outcome::Refused(Refusal::AddressInUse));
     }
     let (first, size) = (command.range.first(), command.range.size());
-    let range = "SELECT first FROM pool_range WHERE first = $1 AND size = $2 AND pool = $3";
+    let range = "SELECT open FROM pool_range WHERE first = $1 AND size = $2 AND pool = $3";
     match tx.row(range, values![first, size, &command.pool]).await? {
-        // What was in the way is gone: the next batch takes it.
-        Some(_) => Ok(Outcome::Again),
-        None => {
-            let what = format!("pool {} has no range of {size} from {first}", command.pool);
-            Err(StoreError::Corrupt { table: "pool_range", what }.into())
-        }
+        Some(row) => match row.int("open").map_err(|e| e.within("pool_range"))? {
+            Some(0) => Ok(Outcome::Refused(Refusal::PoolDraining)),
+            // What was in the way is gone: the next batch takes it.
+            Some(_) | None => Ok(Outcome::Again),
+        },
+        None => Ok(Outcome::Refused(Refusal::PoolNotFound)),
     }
 }
 
@@ -291,6 +292,7 @@ impl NewAllocation {
             pool: self.pool.clone(),
             name: self.name.clone(),
             tags: self.tags.clone(),
+            protected: self.protected,
             allocated_at: self.now,
             updated_at: self.now,
             revision: 1,

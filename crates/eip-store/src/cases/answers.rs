@@ -24,6 +24,8 @@ struct Kept {
     pool: PoolName,
     name: Option<Label>,
     tags: Tags,
+    #[serde(default)]
+    protected: bool,
     allocated_at: Timestamp,
 }
 
@@ -36,6 +38,7 @@ impl Kept {
             pool: new.pool.clone(),
             name: new.name.clone(),
             tags: new.tags.clone(),
+            protected: new.protected,
             allocated_at: new.now,
         }
     }
@@ -48,6 +51,7 @@ impl Kept {
             pool: self.pool,
             name: self.name,
             tags: self.tags,
+            protected: self.protected,
             allocated_at: self.allocated_at,
             updated_at: self.allocated_at,
             revision: 1,
@@ -83,19 +87,19 @@ pub(super) async fn enter<T: Tx>(
         }
     }
     let rows: Vec<_> = entering.values().copied().collect();
-    let kept = |command: &NewAllocation| serde_json::to_value(Kept::of(command));
+    let outcome = |command: &NewAllocation| serde_json::to_value(Kept::of(command));
     let entered = tx
         .each(
-            "INSERT INTO answer (owner, key, fingerprint, elastic_ip, answered_at, repeated)
-             SELECT given.owner, given.key, given.fingerprint, given.elastic_ip, given.now, 0
+            "INSERT INTO answer (owner, key, fingerprint, outcome, answered_at, repeated)
+             SELECT given.owner, given.key, given.fingerprint, given.outcome, given.now, 0
                FROM {given} WHERE true
              ON CONFLICT (owner, key) DO UPDATE SET repeated = answer.repeated + 1
-             RETURNING owner, key, fingerprint, CAST(elastic_ip AS text) AS elastic_ip, repeated",
+             RETURNING owner, key, fingerprint, CAST(outcome AS text) AS outcome, repeated",
             Given::of(&rows)
                 .with("owner", |(_, _, once)| once.owner.as_str())
                 .with("key", |(_, _, once)| once.key.as_str())
                 .with("fingerprint", |(_, _, once)| &once.fingerprint[..])
-                .with("elastic_ip", move |(_, command, _)| kept(command).unwrap_or_default())
+                .with("outcome", move |(_, command, _)| outcome(command).unwrap_or_default())
                 .with("now", |(_, command, _)| command.now),
         )
         .await?;
@@ -103,10 +107,12 @@ pub(super) async fn enter<T: Tx>(
         let (name, answered) = answered(row).map_err(|e| e.within("answer"))?;
         let (owner, key) = (name.0.as_str(), name.1.as_str());
         let asked = entering.get(&(owner, key));
-        if let (Some((place, _, once)), Some((fingerprint, record))) = (asked, answered) {
+        if let (Some((place, _, once)), Some(fingerprint)) = (asked, answered) {
             let outcome = if fingerprint == once.fingerprint {
+                let record = kept(row).map_err(|e| e.within("answer"))?;
                 Outcome::Done(Allocated { record, repeated: true })
             } else {
+                // It may not even have been an allocation.
                 Outcome::Refused(Refusal::IdempotencyConflict)
             };
             outcomes.insert(*place, outcome);
@@ -115,18 +121,21 @@ pub(super) async fn enter<T: Tx>(
     Ok(outcomes)
 }
 
-type Answered = ((String, String), Option<(Vec<u8>, ElasticIpRecord)>);
+type Answered = ((String, String), Option<Vec<u8>>);
 
-/// Reads whose answer it is, and what it says unless it was entered just now.
+/// Reads whose answer it is, and what it was an answer to unless it was entered just now.
 fn answered(row: &impl Cells) -> Result<Answered, Wrong> {
     let name = (row.words("owner")?, row.words("key")?);
     if row.number::<u64>("repeated")? == 0 {
         return Ok((name, None));
     }
-    let kept: Kept = serde_json::from_str(&row.words("elastic_ip")?)
-        .map_err(|e| Wrong(format!("elastic_ip: {e}")))?;
-    let fingerprint = row.bytes("fingerprint")?.unwrap_or_default();
-    Ok((name, Some((fingerprint, kept.record()))))
+    Ok((name, Some(row.bytes("fingerprint")?.unwrap_or_default())))
+}
+
+fn kept(row: &impl Cells) -> Result<ElasticIpRecord, Wrong> {
+    let kept: Kept =
+        serde_json::from_str(&row.words("outcome")?).map_err(|e| Wrong(format!("outcome: {e}")))?;
+    Ok(kept.record())
 }
 
 /// Takes out the answers of commands that were not carried out.

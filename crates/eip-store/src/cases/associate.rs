@@ -50,7 +50,7 @@ const SWIFT: &str = "
     asked AS MATERIALIZED (
         SELECT wanted.n, wanted.now, wanted.actor, wanted.scope, wanted.mode, e.address,
                e.id AS elastic_ip_id, e.project, e.pool, e.name, CAST(e.tags AS text) AS tags,
-               e.allocated_at, e.released_at, e.revision, i.id AS instance_id,
+               e.allocated_at, e.released_at, e.revision, e.protected, i.id AS instance_id,
                i.name AS instance_name, i.project AS instance_project, i.host, i.state,
                i.private_ip, i.unusable, i.vpc_id
           FROM wanted
@@ -99,7 +99,7 @@ const SWIFT: &str = "
                fit.instance_name, fit.host, fit.actor
           FROM turn CROSS JOIN fit WHERE fit.address = ANY (turn.made))
     SELECT fit.n, fit.address, fit.elastic_ip_id AS id, fit.project, fit.pool, fit.name, fit.tags,
-           fit.allocated_at, fit.revision, fit.instance_id, fit.instance_name, fit.private_ip,
+           fit.allocated_at, fit.revision, fit.protected, fit.instance_id, fit.instance_name, fit.private_ip,
            fit.vpc_id, fit.host, bumped.generation, bumped.observed_generation, bumped.health,
            bumped.health_reason, bumped.last_seen_at
       FROM turn CROSS JOIN fit JOIN bumped ON bumped.host = fit.host
@@ -497,6 +497,7 @@ impl Held {
             pool: self.pool.clone(),
             name: self.name.clone(),
             tags: self.tags.clone(),
+            protected: self.protected,
             allocated_at: self.allocated_at,
             updated_at: now,
             revision: self.revision + 1,

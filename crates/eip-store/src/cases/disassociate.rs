@@ -34,7 +34,7 @@ const SWIFT: &str = "
     asked AS MATERIALIZED (
         SELECT wanted.n, wanted.now, wanted.actor, wanted.scope, e.address,
                e.id AS elastic_ip_id, e.project, e.pool, e.name, CAST(e.tags AS text) AS tags,
-               e.allocated_at, e.released_at, e.revision,
+               e.allocated_at, e.released_at, e.revision, e.protected,
                a.instance_id, i.name AS instance_name, a.host
           FROM wanted
           JOIN elastic_ip e
@@ -76,7 +76,7 @@ const SWIFT: &str = "
                fit.instance_id, fit.instance_name, fit.host, fit.actor
           FROM turn CROSS JOIN fit)
     SELECT fit.n, fit.address, fit.elastic_ip_id AS id, fit.project, fit.pool, fit.name, fit.tags,
-           fit.allocated_at, fit.revision, fit.host, bumped.generation, bumped.last_seen_at
+           fit.allocated_at, fit.revision, fit.protected, fit.host, bumped.generation, bumped.last_seen_at
       FROM turn CROSS JOIN fit JOIN bumped ON bumped.host = fit.host";
 
 impl Batch for DisassociateCommand {

@@ -98,11 +98,12 @@ pub(super) struct Held {
     pub(super) tags: Tags,
     pub(super) allocated_at: Timestamp,
     pub(super) revision: u64,
+    pub(super) protected: bool,
 }
 
 const HELD: &str = "
     SELECT given.n, e.id, e.address, e.project, e.pool, e.name, CAST(e.tags AS text) AS tags,
-           e.allocated_at, e.released_at, e.revision";
+           e.allocated_at, e.released_at, e.revision, e.protected";
 
 /// Locks the elastic IPs that the commands mean; `None` where there is none that the caller sees.
 pub(super) async fn lock_all<T: Tx, C: Aims + Sync>(
@@ -133,6 +134,7 @@ pub(super) fn read_held(row: &impl Cells) -> Result<Held, Wrong> {
         tags: rows::tags(row)?,
         allocated_at: row.moment("allocated_at")?,
         revision: row.number("revision")?,
+        protected: row.flag("protected")?,
     })
 }
 

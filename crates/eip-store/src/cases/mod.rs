@@ -10,13 +10,18 @@ mod desired;
 mod disassociate;
 mod find;
 mod held;
+pub(crate) mod history;
 mod hosts;
 mod inventory;
 mod inventory_diff;
+mod keys;
 mod mark_applied;
 mod mends;
+pub(crate) mod pools;
+mod projects;
 mod release;
 mod setup;
+mod terms;
 mod traffic;
 mod trust;
 mod update;
@@ -24,11 +29,13 @@ mod update;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use self::history::HistoryFilter;
+use self::pools::PoolChange;
 use async_trait::async_trait;
 use eip_model::{
-    AppliedReport, ClusterId, Counted, DesiredChanges, DesiredSet, ElasticIpId, ElasticIpRef,
-    Event, Generation, HostName, Instance, InventoryPart, Mend, PoolConfig, PoolName, ProjectName,
-    Traffic,
+    AllocationPeriod, AppliedReport, ClusterId, Counted, DesiredChanges, DesiredSet, ElasticIpId,
+    ElasticIpRef, Event, Generation, HostName, Instance, InventoryPart, Ipv4Range, KeyId, Mend,
+    PoolCell, PoolConfig, PoolName, Project, ProjectName, Traffic,
 };
 use jiff::Timestamp;
 use tokio::sync::broadcast;
@@ -40,10 +47,11 @@ use crate::news::News;
 use crate::records::{
     Acceptance, Ahead, Allocated, ApiKeyRecord, AssociateCommand, DisassociateCommand,
     ElasticIpFilter, ElasticIpRecord, HostProgress, HostRecord, InstanceFilter, InventoryOutcome,
-    NewAllocation, NewApiKey, PoolCounts, PoolLoad, ReleaseCommand, Released, Reported, Scope,
-    UpdateCommand, Wish,
+    MadeApiKey, NewAllocation, NewApiKey, OnceKey, PoolCounts, PoolLoad, ReleaseCommand, Released,
+    Reported, Scope, Settled, Terms, UpdateCommand, Wish,
 };
 use crate::repository::Repository;
+
 use crate::transaction::Database;
 
 /// The record in a database: what comes in bursts goes through lanes, where it is settled together.
@@ -122,7 +130,194 @@ impl<D: Database> Repository for Record<D> {
     }
 
     async fn find_api_key(&self, digest: &[u8; 32]) -> Result<Option<ApiKeyRecord>, StoreError> {
-        self.database.look(setup::FindApiKey { digest: *digest }).await
+        self.database.look(keys::FindApiKey { digest: *digest }).await
+    }
+
+    async fn api_keys(&self) -> Result<Vec<ApiKeyRecord>, StoreError> {
+        self.database.look(keys::ListApiKeys).await
+    }
+
+    async fn make_api_key(
+        &self,
+        terms: &Terms,
+        key: &NewApiKey,
+        note: &str,
+    ) -> Result<Settled<MadeApiKey>, StoreError> {
+        let now = micros(key.now);
+        let key = NewApiKey { now, ..key.clone() };
+        let case = keys::MakeApiKey { key, note: note.to_owned() };
+        terms::carry_out(&*self.database, terms, now, case).await
+    }
+
+    async fn revoke_api_key(
+        &self,
+        terms: &Terms,
+        id: &KeyId,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let (id, now) = (id.clone(), micros(now));
+        let case = keys::RevokeApiKey { id, now };
+        terms::carry_out(&*self.database, terms, now, case).await.map(|done| done.answer)
+    }
+
+    async fn note_key_use(&self, used: &[(KeyId, Timestamp)]) -> Result<(), StoreError> {
+        let used = used.iter().map(|(id, at)| (id.clone(), micros(*at))).collect();
+        self.database.change(keys::NoteKeyUse { used }).await
+    }
+
+    async fn projects(&self) -> Result<Vec<Project>, StoreError> {
+        self.database.look(projects::ListProjects).await
+    }
+
+    async fn make_project(
+        &self,
+        terms: &Terms,
+        name: &ProjectName,
+        quota: Option<u32>,
+        now: Timestamp,
+    ) -> Result<Settled<Project>, StoreError> {
+        let (name, now) = (name.clone(), micros(now));
+        let case = projects::CreateProject { name, quota, now };
+        terms::carry_out(&*self.database, terms, now, case).await
+    }
+
+    async fn set_quota(
+        &self,
+        terms: &Terms,
+        name: &ProjectName,
+        quota: Option<Option<u32>>,
+        now: Timestamp,
+    ) -> Result<Project, StoreError> {
+        let case = projects::SetQuota { name: name.clone(), quota };
+        let done = terms::carry_out(&*self.database, terms, micros(now), case).await;
+        done.map(|done| done.answer)
+    }
+
+    async fn delete_project(
+        &self,
+        terms: &Terms,
+        name: &ProjectName,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let now = micros(now);
+        let case = projects::DeleteProject { name: name.clone(), now };
+        terms::carry_out(&*self.database, terms, now, case).await.map(|done| done.answer)
+    }
+
+    async fn make_pool(
+        &self,
+        terms: &Terms,
+        pool: &PoolConfig,
+        now: Timestamp,
+    ) -> Result<Settled<PoolConfig>, StoreError> {
+        let now = micros(now);
+        let case = pools::CreatePool { pool: pool.clone(), now };
+        terms::carry_out(&*self.database, terms, now, case).await
+    }
+
+    async fn change_pool(
+        &self,
+        terms: &Terms,
+        name: &PoolName,
+        change: &PoolChange,
+        now: Timestamp,
+    ) -> Result<PoolConfig, StoreError> {
+        let case = pools::UpdatePool { name: name.clone(), change: change.clone() };
+        let done = terms::carry_out(&*self.database, terms, micros(now), case).await;
+        done.map(|done| done.answer)
+    }
+
+    async fn delete_pool(
+        &self,
+        terms: &Terms,
+        name: &PoolName,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let case = pools::DeletePool { name: name.clone() };
+        let done = terms::carry_out(&*self.database, terms, micros(now), case).await;
+        done.map(|done| done.answer)
+    }
+
+    async fn map_range(&self, range: Ipv4Range, step: u32) -> Result<Vec<PoolCell>, StoreError> {
+        self.database.look(pools::MapPool { range, step }).await
+    }
+
+    async fn next_waking(&self, pool: &PoolName) -> Result<Option<Timestamp>, StoreError> {
+        self.database.look(setup::NextWaking { pool: pool.clone() }).await
+    }
+
+    async fn history(&self, filter: &HistoryFilter) -> Result<Vec<AllocationPeriod>, StoreError> {
+        self.database.read(filter.clone()).await
+    }
+
+    async fn rehearse_allocation(&self, new: &NewAllocation) -> Result<Allocated, StoreError> {
+        let new = NewAllocation { now: micros(new.now), once: None, ..new.clone() };
+        terms::rehearse(&*self.database, terms::Alone(new)).await
+    }
+
+    async fn associate_under(
+        &self,
+        terms: &Terms,
+        command: &AssociateCommand,
+    ) -> Result<Settled<Wish>, StoreError> {
+        if terms.is_none() {
+            return self.associate(command).await.map(Settled::first);
+        }
+        let now = micros(command.now);
+        let command = AssociateCommand { now, ..command.clone() };
+        terms::under(&*self.database, terms, now, terms::Alone(command)).await
+    }
+
+    async fn disassociate_under(
+        &self,
+        terms: &Terms,
+        command: &DisassociateCommand,
+    ) -> Result<Settled<Wish>, StoreError> {
+        if terms.is_none() {
+            return self.disassociate(command).await.map(Settled::first);
+        }
+        let now = micros(command.now);
+        let command = DisassociateCommand { now, ..command.clone() };
+        terms::under(&*self.database, terms, now, terms::Alone(command)).await
+    }
+
+    async fn release_under(
+        &self,
+        terms: &Terms,
+        command: &ReleaseCommand,
+    ) -> Result<Released, StoreError> {
+        if terms.is_none() {
+            return self.release(command).await;
+        }
+        let now = micros(command.now);
+        let command = ReleaseCommand { now, ..command.clone() };
+        let if_match = terms.if_match.clone();
+        let case = terms::Unchanged { case: terms::Alone(command), if_match };
+        match terms.rehearse {
+            true => terms::rehearse(&*self.database, case).await,
+            false => self.database.change(case).await,
+        }
+    }
+
+    async fn update_under(
+        &self,
+        terms: &Terms,
+        command: &UpdateCommand,
+    ) -> Result<ElasticIpRecord, StoreError> {
+        let command = UpdateCommand { now: micros(command.now), ..command.clone() };
+        let case = terms::Unchanged { case: command, if_match: terms.if_match.clone() };
+        match terms.rehearse {
+            true => terms::rehearse(&*self.database, case).await,
+            false => self.database.change(case).await,
+        }
+    }
+
+    async fn note_answer(
+        &self,
+        once: &OnceKey,
+        body: &serde_json::Value,
+    ) -> Result<(), StoreError> {
+        self.database.change(terms::NoteBody { once: once.clone(), body: body.clone() }).await
     }
 
     async fn addresses_in_use(&self) -> Result<Vec<Ipv4Addr>, StoreError> {
@@ -291,7 +486,9 @@ impl<D: Database> Repository for Record<D> {
         self.database.look(traffic::ReadTraffic { address, id }).await
     }
 
-    async fn accept_host(&self, host: &HostName) -> Result<Acceptance, StoreError> {
-        self.database.change(trust::AcceptHost { host: host.clone() }).await
+    async fn accept_host(&self, terms: &Terms, host: &HostName) -> Result<Acceptance, StoreError> {
+        let (case, now) = (trust::AcceptHost { host: host.clone() }, micros(Timestamp::now()));
+        let done = terms::carry_out(&*self.database, terms, now, case).await;
+        done.map(|done| done.answer)
     }
 }

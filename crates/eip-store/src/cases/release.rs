@@ -60,6 +60,10 @@ impl Batch for ReleaseCommand {
                 outcomes.push(Outcome::Refused(Refusal::ElasticIpNotFound));
                 continue;
             };
+            if held.protected {
+                outcomes.push(Outcome::Refused(Refusal::Protected));
+                continue;
+            }
             if let Some(pointed) = pointed.get(&held.address) {
                 let instance_name = pointed.instance_name.clone();
                 outcomes.push(Outcome::Refused(Refusal::StillAssociated { instance_name }));

@@ -1,12 +1,12 @@
-//! Projects, pools and keys.
+//! What is there from the first start: a project, a pool; and how full pools are.
 
-use eip_model::{PoolConfig, PoolName, ProjectName};
+use eip_model::{Ipv4Range, PoolConfig, PoolName, ProjectName};
 use jiff::Timestamp;
 
-use crate::records::{ApiKeyRecord, NewApiKey, PoolCounts, PoolLoad};
+use crate::records::{PoolCounts, PoolLoad};
 use crate::rows::{self, Cells};
 use crate::transaction::{Failure, Tx, UseCase};
-use crate::value::values;
+use crate::value::{Value, values};
 
 #[derive(Debug)]
 pub(super) struct Ping;
@@ -53,30 +53,63 @@ impl UseCase for EnsurePool {
 
     /// The ranges of all pools are part of every desired set, so a new pool bumps every host.
     async fn run<T: Tx>(&self, tx: &mut T) -> Result<(), Failure> {
-        let pool = &self.pool;
-        let made = tx
-            .row(
-                "INSERT INTO pool (name, quarantine_seconds, mode, created_at)
-                 VALUES ($1, $2, $3, $4)
-                 ON CONFLICT DO NOTHING RETURNING name",
-                values![&pool.name, pool.quarantine_seconds, pool.mode.as_str(), self.now],
-            )
-            .await?;
-        if made.is_none() {
-            return Ok(());
+        if new_pool(tx, &self.pool, self.now).await? {
+            tx.run("UPDATE host SET generation = generation + 1", values![]).await?;
         }
-        for (position, range) in (0_i64..).zip(&pool.ranges) {
-            tx.run(
-                "INSERT INTO pool_range (first, size, pool, position) VALUES ($1, $2, $3, $4)",
-                values![range.first(), range.size(), &pool.name, position],
-            )
-            .await?;
-        }
-        // A planner that has not counted the ranges takes them for a thousand, and would rather read
-        // all elastic IPs than look up one in each.
-        tx.run("ANALYZE pool_range", values![]).await?;
-        tx.run("UPDATE host SET generation = generation + 1", values![]).await
+        Ok(())
     }
+}
+
+/// Makes a pool, unless there is one of its name.
+pub(super) async fn new_pool<T: Tx>(
+    tx: &mut T,
+    pool: &PoolConfig,
+    now: Timestamp,
+) -> Result<bool, Failure> {
+    let list = |list| serde_json::to_value(list).unwrap_or_default();
+    let made = tx
+        .row(
+            "INSERT INTO pool (name, quarantine_seconds, mode, reserved, created_at)
+             VALUES ($1, $2, $3, $4, $5)
+             ON CONFLICT DO NOTHING RETURNING name",
+            values![
+                &pool.name,
+                pool.quarantine_seconds,
+                pool.mode.as_str(),
+                Value::Json(list(&pool.reserved)),
+                now,
+            ],
+        )
+        .await?;
+    if made.is_none() {
+        return Ok(false);
+    }
+    if let Some(projects) = &pool.projects {
+        let projects = Value::Json(serde_json::to_value(projects).unwrap_or_default());
+        tx.run("UPDATE pool SET projects = $2 WHERE name = $1", values![&pool.name, projects])
+            .await?;
+    }
+    add_ranges(tx, &pool.name, 0, &pool.ranges).await?;
+    Ok(true)
+}
+
+/// Gives a pool ranges, behind those that it has.
+pub(super) async fn add_ranges<T: Tx>(
+    tx: &mut T,
+    pool: &PoolName,
+    behind: usize,
+    ranges: &[Ipv4Range],
+) -> Result<(), Failure> {
+    for (position, range) in (i64::try_from(behind).unwrap_or(0)..).zip(ranges) {
+        tx.run(
+            "INSERT INTO pool_range (first, size, pool, position) VALUES ($1, $2, $3, $4)",
+            values![range.first(), range.size(), pool, position],
+        )
+        .await?;
+    }
+    // A planner that has not counted the ranges takes them for a thousand, and would rather read
+    // all elastic IPs than look up one in each.
+    tx.run("ANALYZE pool_range", values![]).await
 }
 
 #[derive(Debug)]
@@ -89,7 +122,8 @@ impl UseCase for Pools {
     async fn run<T: Tx>(&self, tx: &mut T) -> Result<Vec<PoolConfig>, Failure> {
         let rows = tx
             .rows(
-                "SELECT p.name, p.quarantine_seconds, p.mode, r.first, r.size
+                "SELECT p.name, p.quarantine_seconds, p.mode, CAST(p.reserved AS text) AS reserved,
+                        CAST(p.projects AS text) AS projects, p.draining, r.first, r.size
                    FROM pool p
                    LEFT JOIN pool_range r ON r.pool = p.name
                   ORDER BY p.name, r.position",
@@ -116,6 +150,25 @@ impl UseCase for LoadOfPool {
         };
         let count = |column| row.number(column).map_err(|e| e.within("pool"));
         Ok(PoolLoad { held: count("held")?, asleep: count("asleep")? })
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct NextWaking {
+    pub(super) pool: PoolName,
+}
+
+impl UseCase for NextWaking {
+    type Answer = Option<Timestamp>;
+    const DOING: &'static str = "see when a quarantine ends";
+
+    async fn run<T: Tx>(&self, tx: &mut T) -> Result<Option<Timestamp>, Failure> {
+        let sql = "SELECT quarantine_until FROM elastic_ip
+                    WHERE released_at IS NOT NULL AND pool = $1
+                    ORDER BY quarantine_until LIMIT 1";
+        let row = tx.row(sql, values![&self.pool]).await?;
+        let time = row.map(|row| row.moment("quarantine_until")).transpose();
+        Ok(time.map_err(|e| e.within("elastic_ip"))?)
     }
 }
 
@@ -149,50 +202,5 @@ impl UseCase for CountPool {
             associated: count("associated")?,
             quarantined: count("quarantined")?,
         })
-    }
-}
-
-impl UseCase for NewApiKey {
-    type Answer = ();
-    const DOING: &'static str = "make a key known";
-
-    async fn run<T: Tx>(&self, tx: &mut T) -> Result<(), Failure> {
-        tx.run(
-            "INSERT INTO api_key (id, digest, role, project, host, created_at)
-             VALUES ($1, $2, $3, $4, $5, $6)
-             ON CONFLICT (id) DO UPDATE
-                SET digest = excluded.digest, role = excluded.role,
-                    project = excluded.project, host = excluded.host",
-            values![
-                &self.id,
-                &self.digest[..],
-                self.role.as_str(),
-                self.role.project(),
-                self.role.host(),
-                self.now,
-            ],
-        )
-        .await
-    }
-}
-
-#[derive(Debug)]
-pub(super) struct FindApiKey {
-    pub(super) digest: [u8; 32],
-}
-
-impl UseCase for FindApiKey {
-    type Answer = Option<ApiKeyRecord>;
-    const DOING: &'static str = "look up a key";
-
-    async fn run<T: Tx>(&self, tx: &mut T) -> Result<Option<ApiKeyRecord>, Failure> {
-        let row = tx
-            .row(
-                "SELECT id, digest, role, project, host, expires_at, revoked_at
-                   FROM api_key WHERE digest = $1",
-                values![&self.digest[..]],
-            )
-            .await?;
-        Ok(row.as_ref().map(rows::api_key).transpose()?)
     }
 }

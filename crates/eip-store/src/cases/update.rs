@@ -18,12 +18,20 @@ impl UseCase for UpdateCommand {
         let held = lock(tx, self.target, &self.scope).await?;
         let name = self.name.as_ref().unwrap_or(&held.name);
         let tags = self.tags.as_ref().unwrap_or(&held.tags);
-        if *name != held.name || *tags != held.tags {
+        let protected = self.protected.unwrap_or(held.protected);
+        if *name != held.name || *tags != held.tags || protected != held.protected {
             tx.run(
                 "UPDATE elastic_ip
-                    SET revision = revision + 1, updated_at = $2, name = $3, tags = $4
+                    SET revision = revision + 1, updated_at = $2, name = $3, tags = $4,
+                        protected = $5
                   WHERE address = $1",
-                values![held.address, self.now, name.as_ref(), Value::Json(pairs(tags))],
+                values![
+                    held.address,
+                    self.now,
+                    name.as_ref(),
+                    Value::Json(pairs(tags)),
+                    i64::from(protected),
+                ],
             )
             .await?;
             let (kind, party) = (EventKind::Updated, Party::default());

@@ -26,6 +26,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V6__trust_and_traffic", include_str!("../../migrations/postgres/V6__trust_and_traffic.sql")),
     ("V7__mends", include_str!("../../migrations/postgres/V7__mends.sql")),
     ("V8__rows_in_order", include_str!("../../migrations/postgres/V8__rows_in_order.sql")),
+    ("V9__tenants", include_str!("../../migrations/postgres/V9__tenants.sql")),
 ];
 
 /// The lock that servers which start at once take in turn: "eip" in ASCII.

@@ -61,6 +61,7 @@ impl Tx for PostgresTx<'_> {
         // rather read all elastic IPs than look up as many.
         stands_for: " = ANY (ARRAY(SELECT first + ? % size FROM pool_range))",
         has_tag: " AND e.tags @> jsonb_build_object(CAST(? AS text), CAST(? AS text))",
+        shut: "LOCK TABLE elastic_ip IN SHARE ROW EXCLUSIVE MODE",
     };
 
     async fn rows(&mut self, sql: &str, values: &[Value<'_>]) -> Result<Vec<Row>, Failure> {

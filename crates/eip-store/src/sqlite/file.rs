@@ -18,6 +18,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V6__trust_and_traffic", include_str!("../../migrations/sqlite/V6__trust_and_traffic.sql")),
     ("V7__mends", include_str!("../../migrations/sqlite/V7__mends.sql")),
     ("V8__rows_in_order", include_str!("../../migrations/sqlite/V8__rows_in_order.sql")),
+    ("V9__tenants", include_str!("../../migrations/sqlite/V9__tenants.sql")),
 ];
 
 /// Makes the folder and the file for this user only, and takes the lock that keeps others out.

@@ -95,6 +95,8 @@ impl Tx for SqliteTx<'_> {
         stands_for: " IN (SELECT first + ? % size FROM pool_range)",
         has_tag: " AND EXISTS (SELECT 1 FROM json_each(e.tags) t
                                 WHERE t.key = ? AND t.value = ?)",
+        // There is one writer.
+        shut: "SELECT 1",
     };
 
     fn rows(

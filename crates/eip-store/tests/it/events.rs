@@ -146,6 +146,8 @@ async fn a_key_is_found_by_its_digest_and_replaced_under_its_id(
         id: KeyId::new(id),
         digest: [digest; 32],
         role,
+        name: None,
+        expires_at: None,
         now: at(1),
     };
     let owner = || project("default");

@@ -48,6 +48,7 @@ async fn what_belongs_to_another_project_is_not_found_and_cannot_be_changed(
             scope: scope("default"),
             name: Some(Some("mine".parse().unwrap())),
             tags: None,
+            protected: None,
             actor: "key-1".into(),
             now: at(9),
         };
@@ -106,8 +107,7 @@ async fn a_range_that_no_pool_has_cannot_be_stored(
     let id = ElasticIpId::new(id);
     let address = range.at(3).unwrap();
     let strange = NewAllocation { id, address, range, ..new_allocation(0, "default") };
-    let error = take(&world.repo, &strange).await.unwrap_err();
-    assert!(matches!(error, StoreError::Corrupt { .. }), "{error:?}");
+    assert_eq!(refusal(take(&world.repo, &strange).await), Refusal::PoolNotFound);
 }
 
 #[rstest]
@@ -191,6 +191,7 @@ async fn an_update_changes_what_is_given_and_counts_once(
         scope: scope("default"),
         name,
         tags,
+        protected: None,
         actor: "key-2".into(),
         now: at(40),
     };

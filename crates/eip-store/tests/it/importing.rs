@@ -39,12 +39,24 @@ async fn set_up(repo: &Arc<dyn Repository>) {
         ],
         quarantine_seconds: 0,
         mode: eip_model::Mode::Nat,
+        reserved: Vec::new(),
+        projects: None,
+        draining: false,
     };
     repo.ensure_pool(&spare, at(1)).await.unwrap();
     let roles = [Role::Admin { project: project("default") }, Role::Agent { host: host("hv1") }];
     for (n, role) in (1..).zip(roles) {
         let id = KeyId::new(format!("k{n}"));
-        repo.put_api_key(&NewApiKey { id, digest: [n; 32], role, now: at(2) }).await.unwrap();
+        repo.put_api_key(&NewApiKey {
+            id,
+            digest: [n; 32],
+            role,
+            name: None,
+            expires_at: None,
+            now: at(2),
+        })
+        .await
+        .unwrap();
     }
 }
 
@@ -95,6 +107,7 @@ async fn eventful() -> World {
         tags: Some(
             BTreeMap::from([("team".to_owned(), "ü\\ \"x\"".to_owned())]).try_into().unwrap(),
         ),
+        protected: Some(true),
         actor: HARD.into(),
         now: at(21),
     };
@@ -238,7 +251,7 @@ async fn a_record_that_cannot_be_imported_is_refused_before_the_database_is_touc
     drop(repo);
     execute(&from, "DELETE FROM refinery_schema_history WHERE version > 2").await;
     let error = refused(&from, &to).await;
-    assert!(matches!(error, ImportError::Older { found: 2, known: 8 }), "{error:?}");
+    assert!(matches!(error, ImportError::Older { found: 2, known: 9 }), "{error:?}");
     assert!(dump(&to).await.is_empty());
 }
 

@@ -155,6 +155,9 @@ async fn a_pool_says_how_its_elastic_ips_reach_instances_unless_a_caller_does(
         ranges: vec!["203.0.113.0/24".parse().unwrap()],
         quarantine_seconds: 0,
         mode: Mode::Alias,
+        reserved: Vec::new(),
+        projects: None,
+        draining: false,
     };
     world.repo.ensure_pool(&pool, at(1)).await.unwrap();
     assert_eq!(world.repo.pools().await.unwrap()[0], pool);

@@ -146,6 +146,9 @@ async fn a_new_pool_is_told_to_every_host_and_one_that_is_there_stays(
         ],
         quarantine_seconds: 5,
         mode: eip_model::Mode::Nat,
+        reserved: Vec::new(),
+        projects: None,
+        draining: false,
     };
     world.repo.ensure_pool(&pool, at(1)).await.unwrap();
     let other = PoolConfig { ranges: vec![], quarantine_seconds: 9, ..pool.clone() };
@@ -177,8 +180,9 @@ async fn what_was_accepted_is_not_noted_again_by_who_found_it_before(
     for ahead in found {
         repo.mark_ahead(&hv1, ahead, "it is ahead", at(20)).await.unwrap();
         assert_eq!(repo.host_progress(&hv1).await.unwrap().ahead, Some(ahead));
-        assert_eq!(repo.accept_host(&hv1).await.unwrap(), Acceptance::Accepted);
-        assert_eq!(repo.accept_host(&hv1).await.unwrap(), Acceptance::NotAhead);
+        let terms = eip_store::Terms::default();
+        assert_eq!(repo.accept_host(&terms, &hv1).await.unwrap(), Acceptance::Accepted);
+        assert_eq!(repo.accept_host(&terms, &hv1).await.unwrap(), Acceptance::NotAhead);
         repo.mark_ahead(&hv1, ahead, "it is ahead", at(21)).await.unwrap();
         assert_eq!(repo.host_progress(&hv1).await.unwrap().ahead, None, "{ahead:?}");
     }

@@ -96,6 +96,7 @@ pub(crate) fn new_allocation(offset: u32, owner: &str) -> NewAllocation {
         project: project(owner),
         name: None,
         tags: Tags::default(),
+        protected: false,
         asked_for: false,
         actor: "key-1".into(),
         now: at(0),
@@ -191,6 +192,9 @@ impl World {
             ranges: vec![range()],
             quarantine_seconds,
             mode: eip_model::Mode::Nat,
+            reserved: Vec::new(),
+            projects: None,
+            draining: false,
         };
         repo.ensure_pool(&pool, at(0)).await.unwrap();
         self

@@ -55,6 +55,14 @@ impl Api {
         self.read(self.client.post(self.at(path)).json(body)).await
     }
 
+    pub(crate) async fn patch<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, Failure> {
+        self.read(self.client.patch(self.at(path)).json(body)).await
+    }
+
     pub(crate) async fn delete(&self, path: &str) -> Result<(), Failure> {
         self.send(self.client.delete(self.at(path))).await.map(drop)
     }

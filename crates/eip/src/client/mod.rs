@@ -1,5 +1,6 @@
 //! The client commands: each one or two calls of the API, and a way to show what came back.
 
+mod admin;
 mod api;
 mod find;
 pub(crate) mod output;
@@ -8,12 +9,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use eip_model::{
-    AllocateRequest, AssociateRequest, CreateKeyRequest, CreatedKey, DataPlaneState,
-    DisassociateRequest, ElasticIp, ElasticIpPage, Host, HostList, HostName, Instance, InstanceId,
-    InstanceList, PoolList, Tags,
+    AllocateRequest, AssociateRequest, DataPlaneState, DisassociateRequest, ElasticIp,
+    ElasticIpPage, Host, HostList, HostName, Instance, InstanceId, InstanceList, Tags,
+    UpdateRequest,
 };
 
-use crate::args::{self, Client, Global, Hosts, How, Instances, Keys, Pools};
+use crate::args::{self, Client, Global, Hosts, How, Instances};
 use crate::exit::{Exit, Failure};
 use crate::settings::{Settings, read_key};
 use api::Api;
@@ -74,12 +75,12 @@ pub(crate) async fn run(
         }
         Client::Host(Hosts::List) => shown.hosts(&api.get::<HostList>("/hosts", &[]).await?),
         Client::Host(Hosts::Accept { host }) => accept(&api, shown, &host).await,
-        Client::Key(Keys::Create { role, project, host }) => {
-            let role = role.as_str().to_owned();
-            let request = CreateKeyRequest { role, project, host };
-            shown.key(&api.post::<CreatedKey>("/api-keys", &request).await?)
-        }
-        Client::Pool(Pools::List) => shown.pools(&api.get::<PoolList>("/pools", &[]).await?),
+        Client::Protect { elastic_ip } => protect(&api, shown, &elastic_ip, true).await,
+        Client::Unprotect { elastic_ip } => protect(&api, shown, &elastic_ip, false).await,
+        Client::History { address, at } => admin::history(&api, shown, address, at).await,
+        Client::Key(command) => admin::keys(&api, shown, command).await,
+        Client::Pool(command) => admin::pools(&api, shown, command).await,
+        Client::Project(command) => admin::projects(&api, shown, command).await,
     }
 }
 
@@ -88,6 +89,12 @@ async fn show(api: &Api, shown: Shown, named: &str) -> Result<(), Failure> {
     // A server of an earlier version does not know it.
     let traffic = api.get(&format!("/elastic-ips/{}/traffic", found.id), &[]).await.ok();
     shown.one(&found, traffic)
+}
+
+async fn protect(api: &Api, shown: Shown, named: &str, protected: bool) -> Result<(), Failure> {
+    let found = find::elastic_ip(api, named).await?;
+    let request = UpdateRequest { protected: Some(protected), ..UpdateRequest::default() };
+    shown.elastic_ip(&api.patch(&format!("/elastic-ips/{}", found.id), &request).await?)
 }
 
 async fn accept(api: &Api, shown: Shown, host: &HostName) -> Result<(), Failure> {
@@ -118,8 +125,8 @@ pub(crate) fn until_known(id: &InstanceId, data_dir: &Path, global: &Global, set
 async fn allocate(api: &Api, args: args::Allocate) -> Result<ElasticIp, Failure> {
     let tags = Tags::try_from(args.tags.into_iter().collect::<std::collections::BTreeMap<_, _>>());
     let tags = tags.map_err(|error| Failure::usage(error.to_string(), ""))?;
-    let args::Allocate { address, pool, name, .. } = args;
-    api.post("/elastic-ips", &AllocateRequest { address, pool, name, tags }).await
+    let args::Allocate { address, pool, name, protected, .. } = args;
+    api.post("/elastic-ips", &AllocateRequest { address, pool, name, tags, protected }).await
 }
 
 /// Reads all pages.

@@ -4,8 +4,9 @@ use std::io::{IsTerminal as _, Write as _};
 
 use comfy_table::{ContentArrangement, Table};
 use eip_model::{
-    CreatedKey, DataPlaneState, ElasticIp, ElasticIpPage, ElasticIpStatus, HostList, Instance,
-    InstanceList, PoolList, Traffic,
+    AddressHistory, AllocationPeriod, ApiKeyList, CreatedKey, DataPlaneState, ElasticIp,
+    ElasticIpPage, ElasticIpStatus, HostList, Instance, InstanceList, Pool, PoolList, Project,
+    ProjectList, Traffic,
 };
 use jiff::Timestamp;
 use serde::Serialize;
@@ -45,6 +46,7 @@ impl Shown {
             ("name", text(one.name.clone().map(String::from))),
             ("project", one.project.to_string()),
             ("pool", one.pool.to_string()),
+            ("protected", if one.protected { "yes" } else { "no" }.to_owned()),
             ("tags", text(Some(tags.collect::<Vec<_>>().join(" ")).filter(|all| !all.is_empty()))),
             ("status", status(one.status).to_owned()),
             (
@@ -128,18 +130,81 @@ impl Shown {
     }
 
     pub(crate) fn pools(self, list: &PoolList) -> Result<(), Failure> {
-        let header = ["POOL", "RANGES", "SIZE", "ALLOCATED", "ASSOCIATED", "QUARANTINED", "FREE"];
+        self.show(list, &POOL, |_| list.items.iter().map(pool_row).collect())
+    }
+
+    pub(crate) fn pool(self, one: &Pool) -> Result<(), Failure> {
+        self.show(one, &POOL, |_| vec![pool_row(one)])
+    }
+
+    pub(crate) fn projects(self, list: &ProjectList) -> Result<(), Failure> {
+        self.show(list, &PROJECT, |_| list.items.iter().map(project_row).collect())
+    }
+
+    pub(crate) fn project(self, one: &Project) -> Result<(), Failure> {
+        self.show(one, &PROJECT, |_| vec![project_row(one)])
+    }
+
+    pub(crate) fn keys(self, list: &ApiKeyList) -> Result<(), Failure> {
+        let header = ["KEY", "NAME", "ROLE", "OF", "STATE", "USED", "AGE"];
         self.show(list, &header, |_| {
-            let rows = list.items.iter().map(|pool| {
-                let ranges = pool.ranges.iter().map(ToString::to_string);
-                let numbers =
-                    [pool.size, pool.allocated, pool.associated, pool.quarantined, pool.free];
-                let mut row = vec![pool.name.to_string(), ranges.collect::<Vec<_>>().join(",")];
-                row.extend(numbers.iter().map(ToString::to_string));
-                row
+            let now = Timestamp::now();
+            let rows = list.items.iter().map(|key| {
+                let project = key.project.as_ref().map(ToString::to_string);
+                let state = match (key.revoked_at, key.expires_at) {
+                    (Some(_), _) => "revoked".to_owned(),
+                    (None, Some(end)) if end <= now => "expired".to_owned(),
+                    (None, Some(end)) => format!("until {end}"),
+                    (None, None) => "good".to_owned(),
+                };
+                vec![
+                    key.id.to_string(),
+                    or_dash(key.name.clone().map(String::from)),
+                    key.role.clone(),
+                    or_dash(project.or_else(|| key.host.as_ref().map(ToString::to_string))),
+                    state,
+                    or_dash(key.last_used_at.map(age)),
+                    age(key.created_at),
+                ]
             });
             rows.collect()
         })
+    }
+
+    /// Shows a row for each association, and one for a hold without any.
+    pub(crate) fn history(self, history: &AddressHistory) -> Result<(), Failure> {
+        let header = ["FROM", "TO", "PROJECT", "NAME", "INSTANCE", "HOST", "BY"];
+        self.show(history, &header, |_| {
+            let row = |from: Timestamp, to: Option<Timestamp>, period: &AllocationPeriod| {
+                let name = or_dash(period.name.clone().map(String::from));
+                let to = or_dash(to.map(|to| to.to_string()));
+                vec![from.to_string(), to, period.project.to_string(), name]
+            };
+            let mut rows = Vec::new();
+            for period in &history.items {
+                for one in &period.associations {
+                    let mut cells = row(one.from, one.to, period);
+                    cells.push(or_dash(one.instance_name.clone()));
+                    cells.push(or_dash(one.host.as_ref().map(ToString::to_string)));
+                    cells.push(one.actor.clone());
+                    rows.push(cells);
+                }
+                let mut cells = row(period.from, period.to, period);
+                cells.extend(["(held)".to_owned(), "-".to_owned()]);
+                cells.push(or_dash(period.actor.clone()));
+                rows.push(cells);
+            }
+            rows
+        })
+    }
+
+    /// Says that something is no more.
+    pub(crate) fn gone(self, how: &str, what: &str) -> Result<(), Failure> {
+        if self.output == Output::Json {
+            return print_json(&serde_json::json!({ how: what }));
+        }
+        print_line(&if self.quiet { what.to_owned() } else { format!("{what} {how}") });
+        Ok(())
     }
 
     fn show(
@@ -164,11 +229,33 @@ impl Shown {
     }
 }
 
+const POOL: [&str; 8] =
+    ["POOL", "RANGES", "SIZE", "ALLOCATED", "ASSOCIATED", "QUARANTINED", "FREE", "STATE"];
+
+fn pool_row(pool: &Pool) -> Vec<String> {
+    let ranges = pool.ranges.iter().map(ToString::to_string);
+    let numbers = [pool.size, pool.allocated, pool.associated, pool.quarantined, pool.free];
+    let mut row = vec![pool.name.to_string(), ranges.collect::<Vec<_>>().join(",")];
+    row.extend(numbers.iter().map(ToString::to_string));
+    row.push(if pool.draining { "draining" } else { "open" }.to_owned());
+    row
+}
+
+const PROJECT: [&str; 4] = ["PROJECT", "ALLOCATED", "QUOTA", "AGE"];
+
+fn project_row(one: &Project) -> Vec<String> {
+    let quota = one.quota.map(|quota| quota.to_string());
+    vec![one.name.to_string(), one.allocated.to_string(), or_dash(quota), age(one.created_at)]
+}
+
+fn or_dash(value: Option<String>) -> String {
+    value.unwrap_or_else(|| "-".to_owned())
+}
+
 const INSTANCE: [&str; 9] =
     ["INSTANCE", "STATE", "HOST", "PRIVATE IP", "KNOWN BY", "VPC", "ADDRESS", "ELIGIBLE", "MODES"];
 
 fn instance_row(one: &Instance) -> Vec<String> {
-    let or_dash = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
     let modes: Vec<_> = one.modes.iter().map(|mode| mode.as_str()).collect();
     vec![
         format!("{}:{}", one.backend, one.name),
@@ -190,7 +277,6 @@ fn instance_row(one: &Instance) -> Vec<String> {
 }
 
 fn row(one: &ElasticIp, terminal: bool) -> Vec<String> {
-    let or_dash = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
     let (symbol, state) = match (one.status, one.data_plane.state) {
         (ElasticIpStatus::Allocated, DataPlaneState::Pending) => ("◌", "letting go"),
         (ElasticIpStatus::Allocated, _) => ("○", "allocated"),

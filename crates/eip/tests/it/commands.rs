@@ -63,6 +63,40 @@ fn every_command_says_what_it_did_and_how_it_ended() {
 }
 
 #[test]
+fn administrators_make_and_unmake_projects_keys_and_pools() {
+    let scene = Scene::new();
+    let _serving = scene.serve(&["--no-agent"]);
+    let cells = |args: &str| -> Vec<String> {
+        scene.eip(args).trim().split('\t').map(str::to_owned).collect()
+    };
+    assert_eq!(cells("project create acme --quota 3")[..3], ["acme", "0", "3"]);
+    assert_eq!(cells("project set acme --no-quota")[..3], ["acme", "0", "-"]);
+    let key = scene.eip_json("key create --role member --project acme --name ci");
+    let id = key["id"].as_str().unwrap();
+    assert_eq!(scene.eip_json("key list")["items"].as_array().unwrap().len(), 2);
+    assert_eq!(scene.eip(&format!("key revoke {id}")).trim(), format!("{id} revoked"));
+    let listed = scene.eip("key list");
+    let line = listed.lines().find(|line| line.starts_with(id)).unwrap();
+    assert_eq!(line.split('\t').collect::<Vec<_>>()[1..5], ["ci", "member", "acme", "revoked"]);
+    assert_eq!(scene.eip("project delete acme").trim(), "acme deleted");
+
+    let pool = cells("pool create edge 203.0.113.0/28 --reserve 203.0.113.5 --quarantine 0");
+    assert_eq!(pool[..3], ["edge", "203.0.113.0/28", "13"]);
+    assert_eq!(cells("pool grow edge 198.51.100.0/30")[2], "15");
+    scene.eip("allocate --pool edge --address 203.0.113.9 --name web --protected");
+    assert_eq!(scene.try_eip("release web").0, 5);
+    scene.eip("unprotect web");
+    scene.eip("release web");
+    let history = cells("history 203.0.113.9");
+    assert_eq!(history[2..5], ["default", "web", "(held)"]);
+    assert_eq!(cells("pool drain edge")[7], "draining");
+    let (code, _, err) = scene.try_eip("allocate --pool edge");
+    assert!(code == 5 && err.starts_with("error[pool_draining]"), "{code}: {err}");
+    assert_eq!(scene.eip("pool delete edge").trim(), "edge deleted");
+    assert_eq!(scene.try_eip("pool show edge").0, 3);
+}
+
+#[test]
 fn a_first_start_says_what_there_is_and_what_to_type_next() {
     let scene = Scene::new();
     let _serving = scene.serve(&[]);

@@ -1,0 +1,76 @@
+//! `/addresses/{ip}/history`.
+
+use axum::Json;
+use axum::extract::State;
+use eip_model::AddressHistory;
+use eip_store::ListPlace;
+use jiff::Timestamp;
+use serde::Deserialize;
+
+use utoipa::IntoParams;
+
+use super::body::{Address, Params};
+use super::openapi::problems;
+use super::{ApiState, cursor};
+use crate::service::{Caller, Error};
+
+const DEFAULT_LIMIT: u32 = 50;
+const MOST: u32 = 500;
+
+problems! {
+    looks Looking: ;
+}
+
+/// `?at=TIME` for who held it then; `?limit=N&cursor=CURSOR` for page by page.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct HistoryParams {
+    /// Only who had it then, and what it was associated with then.
+    #[param(value_type = String, required = false, format = "date-time")]
+    at: Option<Timestamp>,
+    /// How many periods at most; by default 50.
+    #[param(nullable = false, minimum = 1, maximum = 500)]
+    limit: Option<u32>,
+    /// The `next_cursor` of the page before.
+    #[param(nullable = false)]
+    cursor: Option<String>,
+}
+
+/// Show who had an address, and when
+///
+/// Every allocation and association, the newest first, also after the release: of all projects for an
+/// administrator, of its own for any other key.
+#[utoipa::path(
+    get, path = "/addresses/{ip}/history", tag = "events", operation_id = "address_history",
+    params(
+        ("ip" = String, Path, description = "The address.", example = "100.64.12.15", format = "ipv4"),
+        HistoryParams
+    ),
+    responses((status = 200, description = "Its holders.", body = AddressHistory), Looking)
+)]
+pub(crate) async fn show(
+    State(state): State<ApiState>,
+    caller: Caller,
+    Address(address): Address,
+    Params(params): Params<HistoryParams>,
+) -> Result<Json<AddressHistory>, Error> {
+    let limit = params.limit.unwrap_or(DEFAULT_LIMIT);
+    if !(1..=MOST).contains(&limit) {
+        let detail = format!("limit is 1 to {MOST}, not {limit}");
+        return Err(Error::invalid(detail, "read the history page by page"));
+    }
+    let list = format!("history of {address} at {:?}", params.at);
+    let cluster = state.service.repository().cluster_id();
+    let before = params.cursor.as_deref().map(|text| cursor::open(text, &list, cluster));
+    let before = before.transpose()?.map(|place| place.allocated_at);
+    // One more than asked for tells whether there is another page.
+    let mut items = state.service.history(&caller, address, params.at, before, limit + 1).await?;
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    let more = items.len() > limit;
+    items.truncate(limit);
+    let last =
+        items.last().filter(|_| more).map(|one| ListPlace { allocated_at: one.from, address });
+    let next_cursor = last.map(|last| cursor::seal(last, &list, cluster));
+    Ok(Json(AddressHistory { public_ip: address, items, next_cursor }))
+}

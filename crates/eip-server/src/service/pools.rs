@@ -1,0 +1,216 @@
+//! Pools: what there is in them, and what administrators do with them.
+
+use eip_model::{
+    CreatePoolRequest, Ipv4Range, Pool, PoolCell, PoolConfig, PoolMap, PoolName, UpdatePoolRequest,
+};
+use eip_store::PoolChange;
+use jiff::Timestamp;
+use tracing::info;
+
+use super::admin_error::explained;
+use super::terms::{Asked, Done};
+use super::{Caller, Error, Service};
+
+/// How long a released address sleeps unless told otherwise, in seconds.
+const QUARANTINE_SECONDS: u32 = 600;
+
+/// How many ranges a request may name, and how many reserved addresses a pool may have.
+const MOST_RANGES: usize = 256;
+const MOST_RESERVED: usize = 4_096;
+
+/// How many cells a map has at most.
+const MOST_CELLS: u64 = 4_096;
+
+impl Service {
+    pub(crate) async fn pools(&self, caller: &Caller) -> Result<Vec<Pool>, Error> {
+        caller.may_read()?;
+        self.counted_pools(|config| caller.may_use(config)).await
+    }
+
+    /// Counts every pool, whoever may use it.
+    pub(super) async fn every_pool(&self) -> Result<Vec<Pool>, Error> {
+        self.counted_pools(|_| true).await
+    }
+
+    async fn counted_pools(&self, shown: impl Fn(&PoolConfig) -> bool) -> Result<Vec<Pool>, Error> {
+        let mut pools = Vec::new();
+        for config in self.repository().pools().await.map_err(Error::Store)? {
+            if shown(&config) {
+                pools.push(self.counted(config).await?);
+            }
+        }
+        Ok(pools)
+    }
+
+    pub(crate) async fn pool(&self, caller: &Caller, named: &str) -> Result<Pool, Error> {
+        let config = self.seen_pool(caller, named).await?;
+        self.counted(config).await
+    }
+
+    async fn seen_pool(&self, caller: &Caller, named: &str) -> Result<PoolConfig, Error> {
+        caller.may_read()?;
+        let all = self.repository().pools().await.map_err(Error::Store)?;
+        let found = all.into_iter().find(|pool| pool.name.as_str() == named);
+        found.filter(|pool| caller.may_use(pool)).ok_or_else(|| no_pool(named))
+    }
+
+    async fn counted(&self, config: PoolConfig) -> Result<Pool, Error> {
+        let counts = self.repository().pool_counts(&config.name).await.map_err(Error::Store)?;
+        let size = config.size();
+        Ok(Pool {
+            name: config.name,
+            ranges: config.ranges,
+            size,
+            allocated: counts.allocated,
+            associated: counts.associated,
+            quarantined: counts.quarantined,
+            free: size.saturating_sub(counts.allocated + counts.quarantined),
+            quarantine_seconds: config.quarantine_seconds,
+            mode: config.mode,
+            reserved: config.reserved,
+            projects: config.projects,
+            draining: config.draining,
+        })
+    }
+
+    /// Counts a pool block by block: never a row of anybody's.
+    pub(crate) async fn pool_map(&self, caller: &Caller, named: &str) -> Result<PoolMap, Error> {
+        let config = self.seen_pool(caller, named).await?;
+        let step = step(&config.ranges);
+        let mut cells = Vec::new();
+        for range in &config.ranges {
+            let found = self.repository().map_range(*range, step).await.map_err(Error::Store)?;
+            let mut found = found.into_iter().peekable();
+            let mut offset = 0;
+            while let Some(first) = range.at(offset) {
+                let size = step.min(range.size() - offset);
+                let empty = PoolCell { first, size, allocated: 0, associated: 0, quarantined: 0 };
+                cells.push(found.next_if(|cell| cell.first == first).unwrap_or(empty));
+                offset = offset.saturating_add(size);
+            }
+        }
+        Ok(PoolMap { pool: config.name, addresses_per_cell: step, cells })
+    }
+
+    pub(crate) async fn make_pool(
+        &self,
+        caller: &Caller,
+        request: CreatePoolRequest,
+        asked: &Asked,
+    ) -> Result<Done<Pool>, Error> {
+        caller.may_administer()?;
+        let terms = asked.terms(caller, &("POST /pools", &request));
+        let pool = PoolConfig {
+            quarantine_seconds: request.quarantine_seconds.unwrap_or(QUARANTINE_SECONDS),
+            mode: request.mode,
+            reserved: request.reserved,
+            projects: request.projects,
+            ..PoolConfig::of(request.name, request.ranges)
+        };
+        if !(1..=MOST_RANGES).contains(&pool.ranges.len()) {
+            let detail = format!("ranges are 1 to {MOST_RANGES}, not {}", pool.ranges.len());
+            return Err(Error::invalid(detail, "add more of them with PATCH"));
+        }
+        reserved_lie_in(&pool)?;
+        let made = self.repository().make_pool(&terms, &pool, Timestamp::now()).await;
+        let made = made.map_err(|error| explained(error, "pool", pool.name.as_str()))?;
+        let (config, repeated) = (made.answer, made.repeated);
+        if !asked.dry_run {
+            info!(key.id = %caller.key, pool = %config.name, "Made a pool");
+            self.follow_pools().await?;
+        }
+        let pool = self.counted(config).await?;
+        Ok(asked.done(pool, repeated))
+    }
+
+    pub(crate) async fn update_pool(
+        &self,
+        caller: &Caller,
+        named: &str,
+        request: UpdatePoolRequest,
+        asked: &Asked,
+    ) -> Result<Done<Pool>, Error> {
+        caller.may_administer()?;
+        let before = self.seen_pool(caller, named).await?;
+        if request.add_ranges.len() > MOST_RANGES {
+            let detail = format!("add_ranges are at most {MOST_RANGES}");
+            return Err(Error::invalid(detail, "add them in several requests"));
+        }
+        let ranges = before.ranges.iter().chain(&request.add_ranges).copied().collect();
+        let reserved = request.reserved.clone().unwrap_or_else(|| before.reserved.clone());
+        reserved_lie_in(&PoolConfig { ranges, reserved, ..before.clone() })?;
+        let change = PoolChange {
+            add_ranges: request.add_ranges,
+            quarantine_seconds: request.quarantine_seconds,
+            mode: request.mode,
+            reserved: request.reserved,
+            projects: request.projects,
+            draining: request.draining,
+        };
+        let terms = asked.terms(caller, &());
+        let now = Timestamp::now();
+        let changed = self.repository().change_pool(&terms, &before.name, &change, now).await;
+        let config = changed.map_err(|error| explained(error, "pool", before.name.as_str()))?;
+        if !asked.dry_run {
+            info!(key.id = %caller.key, pool = %config.name, "Changed a pool");
+            self.follow_pools().await?;
+        }
+        let pool = self.counted(config).await?;
+        Ok(asked.done(pool, false))
+    }
+
+    pub(crate) async fn delete_pool(
+        &self,
+        caller: &Caller,
+        named: &str,
+        asked: &Asked,
+    ) -> Result<Done<()>, Error> {
+        caller.may_administer()?;
+        let name: PoolName = named.parse().map_err(|_| no_pool(named))?;
+        let terms = asked.terms(caller, &());
+        let deleted = self.repository().delete_pool(&terms, &name, Timestamp::now()).await;
+        deleted.map_err(|error| explained(error, "pool", name.as_str()))?;
+        if !asked.dry_run {
+            info!(key.id = %caller.key, pool = %name, "Deleted a pool");
+            self.follow_pools().await?;
+        }
+        Ok(asked.done((), false))
+    }
+
+    /// Takes in what the pools are now: another server may have changed them.
+    pub(super) async fn follow_pools(&self) -> Result<(), Error> {
+        let pools = self.repository().pools().await.map_err(Error::Store)?;
+        self.allocator.follow(pools);
+        Ok(())
+    }
+}
+
+/// How many addresses a cell stands for, so that there are not too many: a power of two.
+fn step(ranges: &[Ipv4Range]) -> u32 {
+    let cells = |step: u32| -> u64 {
+        ranges.iter().map(|range| u64::from(range.size().div_ceil(step))).sum()
+    };
+    let mut step = 1;
+    while cells(step) > MOST_CELLS && step < 1 << 24 {
+        step *= 2;
+    }
+    step
+}
+
+fn reserved_lie_in(pool: &PoolConfig) -> Result<(), Error> {
+    if pool.reserved.len() > MOST_RESERVED {
+        let detail = format!("reserved are at most {MOST_RESERVED}");
+        return Err(Error::invalid(detail, "leave whole ranges out of the pool instead"));
+    }
+    match pool.reserved.iter().find(|address| pool.range_of(**address).is_none()) {
+        None => Ok(()),
+        Some(address) => {
+            let detail = format!("{address} lies in no range of the pool");
+            Err(Error::invalid(detail, "reserve addresses of the pool alone"))
+        }
+    }
+}
+
+fn no_pool(named: &str) -> Error {
+    Error::PoolNotFound { pool: named.to_owned() }
+}

@@ -1,0 +1,144 @@
+//! Keys.
+
+use eip_model::KeyId;
+use jiff::Timestamp;
+
+use crate::error::Refusal;
+use crate::given::Given;
+use crate::records::{ApiKeyRecord, MadeApiKey, NewApiKey};
+use crate::rows::{self, Cells};
+use crate::transaction::{Failure, Tx, UseCase};
+use crate::value::values;
+
+impl UseCase for NewApiKey {
+    type Answer = ();
+    const DOING: &'static str = "make a key known";
+
+    async fn run<T: Tx>(&self, tx: &mut T) -> Result<(), Failure> {
+        tx.run(
+            "INSERT INTO api_key (id, digest, role, project, host, created_at, name, expires_at)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+             ON CONFLICT (id) DO UPDATE
+                SET digest = excluded.digest, role = excluded.role,
+                    project = excluded.project, host = excluded.host",
+            values![
+                &self.id,
+                &self.digest[..],
+                self.role.as_str(),
+                self.role.project(),
+                self.role.host(),
+                self.now,
+                self.name.as_ref(),
+                self.expires_at,
+            ],
+        )
+        .await
+    }
+}
+
+/// A key that a caller asked for.
+#[derive(Debug)]
+pub(super) struct MakeApiKey {
+    pub(super) key: NewApiKey,
+    pub(super) note: String,
+}
+
+impl UseCase for MakeApiKey {
+    type Answer = MadeApiKey;
+    const DOING: &'static str = "make a key";
+
+    async fn run<T: Tx>(&self, tx: &mut T) -> Result<MadeApiKey, Failure> {
+        self.key.run(tx).await?;
+        let sql = format!("{} WHERE id = $1", rows::API_KEY);
+        let row = tx.row(&sql, values![&self.key.id]).await?;
+        let gone = || Failure::Again("the key went away".into());
+        let info = rows::api_key(&row.ok_or_else(gone)?)?.info();
+        Ok(MadeApiKey { info, note: self.note.clone() })
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct FindApiKey {
+    pub(super) digest: [u8; 32],
+}
+
+impl UseCase for FindApiKey {
+    type Answer = Option<ApiKeyRecord>;
+    const DOING: &'static str = "look up a key";
+
+    async fn run<T: Tx>(&self, tx: &mut T) -> Result<Option<ApiKeyRecord>, Failure> {
+        let sql = format!("{} WHERE digest = $1", rows::API_KEY);
+        let row = tx.row(&sql, values![&self.digest[..]]).await?;
+        Ok(row.as_ref().map(rows::api_key).transpose()?)
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct ListApiKeys;
+
+impl UseCase for ListApiKeys {
+    type Answer = Vec<ApiKeyRecord>;
+    const DOING: &'static str = "list the keys";
+
+    async fn run<T: Tx>(&self, tx: &mut T) -> Result<Vec<ApiKeyRecord>, Failure> {
+        let sql = format!("{} ORDER BY created_at, id", rows::API_KEY);
+        let found = tx.rows(&sql, values![]).await?;
+        Ok(found.iter().map(rows::api_key).collect::<Result<_, _>>()?)
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct RevokeApiKey {
+    pub(super) id: KeyId,
+    pub(super) now: Timestamp,
+}
+
+impl UseCase for RevokeApiKey {
+    type Answer = ();
+    const DOING: &'static str = "revoke a key";
+
+    /// What was revoked before stays revoked since then. Two who revoke each other's keys do it in turn.
+    async fn run<T: Tx>(&self, tx: &mut T) -> Result<(), Failure> {
+        tx.alone("the keys of administrators").await?;
+        let others = tx
+            .row(
+                "SELECT count(*) AS others FROM api_key k
+                  WHERE k.role = 'admin' AND k.id <> $1 AND k.revoked_at IS NULL
+                    AND (k.expires_at IS NULL OR k.expires_at > $2)
+                 HAVING EXISTS (SELECT 1 FROM api_key own
+                                 WHERE own.id = $1 AND own.role = 'admin')",
+                values![&self.id, self.now],
+            )
+            .await?;
+        let others = others.map(|row| row.number::<u64>("others")).transpose();
+        if others.map_err(|e| e.within("api_key"))? == Some(0) {
+            return Err(Refusal::LastAdminKey.into());
+        }
+        let sql = "UPDATE api_key SET revoked_at = coalesce(revoked_at, $2) WHERE id = $1
+                   RETURNING id";
+        let revoked = tx.row(sql, values![&self.id, self.now]).await?;
+        revoked.map(drop).ok_or_else(|| Refusal::ApiKeyNotFound.into())
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct NoteKeyUse {
+    pub(super) used: Vec<(KeyId, Timestamp)>,
+}
+
+impl UseCase for NoteKeyUse {
+    type Answer = ();
+    const DOING: &'static str = "note which keys are used";
+
+    async fn run<T: Tx>(&self, tx: &mut T) -> Result<(), Failure> {
+        tx.each(
+            "UPDATE api_key SET last_used_at = given.at
+               FROM {given}
+              WHERE api_key.id = given.id
+                AND (api_key.last_used_at IS NULL OR api_key.last_used_at < given.at)",
+            Given::of(&self.used).with("id", |(id, _)| id.as_str()).with("at", |(_, at)| *at),
+        )
+        .await
+        .map(drop)
+    }
+}

@@ -1,0 +1,239 @@
+//! What administrators do with pools.
+
+use eip_model::{Ipv4Range, Mode, PoolCell, PoolConfig, PoolName, ProjectName};
+use jiff::Timestamp;
+use std::net::Ipv4Addr;
+
+use super::setup::{Pools, add_ranges, new_pool};
+use crate::error::Refusal;
+use crate::rows::{self, Cells, Wrong};
+use crate::transaction::{Failure, Tx, UseCase};
+use crate::value::{Value, values};
+
+/// What keeps two from giving the same addresses to two pools.
+const TURN: &str = "pools";
+
+fn list<V: serde::Serialize>(values: &[V]) -> serde_json::Value {
+    serde_json::to_value(values).unwrap_or_default()
+}
+
+async fn all<T: Tx>(tx: &mut T) -> Result<Vec<PoolConfig>, Failure> {
+    Pools.run(tx).await
+}
+
+async fn find<T: Tx>(tx: &mut T, name: &PoolName) -> Result<PoolConfig, Failure> {
+    let found = all(tx).await?.into_iter().find(|pool| pool.name == *name);
+    found.ok_or_else(|| Refusal::PoolNotFound.into())
+}
+
+/// Makes sure that no pool has an address of the ranges, nor two of the ranges.
+fn keep_apart(ranges: &[Ipv4Range], name: &PoolName, pools: &[PoolConfig]) -> Result<(), Refusal> {
+    let theirs = pools.iter().flat_map(|pool| pool.ranges.iter().map(|range| (*range, &pool.name)));
+    let theirs: Vec<(Ipv4Range, &PoolName)> = theirs.collect();
+    for (at, range) in ranges.iter().enumerate() {
+        let earlier = ranges[..at].iter().map(|other| (*other, name));
+        let other = theirs.iter().copied().chain(earlier).find(|(other, _)| other.overlaps(range));
+        if let Some((other, pool)) = other {
+            return Err(Refusal::PoolOverlaps { range: *range, other, pool: pool.clone() });
+        }
+    }
+    Ok(())
+}
+
+/// Has every agent look again: the ranges of all pools are in every desired set.
+async fn wake_all<T: Tx>(tx: &mut T) -> Result<(), Failure> {
+    // By name, as everyone who locks several.
+    let hosts =
+        tx.rows("SELECT name AS host FROM host ORDER BY name FOR UPDATE", values![]).await?;
+    tx.run("UPDATE host SET generation = generation + 1", values![]).await?;
+    for host in &hosts {
+        tx.wake(&rows::host_name(host, "host")?);
+    }
+    Ok(())
+}
+
+#[derive(Debug)]
+pub(super) struct CreatePool {
+    pub(super) pool: PoolConfig,
+    pub(super) now: Timestamp,
+}
+
+impl UseCase for CreatePool {
+    type Answer = PoolConfig;
+    const DOING: &'static str = "make a pool";
+
+    async fn run<T: Tx>(&self, tx: &mut T) -> Result<PoolConfig, Failure> {
+        tx.alone(TURN).await?;
+        let pools = all(tx).await?;
+        if pools.iter().any(|pool| pool.name == self.pool.name) {
+            return Err(Refusal::Exists.into());
+        }
+        keep_apart(&self.pool.ranges, &self.pool.name, &pools)?;
+        if !new_pool(tx, &self.pool, self.now).await? {
+            return Err(Refusal::Exists.into());
+        }
+        wake_all(tx).await?;
+        find(tx, &self.pool.name).await
+    }
+}
+
+/// What is changed of a pool; what is `None` stays.
+#[derive(Debug, Clone, Default)]
+pub struct PoolChange {
+    pub add_ranges: Vec<Ipv4Range>,
+    pub quarantine_seconds: Option<u32>,
+    pub mode: Option<Mode>,
+    pub reserved: Option<Vec<Ipv4Addr>>,
+    pub projects: Option<Option<Vec<ProjectName>>>,
+    pub draining: Option<bool>,
+}
+
+#[derive(Debug)]
+pub(super) struct UpdatePool {
+    pub(super) name: PoolName,
+    pub(super) change: PoolChange,
+}
+
+impl UseCase for UpdatePool {
+    type Answer = PoolConfig;
+    const DOING: &'static str = "change a pool";
+
+    async fn run<T: Tx>(&self, tx: &mut T) -> Result<PoolConfig, Failure> {
+        tx.alone(TURN).await?;
+        let pools = all(tx).await?;
+        let before = pools.iter().find(|pool| pool.name == self.name);
+        let before = before.ok_or(Refusal::PoolNotFound)?;
+        let change = &self.change;
+        keep_apart(&change.add_ranges, &self.name, &pools)?;
+        if let Some(reserved) = &change.reserved {
+            self.nobody_has(tx, reserved, before).await?;
+        }
+        let quarantine = change.quarantine_seconds.unwrap_or(before.quarantine_seconds);
+        let mode = change.mode.unwrap_or(before.mode);
+        let projects = change.projects.as_ref().unwrap_or(&before.projects);
+        let draining = change.draining.unwrap_or(before.draining);
+        tx.run(
+            "UPDATE pool
+                SET quarantine_seconds = $2, mode = $3, reserved = $4, draining = $5
+              WHERE name = $1",
+            values![
+                &self.name,
+                quarantine,
+                mode.as_str(),
+                Value::Json(list(change.reserved.as_ref().unwrap_or(&before.reserved))),
+                i64::from(draining),
+            ],
+        )
+        .await?;
+        match projects {
+            Some(some) => {
+                let some = Value::Json(list(some));
+                tx.run("UPDATE pool SET projects = $2 WHERE name = $1", values![&self.name, some])
+                    .await?;
+            }
+            None => {
+                tx.run("UPDATE pool SET projects = NULL WHERE name = $1", values![&self.name])
+                    .await?;
+            }
+        }
+        if !change.add_ranges.is_empty() {
+            add_ranges(tx, &self.name, before.ranges.len(), &change.add_ranges).await?;
+            wake_all(tx).await?;
+        }
+        tx.run(
+            "UPDATE pool_range SET open = $2 WHERE pool = $1",
+            values![&self.name, i64::from(!draining)],
+        )
+        .await?;
+        find(tx, &self.name).await
+    }
+}
+
+impl UpdatePool {
+    /// Nobody may lose an address by having it reserved.
+    async fn nobody_has<T: Tx>(
+        &self,
+        tx: &mut T,
+        reserved: &[Ipv4Addr],
+        before: &PoolConfig,
+    ) -> Result<(), Failure> {
+        for address in reserved.iter().filter(|one| !before.reserved.contains(one)) {
+            let sql = "SELECT address FROM elastic_ip WHERE address = $1 AND released_at IS NULL";
+            if tx.row(sql, values![*address]).await?.is_some() {
+                return Err(Refusal::AddressInUse.into());
+            }
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct DeletePool {
+    pub(super) name: PoolName,
+}
+
+impl UseCase for DeletePool {
+    type Answer = ();
+    const DOING: &'static str = "delete a pool";
+
+    /// Every allocation that has begun is waited for, and those that begin wait: what is counted then
+    /// is all that there is. Those find no range any more.
+    async fn run<T: Tx>(&self, tx: &mut T) -> Result<(), Failure> {
+        tx.alone(TURN).await?;
+        tx.run(T::DIALECT.shut, values![]).await?;
+        let sql = "SELECT held, asleep FROM pool WHERE name = $1";
+        let row = tx.row(sql, values![&self.name]).await?.ok_or(Refusal::PoolNotFound)?;
+        let count = |column| row.number(column).map_err(|e| e.within("pool"));
+        let (held, asleep) = (count("held")?, count("asleep")?);
+        if held > 0 || asleep > 0 {
+            return Err(Refusal::PoolInUse { held, asleep }.into());
+        }
+        tx.run("DELETE FROM pool_range WHERE pool = $1", values![&self.name]).await?;
+        tx.run("DELETE FROM pool WHERE name = $1", values![&self.name]).await?;
+        tx.run("ANALYZE pool_range", values![]).await?;
+        wake_all(tx).await
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct MapPool {
+    pub(super) range: Ipv4Range,
+    /// How many addresses a cell stands for.
+    pub(super) step: u32,
+}
+
+impl UseCase for MapPool {
+    /// The cells of one range in which there is anything.
+    type Answer = Vec<PoolCell>;
+    const DOING: &'static str = "draw the map of a pool";
+
+    async fn run<T: Tx>(&self, tx: &mut T) -> Result<Vec<PoolCell>, Failure> {
+        let (first, size) = (self.range.first(), self.range.size());
+        let found = tx
+            .rows(
+                "SELECT (e.address - $1) / $3 AS cell,
+                        sum(CASE WHEN e.released_at IS NULL THEN 1 ELSE 0 END) AS allocated,
+                        sum(CASE WHEN a.address IS NULL THEN 0 ELSE 1 END) AS associated,
+                        sum(CASE WHEN e.released_at IS NULL THEN 0 ELSE 1 END) AS quarantined
+                   FROM elastic_ip e
+                   LEFT JOIN association a ON a.address = e.address
+                  WHERE e.address >= $1 AND e.address < $1 + $2
+                  GROUP BY 1 ORDER BY 1",
+                values![i64::from(first.to_bits()), i64::from(size), i64::from(self.step)],
+            )
+            .await?;
+        let read = |row: &T::Row| -> Result<PoolCell, Wrong> {
+            let cell: u32 = row.number("cell")?;
+            let offset = cell.saturating_mul(self.step);
+            Ok(PoolCell {
+                first: Ipv4Addr::from_bits(first.to_bits().saturating_add(offset)),
+                size: self.step.min(size.saturating_sub(offset)),
+                allocated: row.number("allocated")?,
+                associated: row.number("associated")?,
+                quarantined: row.number("quarantined")?,
+            })
+        };
+        let cells = found.iter().map(read).collect::<Result<_, _>>();
+        Ok(cells.map_err(|e| e.within("elastic_ip"))?)
+    }
+}

@@ -1,0 +1,120 @@
+//! Projects.
+
+use eip_model::{Project, ProjectName};
+use jiff::Timestamp;
+
+use crate::error::{Refusal, StoreError};
+use crate::rows::{Cells, Wrong};
+use crate::transaction::{Failure, Tx, UseCase};
+use crate::value::values;
+
+const PROJECT: &str = "SELECT name, quota, held, created_at FROM project";
+
+fn project(row: &impl Cells) -> Result<Project, StoreError> {
+    let read = || -> Result<_, Wrong> {
+        let quota = row.int("quota")?.map(u32::try_from).transpose();
+        Ok(Project {
+            name: row.parsed("name")?,
+            // One that is beyond what fits is none.
+            quota: quota.unwrap_or_default(),
+            allocated: row.number("held")?,
+            created_at: row.moment("created_at")?,
+        })
+    };
+    read().map_err(|e| e.within("project"))
+}
+
+async fn find<T: Tx>(tx: &mut T, name: &ProjectName, lock: &str) -> Result<Project, Failure> {
+    let sql = format!("{PROJECT} WHERE name = $1{lock}");
+    let row = tx.row(&sql, values![name]).await?;
+    Ok(project(&row.ok_or(Refusal::ProjectNotFound)?)?)
+}
+
+#[derive(Debug)]
+pub(super) struct ListProjects;
+
+impl UseCase for ListProjects {
+    type Answer = Vec<Project>;
+    const DOING: &'static str = "list the projects";
+
+    async fn run<T: Tx>(&self, tx: &mut T) -> Result<Vec<Project>, Failure> {
+        let found = tx.rows(&format!("{PROJECT} ORDER BY name"), values![]).await?;
+        Ok(found.iter().map(project).collect::<Result<_, _>>()?)
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct CreateProject {
+    pub(super) name: ProjectName,
+    pub(super) quota: Option<u32>,
+    pub(super) now: Timestamp,
+}
+
+impl UseCase for CreateProject {
+    type Answer = Project;
+    const DOING: &'static str = "make a project";
+
+    async fn run<T: Tx>(&self, tx: &mut T) -> Result<Project, Failure> {
+        let made = tx
+            .row(
+                "INSERT INTO project (name, quota, created_at) VALUES ($1, $2, $3)
+                 ON CONFLICT DO NOTHING RETURNING name, quota, held, created_at",
+                values![&self.name, self.quota, self.now],
+            )
+            .await?;
+        Ok(project(&made.ok_or(Refusal::Exists)?)?)
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct SetQuota {
+    pub(super) name: ProjectName,
+    pub(super) quota: Option<Option<u32>>,
+}
+
+impl UseCase for SetQuota {
+    type Answer = Project;
+    const DOING: &'static str = "change a project";
+
+    async fn run<T: Tx>(&self, tx: &mut T) -> Result<Project, Failure> {
+        if let Some(quota) = self.quota {
+            tx.run("UPDATE project SET quota = $2 WHERE name = $1", values![&self.name, quota])
+                .await?;
+        }
+        find(tx, &self.name, "").await
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct DeleteProject {
+    pub(super) name: ProjectName,
+    pub(super) now: Timestamp,
+}
+
+impl UseCase for DeleteProject {
+    type Answer = ();
+    const DOING: &'static str = "delete a project";
+
+    /// Who allocates for it locks its row, and finds none when this is committed first.
+    async fn run<T: Tx>(&self, tx: &mut T) -> Result<(), Failure> {
+        let found = find(tx, &self.name, " FOR UPDATE").await?;
+        if found.allocated > 0 {
+            let what = format!("it holds {} elastic IPs", found.allocated);
+            return Err(Refusal::ProjectInUse { what }.into());
+        }
+        let key = tx
+            .row(
+                "SELECT id FROM api_key
+                  WHERE project = $1 AND revoked_at IS NULL
+                    AND (expires_at IS NULL OR expires_at > $2) LIMIT 1",
+                values![&self.name, self.now],
+            )
+            .await?;
+        if let Some(key) = key {
+            let id = key.words("id").map_err(|e| e.within("api_key"))?;
+            let what = format!("API key {id} is good for it");
+            return Err(Refusal::ProjectInUse { what }.into());
+        }
+        tx.run("DELETE FROM project WHERE name = $1", values![&self.name]).await
+    }
+}
