@@ -22,7 +22,7 @@ const CONNECTIONS: usize = 64;
 const WANTED: f64 = 1.2;
 
 /// A host that this program speaks for.
-struct Host {
+pub(super) struct Host {
     key: String,
     cluster: Value,
 }
@@ -71,7 +71,11 @@ async fn with(bench: &mut Bench, number: usize) -> Result<Table> {
 }
 
 /// Makes the hosts known, with the instances spread over them in turn.
-async fn introduce(server: &Server, number: usize, instances: &[Uuid]) -> Result<Vec<Host>> {
+pub(super) async fn introduce(
+    server: &Server,
+    number: usize,
+    instances: &[Uuid],
+) -> Result<Vec<Host>> {
     let mut hosts = Vec::new();
     for at in 0..number {
         let name = format!("bench-{at}");
@@ -102,7 +106,7 @@ fn instance(at: usize, id: Uuid) -> Value {
 }
 
 /// Tells for each host that it has in force what is desired, as far as it carries anything.
-async fn report(server: &Server, hosts: &[Host]) -> Result<()> {
+pub(super) async fn report(server: &Server, hosts: &[Host]) -> Result<()> {
     for host in hosts {
         let desired = server.call_as(&host.key, "GET", "/agent/v1/desired", "").await?;
         let report = json!({

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use anyhow::{Context as _, Result, ensure};
 use uuid::Uuid;
 
+use super::operations;
 use crate::bench::{Bench, COST, LARGE, Series, rates};
 use crate::callers::{Allocate, Any};
 use crate::http::{Connection, field};
@@ -21,7 +22,7 @@ const PAGE: usize = 500;
 pub(super) async fn run(bench: &mut Bench) -> Result<Vec<Table>> {
     let mut tables = Vec::new();
     for store in [Store::Postgres, Store::Sqlite] {
-        tables.push(on(bench, store).await?);
+        tables.extend(on(bench, store).await?);
     }
     Ok(tables)
 }
@@ -35,7 +36,7 @@ struct Scene {
     table: Table,
 }
 
-async fn on(bench: &mut Bench, store: Store) -> Result<Table> {
+async fn on(bench: &mut Bench, store: Store) -> Result<[Table; 2]> {
     let suffix = store.as_str().to_lowercase();
     let beside = bench.world.record(store, &format!("million_empty_{suffix}"))?;
     let record = bench.world.record(store, &format!("million_{suffix}"))?;
@@ -45,10 +46,13 @@ async fn on(bench: &mut Bench, store: Store) -> Result<Table> {
     let table = Table::new(format!("million: {number} held, {}", store.as_str()));
     let mut scene = Scene { store, empty, full, record, table };
     let held = fill(bench, &mut scene).await?;
-    reads(bench, &mut scene, held).await?;
+    let held = Rc::new(held);
+    reads(bench, &mut scene, Rc::clone(&held)).await?;
     pages(bench, &mut scene).await?;
     allocations(bench, &mut scene).await?;
-    starts(bench, scene, &beside).await
+    let title = format!("operations: {number} held, {}, 8 connections", store.as_str());
+    let operations = operations::run(bench, &scene.full, title, &held).await?;
+    Ok([starts(bench, scene, &beside).await?, operations])
 }
 
 async fn fill(bench: &mut Bench, scene: &mut Scene) -> Result<Vec<Uuid>> {
@@ -71,9 +75,9 @@ async fn fill(bench: &mut Bench, scene: &mut Scene) -> Result<Vec<Uuid>> {
     Ok(held)
 }
 
-async fn reads(bench: &mut Bench, scene: &mut Scene, held: Vec<Uuid>) -> Result<()> {
+async fn reads(bench: &mut Bench, scene: &mut Scene, held: Rc<Vec<Uuid>>) -> Result<()> {
     let path = format!("/elastic-ips/{}", Uuid::nil());
-    let any = Any::of(scene.full.request("GET", &path, ""), Rc::new(held));
+    let any = Any::of(scene.full.request("GET", &path, ""), held);
     let (mut few, mut many) = (Series::default(), Series::default());
     let mut inserts = Vec::new();
     bench.warm_up(scene.full.at, any.clone()).await?;

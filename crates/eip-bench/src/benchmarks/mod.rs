@@ -8,6 +8,7 @@ mod kills;
 mod load;
 mod million;
 mod moves;
+mod operations;
 mod overhead;
 mod packets;
 mod quota;
