@@ -134,6 +134,7 @@ pub struct CreatePoolRequest {
     #[schema(value_type = Vec<String>, min_items = 1, max_items = 256, example = json!(["203.0.113.0/24"]))]
     pub ranges: Vec<Ipv4Range>,
     /// How long a released address sleeps, in seconds; by default 600.
+    #[schema(value_type = Option<u64>, maximum = 4294967295_u32)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quarantine_seconds: Option<u32>,
     #[serde(default)]
@@ -156,6 +157,7 @@ pub struct UpdatePoolRequest {
     #[schema(value_type = Vec<String>, max_items = 256)]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub add_ranges: Vec<Ipv4Range>,
+    #[schema(value_type = Option<u64>, maximum = 4294967295_u32)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub quarantine_seconds: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]

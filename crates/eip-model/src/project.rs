@@ -34,7 +34,7 @@ pub struct CreateProjectRequest {
     pub name: ProjectName,
     /// How many addresses it may hold: by default 20, `null` for as many as there are.
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<u32>)]
+    #[schema(value_type = Option<u64>, maximum = 4294967295_u32)]
     pub quota: Option<Option<u32>>,
 }
 
@@ -44,7 +44,7 @@ pub struct CreateProjectRequest {
 pub struct UpdateProjectRequest {
     /// What it holds beyond a smaller quota, it keeps. `null` for as many as there are.
     #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<u32>)]
+    #[schema(value_type = Option<u64>, maximum = 4294967295_u32)]
     pub quota: Option<Option<u32>>,
 }
 
