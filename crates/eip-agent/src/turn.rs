@@ -18,6 +18,7 @@ use crate::guests::{Guests, Known};
 use crate::keep::ToKeep;
 use crate::kernel::{Kernel, KernelError};
 use crate::mends::Mends;
+use crate::tell::sendable;
 use crate::world::{Inventory, View, World};
 
 /// How often it is looked whether others have changed something: it is mended within a second.
@@ -127,7 +128,7 @@ impl Turns {
                 data_plane: plane.health(self.refused.borrow_and_update().as_deref()),
                 problems: merged(problems, [plane.problems(), of_guests].concat()),
             };
-            publish(&self.applied, report);
+            publish(&self.applied, sendable(report));
         }
         if news {
             publish(&self.inventory, view.inventory.clone());
