@@ -177,24 +177,11 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use eip_model::{InstanceReport, InstanceState, Mode};
 
     fn instances(backend: Backend, numbers: impl Iterator<Item = usize>) -> Instances {
         let report = |n: usize| {
             let id = InstanceId::new(uuid::Uuid::from_u128(u128::try_from(n).unwrap()));
-            let report = InstanceReport {
-                id,
-                backend,
-                name: format!("{backend}-{n}"),
-                project: None,
-                state: InstanceState::Running,
-                private_ip: None,
-                address_source: None,
-                vpc_id: None,
-                unusable: None,
-                modes: Mode::nat_alone(),
-                interfaces: Vec::new(),
-            };
+            let report = crate::instance::instance(id, backend, format!("{backend}-{n}"));
             (id, Arc::new(report))
         };
         numbers.map(report).collect()

@@ -6,6 +6,8 @@
 //! everything in place.
 
 mod guests;
+#[cfg(test)]
+mod instance;
 mod inventory;
 mod keep;
 mod kernel;

@@ -183,23 +183,10 @@ fn networks(listings: &BTreeMap<Backend, Listing>) -> Vec<LocalNetwork> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use eip_model::{InstanceState, Mode};
 
     fn instance(backend: Backend, n: u8) -> (InstanceId, Arc<InstanceReport>) {
         let id: InstanceId = InstanceId::new(uuid::Uuid::from_u128(n.into()));
-        let report = InstanceReport {
-            id,
-            backend,
-            name: format!("{backend}-{n}"),
-            project: None,
-            state: InstanceState::Running,
-            private_ip: None,
-            address_source: None,
-            vpc_id: None,
-            unusable: None,
-            modes: Mode::nat_alone(),
-            interfaces: Vec::new(),
-        };
+        let report = crate::instance::instance(id, backend, format!("{backend}-{n}"));
         (id, Arc::new(report))
     }
 

@@ -10,6 +10,7 @@ mod desired;
 mod elastic_ip;
 mod event;
 mod free_map;
+mod given;
 mod history;
 mod host;
 mod ids;

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::address::Ipv4Range;
+use crate::given::given;
 use crate::mode::Mode;
 use crate::names::{PoolName, ProjectName};
 
@@ -173,14 +174,6 @@ pub struct UpdatePoolRequest {
     /// Whether it hands out nothing any more. What is held stays held.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub draining: Option<bool>,
-}
-
-/// Tells a field that is `null` from one that is left out.
-fn given<'de, D>(deserializer: D) -> Result<Option<Option<Vec<ProjectName>>>, D::Error>
-where
-    D: serde::Deserializer<'de>,
-{
-    Option::deserialize(deserializer).map(Some)
 }
 
 /// `GET /pools/{name}/map`: how full a pool is, block by block.

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::given::given;
 use crate::names::ProjectName;
 
 /// A project as administrators see it.
@@ -46,12 +47,4 @@ pub struct UpdateProjectRequest {
     #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<u64>, maximum = 4294967295_u32)]
     pub quota: Option<Option<u32>>,
-}
-
-/// Tells a field that is `null` from one that is left out.
-fn given<'de, D>(deserializer: D) -> Result<Option<Option<u32>>, D::Error>
-where
-    D: serde::Deserializer<'de>,
-{
-    Option::deserialize(deserializer).map(Some)
 }

@@ -1,10 +1,7 @@
 use std::sync::Arc;
 
 use super::*;
-use eip_model::{
-    Attachment, ClusterId, DesiredSet, ElasticIpId, InstanceId, InstanceReport, InstanceState,
-    LocalNetwork, Mode,
-};
+use eip_model::{Attachment, ClusterId, DesiredSet, ElasticIpId, InstanceId, LocalNetwork, Mode};
 use uuid::Uuid;
 
 /// So many elastic IPs, each moved this often.
@@ -28,18 +25,9 @@ fn desired(generation: u64, count: u8, moves: u128) -> Desired {
 }
 
 fn listing(names: &[&str]) -> Listing {
-    let report = |name: &&str| InstanceReport {
-        id: InstanceId::new(Uuid::new_v5(&Uuid::NAMESPACE_OID, name.as_bytes())),
-        backend: Backend::Docker,
-        name: (*name).to_owned(),
-        project: None,
-        state: InstanceState::Running,
-        private_ip: None,
-        address_source: None,
-        vpc_id: None,
-        unusable: None,
-        modes: Mode::nat_alone(),
-        interfaces: Vec::new(),
+    let report = |name: &&str| {
+        let id = InstanceId::new(Uuid::new_v5(&Uuid::NAMESPACE_OID, name.as_bytes()));
+        crate::instance::instance(id, Backend::Docker, (*name).to_owned())
     };
     let instances = names.iter().map(report).map(|one| (one.id, Arc::new(one))).collect();
     let networks = vec![LocalNetwork::new("docker0", "172.17.0.0/16".parse().unwrap())];

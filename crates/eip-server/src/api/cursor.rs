@@ -13,6 +13,22 @@ use crate::service::Error;
 
 const SEAL: usize = 8;
 
+/// How many items a page has unless told otherwise, and at most.
+const PAGE: u32 = 50;
+const LONGEST_PAGE: u32 = 500;
+
+/// Returns how many items a page is to have.
+///
+/// # Errors
+/// When it is none or too many; `hint` says how else all of them are read.
+pub(crate) fn limit(asked: Option<u32>, hint: &str) -> Result<u32, Error> {
+    let limit = asked.unwrap_or(PAGE);
+    if (1..=LONGEST_PAGE).contains(&limit) {
+        return Ok(limit);
+    }
+    Err(Error::invalid(format!("limit is 1 to {LONGEST_PAGE}, not {limit}"), hint))
+}
+
 /// Makes the cursor of the page behind `last`, for the list that `list` describes.
 pub(crate) fn seal(last: ListPlace, list: &str, cluster: ClusterId) -> String {
     let place = bytes(last);

@@ -23,9 +23,6 @@ use super::trace::RequestId;
 use super::{ApiState, cursor, finish};
 use crate::service::{Asked, Caller, Done, Error, ListQuery};
 
-const DEFAULT_LIMIT: u32 = 50;
-const MOST: u32 = 500;
-
 /// What stands behind the `?` of a list.
 #[derive(Debug, Default, Serialize, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields, default)]
@@ -105,12 +102,8 @@ pub(crate) async fn list(
     Params(mut params): Params<ListParams>,
 ) -> Result<axum::Json<ElasticIpPage>, Error> {
     // What is left are the filters, which the cursor of a page is bound to.
-    let limit = params.limit.take().unwrap_or(DEFAULT_LIMIT);
+    let limit = cursor::limit(params.limit.take(), "read the list page by page")?;
     let after = params.cursor.take();
-    if !(1..=MOST).contains(&limit) {
-        let detail = format!("limit is 1 to {MOST}, not {limit}");
-        return Err(Error::invalid(detail, "read the list page by page"));
-    }
     let filters = serde_json::to_string(&params).map_err(|_| Error::Internal)?;
     let cluster = state.service.repository().cluster_id();
     let after = after.as_deref().map(|text| cursor::open(text, &filters, cluster));

@@ -13,14 +13,10 @@ use serde::{Deserialize, Serialize};
 use tracing::error;
 use utoipa::{IntoParams, ToSchema};
 
-use super::ApiState;
 use super::body::Params;
 use super::openapi::problems;
+use super::{ApiState, cursor};
 use crate::service::{Caller, Error, Follower};
-
-/// How many events a page has unless told otherwise, and at most.
-const PAGE: u32 = 50;
-const LONGEST_PAGE: u32 = 500;
 
 /// How often a stream says that it is still there when nothing happens.
 const HEARTBEAT: Duration = Duration::from_secs(10);
@@ -82,11 +78,7 @@ pub(crate) async fn list(
     caller: Caller,
     Params(params): Params<ListParams>,
 ) -> Result<axum::Json<EventList>, Error> {
-    let limit = params.limit.unwrap_or(PAGE);
-    if !(1..=LONGEST_PAGE).contains(&limit) {
-        let detail = format!("limit is 1 to {LONGEST_PAGE}, not {limit}");
-        return Err(Error::invalid(detail, "ask for the next page with after"));
-    }
+    let limit = cursor::limit(params.limit, "ask for the next page with after")?;
     let after = params.after.as_deref().map_or(Ok(0), place)?;
     let items = state.service.events_after(&caller, after, limit).await?;
     let full = items.len() >= usize::try_from(limit).unwrap_or(usize::MAX);

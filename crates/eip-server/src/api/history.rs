@@ -14,9 +14,6 @@ use super::openapi::problems;
 use super::{ApiState, cursor};
 use crate::service::{Caller, Error};
 
-const DEFAULT_LIMIT: u32 = 50;
-const MOST: u32 = 500;
-
 problems! {
     looks Looking: ;
 }
@@ -55,11 +52,7 @@ pub(crate) async fn show(
     Address(address): Address,
     Params(params): Params<HistoryParams>,
 ) -> Result<Json<AddressHistory>, Error> {
-    let limit = params.limit.unwrap_or(DEFAULT_LIMIT);
-    if !(1..=MOST).contains(&limit) {
-        let detail = format!("limit is 1 to {MOST}, not {limit}");
-        return Err(Error::invalid(detail, "read the history page by page"));
-    }
+    let limit = cursor::limit(params.limit, "read the history page by page")?;
     let list = format!("history of {address} at {:?}", params.at);
     let cluster = state.service.repository().cluster_id();
     let before = params.cursor.as_deref().map(|text| cursor::open(text, &list, cluster));

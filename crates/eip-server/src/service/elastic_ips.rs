@@ -18,7 +18,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 use tracing::info;
 
-use super::allocator::{Candidate, Taken};
+use super::allocator::{Allocator, Candidate, Taken};
 use super::error::About;
 use super::signals::Waiting;
 use super::terms::{Asked, Done, kept};
@@ -93,13 +93,8 @@ impl Service {
         address: Ipv4Addr,
         request: &AllocateRequest,
     ) -> Result<Allocated, Error> {
-        let mut pool = self.allocator.pool_of(address);
-        if pool.is_none() {
-            // Another server may have made it.
-            self.follow_pools().await?;
-            pool = self.allocator.pool_of(address);
-        }
-        let Some(pool) = pool.filter(|pool| caller.may_use(pool)) else {
+        let pool = self.usable_pool(caller, |all| all.pool_of(address)).await?;
+        let Some(pool) = pool else {
             let hint = "see GET /pools for the addresses that there are";
             return Err(Error::invalid(format!("{address} lies in no pool"), hint));
         };
@@ -123,6 +118,20 @@ impl Service {
         not_allocated(taken, &pool.name, owner, request, made)
     }
 
+    /// Finds a pool that the caller may use, looking again where another server may have made it.
+    async fn usable_pool(
+        &self,
+        caller: &Caller,
+        find: impl Fn(&Allocator) -> Option<PoolConfig>,
+    ) -> Result<Option<PoolConfig>, Error> {
+        let mut pool = find(&self.allocator);
+        if pool.is_none() {
+            self.follow_pools().await?;
+            pool = find(&self.allocator);
+        }
+        Ok(pool.filter(|pool| caller.may_use(pool)))
+    }
+
     /// Tries free addresses until the record takes one. The hint that says that none is left is
     /// corrected once before it is believed.
     async fn allocate_any(
@@ -132,13 +141,8 @@ impl Service {
         request: &AllocateRequest,
     ) -> Result<Allocated, Error> {
         let name = request.pool.as_ref().unwrap_or(&self.default_pool);
-        let mut pool = self.allocator.pool(name);
-        if pool.is_none() {
-            // Another server may have made it.
-            self.follow_pools().await?;
-            pool = self.allocator.pool(name);
-        }
-        let Some(pool) = pool.filter(|pool| caller.may_use(pool)) else {
+        let pool = self.usable_pool(caller, |all| all.pool(name)).await?;
+        let Some(pool) = pool else {
             return Err(Error::PoolNotFound { pool: name.to_string() });
         };
         if pool.draining {

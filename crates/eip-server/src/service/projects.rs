@@ -122,12 +122,14 @@ impl Service {
             made.map_err(Error::Store)?;
         }
         let salt = uuid::Uuid::new_v4().simple().to_string();
-        let key = derive(presented, asked, &salt);
+        // Any, or under an `Idempotency-Key` the one that follows from it.
+        let derive = |salt: &str| asked.key.as_ref().map(|once| presented.derive(once, salt));
+        let key = derive(&salt).unwrap_or_else(ApiKey::generate);
         let new = NewApiKey { id: key.id(), digest: key.digest(), role, name, expires_at, now };
         let made = self.repository().make_api_key(&terms, &new, &salt).await;
         let made = made.map_err(|error| explained(error, "key", ""))?;
         let info = made.answer.info;
-        let key = derive_again(presented, asked, &made.answer.note, key);
+        let key = derive(&made.answer.note).unwrap_or(key);
         if !made.repeated && !asked.dry_run {
             info!(key.id = %caller.key, made = %info.id, role = word, "Made an API key");
         }
@@ -175,15 +177,6 @@ impl Service {
 
 /// How often the use of keys is written down.
 pub(super) const NOTE_USE: Duration = Duration::from_secs(10);
-
-/// Makes the key of a request: any, or under an `Idempotency-Key` the one that follows from it.
-fn derive(presented: &ApiKey, asked: &Asked, salt: &str) -> ApiKey {
-    asked.key.as_ref().map_or_else(ApiKey::generate, |once| presented.derive(once, salt))
-}
-
-fn derive_again(presented: &ApiKey, asked: &Asked, salt: &str, made: ApiKey) -> ApiKey {
-    asked.key.as_ref().map_or(made, |once| presented.derive(once, salt))
-}
 
 fn no_project(named: &str) -> Error {
     AdminError::ProjectNotFound { name: named.to_owned() }.into()

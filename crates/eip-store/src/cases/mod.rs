@@ -291,12 +291,7 @@ impl<D: Database> Repository for Record<D> {
         }
         let now = micros(command.now);
         let command = ReleaseCommand { now, ..command.clone() };
-        let if_match = terms.if_match.clone();
-        let case = terms::Unchanged { case: terms::Alone(command), if_match };
-        match terms.rehearse {
-            true => terms::rehearse(&*self.database, case).await,
-            false => self.database.change(case).await,
-        }
+        terms::each_time(&*self.database, terms, terms::Alone(command)).await
     }
 
     async fn update_under(
@@ -305,11 +300,7 @@ impl<D: Database> Repository for Record<D> {
         command: &UpdateCommand,
     ) -> Result<ElasticIpRecord, StoreError> {
         let command = UpdateCommand { now: micros(command.now), ..command.clone() };
-        let case = terms::Unchanged { case: command, if_match: terms.if_match.clone() };
-        match terms.rehearse {
-            true => terms::rehearse(&*self.database, case).await,
-            false => self.database.change(case).await,
-        }
+        terms::each_time(&*self.database, terms, command).await
     }
 
     async fn note_answer(

@@ -55,9 +55,9 @@ impl Aims for UpdateCommand {
 
 /// A change of an elastic IP that is made only while it has the revision.
 #[derive(Debug)]
-pub(super) struct Unchanged<U> {
-    pub(super) case: U,
-    pub(super) if_match: Option<Vec<Version>>,
+struct Unchanged<U> {
+    case: U,
+    if_match: Option<Vec<Version>>,
 }
 
 impl<U: UseCase + Aims> UseCase for Unchanged<U> {
@@ -79,10 +79,10 @@ impl<U: UseCase + Aims> UseCase for Unchanged<U> {
 
 /// A change that is carried out once under its key.
 #[derive(Debug)]
-pub(super) struct Once<U> {
-    pub(super) case: U,
-    pub(super) once: Option<OnceKey>,
-    pub(super) now: jiff::Timestamp,
+struct Once<U> {
+    case: U,
+    once: Option<OnceKey>,
+    now: jiff::Timestamp,
 }
 
 impl<U> UseCase for Once<U>
@@ -207,6 +207,23 @@ pub(super) async fn rehearse<D: Database, U: UseCase>(
             let what = "a rehearsal was committed".to_owned();
             Err(StoreError::Corrupt { table: "unknown", what })
         }
+    }
+}
+
+/// Makes a change of an elastic IP under its terms, of which the key is not looked at.
+pub(super) async fn each_time<D, U>(
+    database: &D,
+    terms: &Terms,
+    case: U,
+) -> Result<U::Answer, StoreError>
+where
+    D: Database,
+    U: UseCase + Aims,
+{
+    let case = Unchanged { case, if_match: terms.if_match.clone() };
+    match terms.rehearse {
+        true => rehearse(database, case).await,
+        false => database.change(case).await,
     }
 }
 
