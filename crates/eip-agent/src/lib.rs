@@ -5,6 +5,7 @@
 //! that a host comes back from a crash or a reboot without the server; when it stops, it leaves
 //! everything in place.
 
+mod dial;
 mod guests;
 #[cfg(test)]
 mod instance;
@@ -30,6 +31,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use dial::{AddressError, ServerAddress, Unreached};
 pub use eip_dataplane::{Announce, Counters, Options as KernelOptions};
 use guests::Guests;
 use inventory::tell_inventory;
@@ -38,7 +40,7 @@ pub use kernel::{Kernel, KernelError};
 use mends::{Mends, tell_mends};
 pub use netfilter::open_kernel;
 use pull::pull;
-pub use server::{ServerLink, ServerUrlError};
+pub use server::{ServerLink, ServerLinkError};
 use tell::tell_applied;
 use traffic::tell_traffic;
 use turn::Turns;

@@ -52,7 +52,11 @@ pub(crate) async fn pull(
             Err(error) => {
                 let said = chain(&error);
                 if trouble.as_ref() != Some(&said) {
-                    warn!(error = said, "No desired set from the server; rules stay as they are");
+                    let hint = error.hint();
+                    warn!(
+                        error = said,
+                        hint, "No desired set from the server; rules stay as they are"
+                    );
                 }
                 trouble = Some(said);
                 retry = (retry * 2).min(LONGEST_RETRY);

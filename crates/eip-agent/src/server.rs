@@ -9,6 +9,8 @@ use reqwest::header::{HeaderMap, HeaderValue};
 use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
 use serde::Serialize;
 
+use crate::dial::{ServerAddress, Unreached};
+
 /// How long a question may take to be answered, and a report to be taken in: it may be about very many.
 const DEADLINE: Duration = Duration::from_secs(10);
 const REPORT_DEADLINE: Duration = Duration::from_secs(60);
@@ -17,17 +19,15 @@ const REPORT_DEADLINE: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone)]
 pub struct ServerLink {
     client: Client,
-    base: Url,
+    address: ServerAddress,
     acknowledged: Arc<AtomicU64>,
     /// The server did not answer, or is another one: it may not know what it was told before.
     in_doubt: Arc<AtomicBool>,
 }
 
-/// The address or the key of the server cannot be used.
+/// The server cannot be spoken to with this key.
 #[derive(Debug, thiserror::Error)]
-pub enum ServerUrlError {
-    #[error("\"{0}\" is not an http address")]
-    Url(String),
+pub enum ServerLinkError {
     #[error("the key of the agent cannot be sent in a header")]
     Key,
     #[error("cannot set up an HTTP client")]
@@ -52,10 +52,16 @@ pub(crate) enum Fetched {
 /// Why the server was not reached, or did not do as asked.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LinkError {
-    #[error("cannot reach the server")]
-    Unreached(#[from] reqwest::Error),
+    #[error("cannot reach the server: {0}")]
+    Unreached(Unreached),
     #[error("the server answered {status}: {body}")]
     Refused { status: StatusCode, body: String },
+}
+
+impl From<reqwest::Error> for LinkError {
+    fn from(error: reqwest::Error) -> Self {
+        Self::Unreached(Unreached::of(&error))
+    }
 }
 
 impl LinkError {
@@ -72,10 +78,7 @@ impl LinkError {
     /// What whoever reads of it can do.
     pub(crate) fn hint(&self) -> &'static str {
         match self {
-            Self::Unreached(error) if error.is_timeout() => {
-                "the server takes too long: look at its log, its load and its database"
-            }
-            Self::Unreached(_) => "see that the server runs, and that --server leads to it",
+            Self::Unreached(why) => why.hint(),
             Self::Refused { status, .. } => match *status {
                 StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
                     "the server does not know the key of this agent: make one with eip key create"
@@ -93,24 +96,21 @@ impl LinkError {
 
 impl ServerLink {
     /// # Errors
-    /// When the address is none, or the key cannot be sent.
-    pub fn new(base: &str, key: &str) -> Result<Self, ServerUrlError> {
-        let url = Url::parse(base).ok().filter(|url| url.scheme() == "http");
-        let base = url.ok_or_else(|| ServerUrlError::Url(base.to_owned()))?;
-        let mut key = HeaderValue::from_str(key).map_err(|_| ServerUrlError::Key)?;
+    /// When the key cannot be sent.
+    pub fn new(address: ServerAddress, key: &str) -> Result<Self, ServerLinkError> {
+        let mut key = HeaderValue::from_str(key).map_err(|_| ServerLinkError::Key)?;
         key.set_sensitive(true);
         let headers =
             HeaderMap::from_iter([(reqwest::header::HeaderName::from_static("x-api-key"), key)]);
-        let client = Client::builder()
+        let client = address
+            .client()
             .default_headers(headers)
-            .no_proxy()
-            .tcp_nodelay(true)
             .connect_timeout(DEADLINE)
             // Below the server's deadline for the next request on an idle connection.
             .pool_idle_timeout(Duration::from_secs(8))
             .build();
-        let client = client.map_err(ServerUrlError::Client)?;
-        Ok(Self { client, base, acknowledged: Arc::default(), in_doubt: Arc::default() })
+        let client = client.map_err(ServerLinkError::Client)?;
+        Ok(Self { client, address, acknowledged: Arc::default(), in_doubt: Arc::default() })
     }
 
     /// Waits up to `seconds` for a desired set that is not the known one.
@@ -182,8 +182,6 @@ impl ServerLink {
     }
 
     fn at(&self, what: &str) -> Url {
-        let mut url = self.base.clone();
-        url.set_path(&format!("/agent/v1/{what}"));
-        url
+        self.address.at(&format!("/agent/v1/{what}"))
     }
 }

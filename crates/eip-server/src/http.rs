@@ -14,7 +14,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use crate::api::too_many_connections;
+use crate::api::{not_in_the_clear, too_many_connections};
 use crate::limits::Limits;
 use crate::tls::Tls;
 
@@ -24,6 +24,8 @@ const DRAIN: Duration = Duration::from_secs(2);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How many of the connections that are one too many are being told so at a time.
 const TURNED_AWAY: usize = 64;
+/// What a TLS connection begins with: the type of a handshake record (RFC 8446, 5.1).
+const TLS_HANDSHAKE: [u8; 1] = [22];
 
 /// Where connections come from, and whether they are spoken to by TLS.
 #[derive(Debug)]
@@ -123,27 +125,40 @@ async fn accept(listener: Listener, edge: Arc<Edge>, stop: CancellationToken) ->
 }
 
 /// Says that there are too many connections, as far as that can be said in the clear.
-fn turn_away(mut stream: TcpStream, listener: &Listener, edge: &Edge) {
+fn turn_away(stream: TcpStream, listener: &Listener, edge: &Edge) {
     let Ok(permit) = Arc::clone(&edge.door).try_acquire_owned() else { return };
     if listener.tls.is_some() {
         return;
     }
     tokio::spawn(async move {
-        let told = async {
-            stream.write_all(too_many_connections().as_bytes()).await?;
-            stream.shutdown().await?;
-            // What was sent and is not read would have the system take the answer back.
-            tokio::io::copy(&mut stream, &mut tokio::io::sink()).await
-        };
-        // Whoever does not listen is not waited for.
-        tokio::time::timeout(DRAIN, told).await.ok();
+        answer_and_end(stream, &too_many_connections()).await;
         drop(permit);
     });
 }
 
+/// Gives a connection an answer in the clear, and ends it. Whoever does not listen is not waited for.
+async fn answer_and_end(mut stream: TcpStream, answer: &str) {
+    let told = async {
+        stream.write_all(answer.as_bytes()).await?;
+        stream.shutdown().await?;
+        // What was sent and is not read would have the system take the answer back.
+        tokio::io::copy(&mut stream, &mut tokio::io::sink()).await
+    };
+    tokio::time::timeout(DRAIN, told).await.ok();
+}
+
 async fn handshake(stream: TcpStream, tls: &Tls, edge: &Edge, watcher: Watcher) {
-    match tokio::time::timeout(edge.head, tls.acceptor().accept(stream)).await {
-        Ok(Ok(stream)) => speak(stream, edge, watcher).await,
+    let greeted = async {
+        let mut first = [0];
+        let waiting = stream.peek(&mut first).await?;
+        if waiting > 0 && first != TLS_HANDSHAKE {
+            return Ok(Err(stream));
+        }
+        tls.acceptor().accept(stream).await.map(Ok)
+    };
+    match tokio::time::timeout(edge.head, greeted).await {
+        Ok(Ok(Ok(stream))) => speak(stream, edge, watcher).await,
+        Ok(Ok(Err(stream))) => answer_and_end(stream, &not_in_the_clear()).await,
         Ok(Err(error)) => debug!(%error, "A TLS handshake failed"),
         Err(_) => debug!("A TLS handshake took too long"),
     }

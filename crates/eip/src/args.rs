@@ -37,6 +37,10 @@ pub(crate) struct Global {
     /// Where the service answers [default: port 8080 of this machine].
     #[arg(long, global = true, env = "EIP_URL")]
     pub(crate) url: Option<String>,
+    /// A PEM file with the certificates of those who may have signed the certificate of an https
+    /// service [default: whom this machine trusts].
+    #[arg(long, global = true, env = "EIP_CA_FILE", value_name = "FILE")]
+    pub(crate) ca_file: Option<PathBuf>,
     /// A file that holds the API key [default: admin.key in the data folder].
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) api_key_file: Option<PathBuf>,
@@ -132,7 +136,7 @@ pub(crate) struct Import {
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Agent {
-    /// Where the service answers.
+    /// Where the service answers: http://HOST:PORT, or https:// as --ca-file says.
     #[arg(long, env = "EIP_URL", value_name = "URL")]
     pub(crate) server: Option<String>,
     /// The file that holds the key of this host's agent [default: agent.key in the data folder].

@@ -57,7 +57,11 @@ fn run(args: Args) -> Result<(), Failure> {
         }
         Command::Agent(command) => {
             log::start(command.log_format)?;
-            multi_threaded()?.block_on(serve::agent(command, &settings))
+            multi_threaded()?.block_on(serve::agent(
+                command,
+                args.global.ca_file.as_deref(),
+                &settings,
+            ))
         }
         Command::Backup(command) => {
             single_threaded()?.block_on(upkeep::backup(command, &settings, args.global.output))

@@ -6,7 +6,9 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use eip_agent::{AgentConfig, Announce, Counters, Kernel, KernelOptions, ServerLink};
+use eip_agent::{
+    AgentConfig, Announce, Counters, Kernel, KernelOptions, ServerAddress, ServerLink,
+};
 use eip_compute::ComputeBackend;
 use eip_model::{HostName, Ipv4Range, PoolConfig, chain};
 use eip_server::{ApiKey, ApiState, Service, ServiceConfig};
@@ -19,7 +21,7 @@ use crate::backends::backends;
 use crate::client::output::print_line;
 use crate::doors::{DEFAULT_LISTEN, Doors, limits, open_doors, tls};
 use crate::exit::{Exit, Failure};
-use crate::settings::{Settings, read_key};
+use crate::settings::{Settings, address, read_key};
 
 const DEFAULT_RANGE: &str = "100.64.0.0/10";
 
@@ -56,7 +58,7 @@ pub(crate) async fn serve(command: args::Serve, settings: &Settings) -> Result<(
     } else {
         let key = agent_key(&data_dir)?;
         service.admit_agent(&key, host.clone()).await.map_err(unusable)?;
-        let link = server_link(&format!("http://{local}"), key.expose())?;
+        let link = server_link(address(&format!("http://{local}"), None)?, key.expose())?;
         let config = agent_config(&command.host, settings, host, backends, &data_dir);
         said.extend(introduce(&config));
         Some(tokio::spawn(eip_agent::run(config, link, stop.clone())))
@@ -70,7 +72,11 @@ pub(crate) async fn serve(command: args::Serve, settings: &Settings) -> Result<(
     Ok(())
 }
 
-pub(crate) async fn agent(command: args::Agent, settings: &Settings) -> Result<(), Failure> {
+pub(crate) async fn agent(
+    command: args::Agent,
+    ca_file: Option<&Path>,
+    settings: &Settings,
+) -> Result<(), Failure> {
     let data_dir = settings.data_dir(command.host.data_dir.as_deref());
     private_folder(&data_dir)?;
     let key_file = command.key_file.clone().unwrap_or_else(|| data_dir.join("agent.key"));
@@ -78,12 +84,12 @@ pub(crate) async fn agent(command: args::Agent, settings: &Settings) -> Result<(
         let hint = "an agent needs the key of its host; name its file with --key-file";
         Failure::here(Exit::Auth, "unauthenticated", detail, hint)
     })?;
-    let url = settings.url(command.server.as_deref());
-    let link = server_link(&url, &key)?;
+    let server = settings.server(command.server.as_deref(), ca_file)?;
+    let mut said = vec![("server", server.to_string())];
+    let link = server_link(server, &key)?;
     let host = host_name(&command.host, settings)?;
     let backends = backends(&command.host, settings, &data_dir)?;
     let config = agent_config(&command.host, settings, host, backends, &data_dir);
-    let mut said = vec![("server", url)];
     said.extend(introduce(&config));
     for (name, value) in said {
         print_line(&format!("{name:<11}{value}"));
@@ -234,8 +240,8 @@ fn host_name(asked: &args::Host, settings: &Settings) -> Result<HostName, Failur
     })
 }
 
-fn server_link(url: &str, key: &str) -> Result<ServerLink, Failure> {
-    ServerLink::new(url, key).map_err(|error| Failure::usage(error.to_string(), "see --server"))
+fn server_link(server: ServerAddress, key: &str) -> Result<ServerLink, Failure> {
+    ServerLink::new(server, key).map_err(|error| Failure::usage(error.to_string(), "copy it again"))
 }
 
 /// The key of the first start: the operator's own if `EIP_BOOTSTRAP_KEY` is set, else a random one.

@@ -3,7 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
-use eip_model::HostName;
+use eip_agent::ServerAddress;
+use eip_model::{HostName, chain};
 use serde::Deserialize;
 
 use crate::args::{Announce, Counters};
@@ -14,6 +15,7 @@ use crate::exit::{Exit, Failure};
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Settings {
     pub(crate) url: Option<String>,
+    pub(crate) ca_file: Option<PathBuf>,
     pub(crate) api_key_file: Option<PathBuf>,
     pub(crate) data_dir: Option<PathBuf>,
     pub(crate) listen: Option<std::net::SocketAddr>,
@@ -47,8 +49,14 @@ impl Settings {
         Ok(Self::default())
     }
 
-    pub(crate) fn url(&self, given: Option<&str>) -> String {
-        given.or(self.url.as_deref()).unwrap_or(BUILT_IN_URL).to_owned()
+    /// Returns where the service answers, and who has to vouch for it.
+    pub(crate) fn server(
+        &self,
+        url: Option<&str>,
+        ca_file: Option<&Path>,
+    ) -> Result<ServerAddress, Failure> {
+        let url = url.or(self.url.as_deref()).unwrap_or(BUILT_IN_URL);
+        address(url, ca_file.or(self.ca_file.as_deref()))
     }
 
     /// Returns the data folder as an absolute path: a daemon may change its working folder.
@@ -87,6 +95,11 @@ impl Settings {
             )
         })
     }
+}
+
+/// Reads where a server answers, and who has to vouch for it.
+pub(crate) fn address(url: &str, ca_file: Option<&Path>) -> Result<ServerAddress, Failure> {
+    ServerAddress::new(url, ca_file).map_err(|error| Failure::usage(chain(&error), error.hint()))
 }
 
 /// Reads the key that a file holds.

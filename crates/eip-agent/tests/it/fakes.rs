@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use eip_agent::{AgentConfig, Kernel, KernelError, ServerLink};
+use eip_agent::{AgentConfig, Kernel, KernelError, ServerAddress, ServerLink};
 use eip_compute::{Alias, ComputeBackend, GuestError, GuestTask, Listing, Sight};
 use eip_dataplane::DesiredState;
 use eip_model::{
@@ -213,7 +213,7 @@ impl Scene {
             sight,
             server: None,
             agent: None,
-            client: reqwest::Client::builder().no_proxy().build().unwrap(),
+            client: plain_client(),
             admin: ApiKey::generate().expose().to_owned(),
             agent_key: ApiKey::generate().expose().to_owned(),
             base: "http://127.0.0.1:0".to_owned(),
@@ -278,7 +278,8 @@ impl Scene {
     ) {
         let data_dir = self.folder.path().to_owned();
         let config = AgentConfig { host: "hv1".parse().unwrap(), data_dir, backends, kernel };
-        let link = ServerLink::new(&self.base, &self.agent_key).unwrap();
+        let address = ServerAddress::new(&self.base, None).unwrap();
+        let link = ServerLink::new(address, &self.agent_key).unwrap();
         let stop = CancellationToken::new();
         let running = tokio::spawn(eip_agent::run(config, link, stop.clone()));
         self.agent = Some(RunningAgent { stop, task: AbortOnDropHandle::new(running) });
@@ -402,4 +403,9 @@ pub(crate) fn container(last: u8) -> InstanceReport {
             mac: Some(MacAddress::new([2, 0x42, 172, 17, 0, last])),
         }],
     }
+}
+
+/// A client that speaks in the clear.
+fn plain_client() -> reqwest::Client {
+    ServerAddress::new("http://localhost", None).unwrap().client().build().unwrap()
 }

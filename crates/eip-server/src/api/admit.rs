@@ -86,13 +86,24 @@ fn tell(standing: &Standing, headers: &mut HeaderMap) {
     }
 }
 
-/// What a connection is told that is one too many: a whole answer, made without asking anybody.
+/// What a connection is told that is one too many.
 pub(crate) fn too_many_connections() -> String {
+    unasked("503 Service Unavailable", "Retry-After: 1\r\n", &Error::Busy)
+}
+
+/// What a connection is told that speaks in the clear where TLS is spoken.
+pub(crate) fn not_in_the_clear() -> String {
+    let error = Error::invalid("this port speaks TLS", "write https:// in place of http://");
+    unasked("400 Bad Request", "", &error)
+}
+
+/// A whole answer, made without asking anybody.
+fn unasked(status: &str, fields: &str, error: &Error) -> String {
     let id = uuid::Uuid::now_v7().to_string();
-    let body = serde_json::to_string(&problem(&Error::Busy, &id)).unwrap_or_default();
+    let body = serde_json::to_string(&problem(error, &id)).unwrap_or_default();
     format!(
-        "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/problem+json\r\n\
-         Content-Length: {}\r\nRetry-After: 1\r\nX-Request-Id: {id}\r\nConnection: close\r\n\r\n{body}",
+        "HTTP/1.1 {status}\r\nContent-Type: application/problem+json\r\n\
+         Content-Length: {}\r\n{fields}X-Request-Id: {id}\r\nConnection: close\r\n\r\n{body}",
         body.len()
     )
 }

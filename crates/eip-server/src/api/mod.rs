@@ -35,7 +35,7 @@ use utoipa_axum::routes;
 use crate::limits::{Limits, Rates};
 use crate::service::{Error, Service};
 
-pub(crate) use admit::too_many_connections;
+pub(crate) use admit::{not_in_the_clear, too_many_connections};
 
 /// What every handler can reach.
 #[derive(Clone)]

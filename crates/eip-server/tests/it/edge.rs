@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::world::{Store, World, container, read};
+use crate::world::{Store, World, container, plain_client, read};
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -132,7 +132,7 @@ async fn connections_beyond_the_limit_are_told_to_come_again_and_slow_ones_make_
     assert!(refused.to_ascii_lowercase().contains("retry-after: 1"), "{refused}");
     assert!(refused.contains("application/problem+json"), "{refused}");
     eventually_async("the slow ones to be cut off", SOON, async || {
-        let bare = reqwest::Client::builder().no_proxy().build().unwrap();
+        let bare = plain_client();
         let answer = bare.get(format!("{}/healthz", world.base)).send().await.ok()?;
         (answer.status() == StatusCode::OK).then_some(())
     })

@@ -5,7 +5,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::openapi::{document, operations};
-use crate::world::{Store, World, container, read};
+use crate::world::{Store, World, container, plain_client, read};
 
 /// What another project owns, by the name that it goes by in a path.
 struct Foreign {
@@ -260,7 +260,7 @@ async fn nothing_is_done_for_who_has_no_key_or_one_that_may_not() {
     let tenants = Tenants::new(Store::Sqlite).await;
     let document = document();
     let before = tenants.state().await;
-    let nobody = reqwest::Client::builder().no_proxy().build().unwrap();
+    let nobody = plain_client();
     let mut tried = 0;
     for (method, path, operation) in operations(&document) {
         if !operation["security"].is_null() {

@@ -3,7 +3,7 @@
 use reqwest::{Method, StatusCode};
 use serde_json::Value;
 
-use crate::world::{Store, World, read};
+use crate::world::{Store, World, plain_client, read};
 
 const METHODS: [&str; 5] = ["get", "put", "post", "patch", "delete"];
 
@@ -39,7 +39,7 @@ fn the_document_that_is_checked_in_is_that_of_the_handlers() {
 #[tokio::test]
 async fn the_document_is_served_to_anybody() {
     let world = World::new(Store::Sqlite).await;
-    let bare = reqwest::Client::builder().no_proxy().build().unwrap();
+    let bare = plain_client();
     let answer = bare.get(format!("{}/openapi.json", world.base)).send().await.unwrap();
     assert_eq!(answer.status(), StatusCode::OK);
     assert_eq!(answer.headers()["content-type"], "application/json");
@@ -73,7 +73,7 @@ fn every_operation_has_a_name_a_summary_a_place_and_its_problems() {
 #[tokio::test]
 async fn what_an_operation_says_of_security_is_so() {
     let world = World::new(Store::Sqlite).await;
-    let bare = reqwest::Client::builder().no_proxy().build().unwrap();
+    let bare = plain_client();
     for (method, path, operation) in operations(&document()) {
         let path = path.replace("{id}", "100.64.0.1").replace("{name}", "hv1");
         let path = path.replace("{ip}", "100.64.0.1");
@@ -90,7 +90,7 @@ async fn what_an_operation_says_of_security_is_so() {
 #[tokio::test]
 async fn the_viewer_loads_nothing_from_elsewhere() {
     let world = World::new(Store::Sqlite).await;
-    let bare = reqwest::Client::builder().no_proxy().build().unwrap();
+    let bare = plain_client();
     let get = async |path: &str| {
         let answer = bare.get(format!("{}{path}", world.base)).send().await.unwrap();
         assert_eq!(answer.status(), StatusCode::OK, "{path}");

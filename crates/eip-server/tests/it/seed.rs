@@ -3,7 +3,7 @@
 use reqwest::{Method, StatusCode};
 use rstest::rstest;
 
-use crate::world::{Store, World, container, read};
+use crate::world::{Store, World, container, plain_client, read};
 
 #[rstest]
 #[case(Store::Sqlite)]
@@ -72,7 +72,7 @@ async fn who_has_no_good_key_is_told_so_and_nothing_else() {
     let wrong = eip_server::ApiKey::generate();
     let mut typo = world.key.clone();
     typo.pop();
-    let bare = reqwest::Client::builder().no_proxy().build().unwrap();
+    let bare = plain_client();
     for key in [None, Some("guess"), Some(wrong.expose()), Some(typo.as_str()), Some("")] {
         for (method, path) in [
             (Method::GET, "/elastic-ips"),
@@ -116,7 +116,7 @@ async fn a_key_may_do_what_its_role_says_in_its_project_alone() {
     let (_, made) = create(r#"{"role": "reader", "project": "team-a"}"#).await;
     let reader = made["key"].as_str().unwrap().to_owned();
     let call = async |key: &str, method: Method, path: &str| {
-        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let client = plain_client();
         read(client.request(method, format!("{}{path}", world.base)).header("X-API-Key", key)).await
     };
     let (status, own) = call(&member, Method::POST, "/elastic-ips").await;
@@ -130,7 +130,7 @@ async fn a_key_may_do_what_its_role_says_in_its_project_alone() {
         let answer = call(&member, method, &of_others).await;
         assert_eq!(answer.0, StatusCode::NOT_FOUND, "{}", answer.1);
     }
-    let more = reqwest::Client::builder().no_proxy().build().unwrap();
+    let more = plain_client();
     let more = more.post(format!("{}/api-keys", world.base)).header("X-API-Key", &member);
     assert_eq!(read(more.body(r#"{"role": "admin"}"#)).await.0, StatusCode::FORBIDDEN);
     let (_, listed) = call(&member, Method::GET, "/elastic-ips").await;

@@ -13,6 +13,7 @@ use eip_testkit::postgres::TestCluster;
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::Value;
 use tokio::net::TcpListener;
+use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::ring};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
@@ -112,7 +113,7 @@ impl World {
             key: key.expose().to_owned(),
             stop,
             service,
-            client: reqwest::Client::builder().no_proxy().build().unwrap(),
+            client: plain_client(),
             serving: Some(AbortOnDropHandle::new(serving)),
             _folder: Some(folder),
         }
@@ -184,6 +185,16 @@ impl World {
         let key = key.expose().to_owned();
         Host { base: self.base.clone(), key, client: self.client.clone() }
     }
+}
+
+/// A client that speaks in the clear. It knows of TLS, since agents do, and trusts nobody.
+pub(crate) fn plain_client() -> reqwest::Client {
+    let tls = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(RootCertStore::empty())
+        .with_no_client_auth();
+    reqwest::Client::builder().tls_backend_preconfigured(tls).no_proxy().build().unwrap()
 }
 
 pub(crate) async fn read(request: RequestBuilder) -> Answer {

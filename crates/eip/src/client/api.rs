@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use eip_model::{Problem, chain};
+use eip_agent::{ServerAddress, Unreached};
+use eip_model::Problem;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Client, RequestBuilder, Response, Url};
 use serde::Serialize;
@@ -17,26 +18,20 @@ const DEADLINE: Duration = Duration::from_secs(75);
 #[derive(Debug)]
 pub(crate) struct Api {
     client: Client,
-    base: Url,
+    address: ServerAddress,
 }
 
 impl Api {
-    pub(crate) fn new(base: &str, key: &str) -> Result<Self, Failure> {
-        let url = Url::parse(base).ok().filter(|url| url.scheme() == "http");
-        let base = url.ok_or_else(|| {
-            let hint = "write it as http://127.0.0.1:8080";
-            Failure::usage(format!("\"{base}\" is not an http address"), hint)
-        })?;
+    pub(crate) fn new(address: ServerAddress, key: &str) -> Result<Self, Failure> {
         let mut key = HeaderValue::from_str(key).map_err(|_| {
             let detail = "the API key holds characters that cannot be sent";
             Failure::here(Exit::Auth, "unauthenticated", detail, "copy it again")
         })?;
         key.set_sensitive(true);
         let headers = HeaderMap::from_iter([(HeaderName::from_static("x-api-key"), key)]);
-        let client = Client::builder().default_headers(headers).no_proxy().timeout(DEADLINE);
-        let client = client.tcp_nodelay(true).build();
+        let client = address.client().default_headers(headers).timeout(DEADLINE).build();
         let client = client.map_err(|error| Failure::other("cannot set up HTTP", &error))?;
-        Ok(Self { client, base })
+        Ok(Self { client, address })
     }
 
     pub(crate) async fn get<T: DeserializeOwned>(
@@ -68,9 +63,7 @@ impl Api {
     }
 
     fn at(&self, path: &str) -> Url {
-        let mut url = self.base.clone();
-        url.set_path(path);
-        url
+        self.address.at(path)
     }
 
     async fn read<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, Failure> {
@@ -90,21 +83,20 @@ impl Api {
         match serde_json::from_slice::<Problem>(&body) {
             Ok(problem) => Err(Failure::Problem(Box::new(problem))),
             Err(_) => {
-                let detail = format!("{} answered {status}", self.base);
+                let detail = format!("{} answered {status}", self.address);
                 Err(Failure::here(Exit::Other, "other", detail, "is this an eip server?"))
             }
         }
     }
 
     fn unreachable(&self, error: &reqwest::Error) -> Failure {
-        // The error's own words are the address once more; what it was caused by says something.
-        let why = match std::error::Error::source(error) {
-            Some(_) if error.is_timeout() => "no answer in time".to_owned(),
-            Some(cause) => chain(cause),
-            None => "the request failed".to_owned(),
+        let why = Unreached::of(error);
+        let hint = if matches!(why, Unreached::Other(_)) {
+            "start it with eip serve, or name another with --url or EIP_URL"
+        } else {
+            why.hint()
         };
-        let detail = format!("nothing answers at {}: {why}", self.base);
-        let hint = "start it with eip serve, or name another with --url or EIP_URL";
+        let detail = format!("cannot speak to {}: {why}", self.address);
         Failure::here(Exit::Unreachable, "unreachable", detail, hint)
     }
 }

@@ -29,7 +29,7 @@ pub(crate) async fn run(
     settings: &Settings,
 ) -> Result<(), Failure> {
     let key = settings.api_key(global.api_key_file.as_deref())?;
-    let api = Api::new(&settings.url(global.url.as_deref()), &key)?;
+    let api = connect(global, settings, &key)?;
     let shown = Shown { output: global.output, quiet: global.quiet };
     match command {
         Client::Allocate(args) => shown.elastic_ip(&allocate(&api, args).await?),
@@ -84,6 +84,10 @@ pub(crate) async fn run(
     }
 }
 
+fn connect(global: &Global, settings: &Settings, key: &str) -> Result<Api, Failure> {
+    Api::new(settings.server(global.url.as_deref(), global.ca_file.as_deref())?, key)
+}
+
 async fn show(api: &Api, shown: Shown, named: &str) -> Result<(), Failure> {
     let found = find::elastic_ip(api, named).await?;
     // A server of an earlier version does not know it.
@@ -107,7 +111,7 @@ async fn accept(api: &Api, shown: Shown, host: &HostName) -> Result<(), Failure>
 /// name it. Without a service, or without its key, there is nothing to wait for.
 pub(crate) fn until_known(id: &InstanceId, data_dir: &Path, global: &Global, settings: &Settings) {
     let Ok(key) = read_key(&data_dir.join("admin.key")) else { return };
-    let Ok(api) = Api::new(&settings.url(global.url.as_deref()), &key) else { return };
+    let Ok(api) = connect(global, settings, &key) else { return };
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
         return;
     };

@@ -13,6 +13,7 @@ mod firewalls;
 mod libvirt;
 mod rights;
 mod scene;
+mod secured;
 mod survival;
 mod traffic;
 mod upkeep;
