@@ -27,10 +27,24 @@ pub enum EventKind {
     Released,
     /// What another program had changed on a host was put right. Of no elastic IP and no project.
     DataPlaneMended,
+    ProjectCreated,
+    ProjectUpdated,
+    ProjectDeleted,
+    PoolCreated,
+    PoolUpdated,
+    PoolDeleted,
+    ApiKeyCreated,
+    ApiKeyRevoked,
+    /// A host that was ahead of this record takes its desired set from now on.
+    HostAccepted,
+    WebhookCreated,
+    WebhookUpdated,
+    WebhookDeleted,
 }
 
 impl EventKind {
-    const ALL: [Self; 9] = [
+    /// All of them.
+    pub const ALL: [Self; 21] = [
         Self::Allocated,
         Self::Updated,
         Self::Associated,
@@ -40,6 +54,18 @@ impl EventKind {
         Self::InstanceRemoved,
         Self::Released,
         Self::DataPlaneMended,
+        Self::ProjectCreated,
+        Self::ProjectUpdated,
+        Self::ProjectDeleted,
+        Self::PoolCreated,
+        Self::PoolUpdated,
+        Self::PoolDeleted,
+        Self::ApiKeyCreated,
+        Self::ApiKeyRevoked,
+        Self::HostAccepted,
+        Self::WebhookCreated,
+        Self::WebhookUpdated,
+        Self::WebhookDeleted,
     ];
 
     #[must_use]
@@ -54,6 +80,18 @@ impl EventKind {
             Self::InstanceRemoved => "instance_removed",
             Self::Released => "released",
             Self::DataPlaneMended => "data_plane_mended",
+            Self::ProjectCreated => "project_created",
+            Self::ProjectUpdated => "project_updated",
+            Self::ProjectDeleted => "project_deleted",
+            Self::PoolCreated => "pool_created",
+            Self::PoolUpdated => "pool_updated",
+            Self::PoolDeleted => "pool_deleted",
+            Self::ApiKeyCreated => "api_key_created",
+            Self::ApiKeyRevoked => "api_key_revoked",
+            Self::HostAccepted => "host_accepted",
+            Self::WebhookCreated => "webhook_created",
+            Self::WebhookUpdated => "webhook_updated",
+            Self::WebhookDeleted => "webhook_deleted",
         }
     }
 }
@@ -77,7 +115,7 @@ pub struct Event {
     #[schema(value_type = String, format = "date-time")]
     pub at: Timestamp,
     pub kind: EventKind,
-    /// Whose elastic IP it is; `None` where it is about a host, like the next two.
+    /// Whose elastic IP, key, quota or webhook it is; `None` where it is nobody's.
     #[schema(value_type = Option<String>)]
     pub project: Option<ProjectName>,
     #[schema(value_type = Option<uuid::Uuid>)]
@@ -91,7 +129,11 @@ pub struct Event {
     pub host: Option<HostName>,
     /// The key that asked for it, or `agent:HOST`.
     pub actor: String,
-    /// What the rest does not say, for people: what was mended.
+    /// What it is about where that is no elastic IP and no host: the name of a project or pool, the id
+    /// of a key or webhook.
+    #[serde(default)]
+    pub subject: Option<String>,
+    /// What the rest does not say, for people: what was mended, what was changed.
     #[serde(default)]
     pub detail: Option<String>,
 }

@@ -59,6 +59,10 @@ impl InstanceId {
 }
 
 uuid_id!(
+    /// A webhook: a place that events are sent to.
+    WebhookId
+);
+uuid_id!(
     /// One record: made when a database is first used, and told to every agent, so that an agent
     /// never applies the desired set of another record.
     ClusterId

@@ -27,6 +27,7 @@ mod project;
 mod requests;
 mod resolver;
 mod traffic;
+mod webhook;
 
 pub use address::{CraftError, Ipv4Range, OFFSET_SPACE, RangeError, craft_id, derive_offset};
 pub use agent::{
@@ -44,7 +45,9 @@ pub use event::{Event, EventKind};
 pub use free_map::FreeMap;
 pub use history::{AddressHistory, AllocationPeriod, AssociationPeriod};
 pub use host::{BackendStatus, Host, HostList};
-pub use ids::{ClusterId, ElasticIpId, ElasticIpRef, Generation, InstanceId, InstanceRef};
+pub use ids::{
+    ClusterId, ElasticIpId, ElasticIpRef, Generation, InstanceId, InstanceRef, WebhookId,
+};
 pub use imbl::OrdMap;
 pub use imbl::ordmap::DiffItem;
 pub use instance::{
@@ -69,3 +72,7 @@ pub use requests::{
 };
 pub use resolver::Resolver;
 pub use traffic::{Counted, Traffic, TrafficReport, Volume};
+pub use webhook::{
+    CreateWebhookRequest, InvalidWebhookUrl, SigningSecret, UpdateWebhookRequest, Webhook,
+    WebhookList, WebhookMessage, WebhookState, WebhookUrl, WebhookWithSecret,
+};

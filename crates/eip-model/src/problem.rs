@@ -46,6 +46,7 @@ codes! {
     PoolNotFound, "pool_not_found", 404, "No such pool";
     ProjectNotFound, "project_not_found", 404, "No such project";
     ApiKeyNotFound, "api_key_not_found", 404, "No such API key";
+    WebhookNotFound, "webhook_not_found", 404, "No such webhook";
     MethodNotAllowed, "method_not_allowed", 405, "The path does not take this method";
     RequestTimeout, "request_timeout", 408, "The request did not arrive in time";
     AddressInUse, "address_in_use", 409, "The address is not free";

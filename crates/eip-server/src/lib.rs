@@ -11,6 +11,7 @@ mod service;
 mod tls;
 
 pub use api::{ApiState, openapi, router};
+pub use eip_webhook::{Guard, IpNet, Sender};
 pub use http::{Listener, serve};
 pub use limits::Limits;
 pub use service::keys::{ApiKey, InvalidApiKey};

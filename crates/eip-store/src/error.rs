@@ -66,6 +66,10 @@ pub enum Refusal {
     PoolOverlaps { range: Ipv4Range, other: Ipv4Range, pool: PoolName },
     #[error("no such API key")]
     ApiKeyNotFound,
+    #[error("no such webhook")]
+    WebhookNotFound,
+    #[error("there are as many webhooks as there may be")]
+    TooManyWebhooks,
     #[error("no other good key is of an administrator")]
     LastAdminKey,
     /// How a rehearsal ends: nothing of it stays.

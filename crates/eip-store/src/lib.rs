@@ -23,6 +23,7 @@ mod rules;
 mod sqlite;
 mod transaction;
 mod value;
+mod webhooks;
 
 pub use backup::{Backup, BackupError, backup};
 pub use cases::history::HistoryFilter;
@@ -32,10 +33,14 @@ pub use import::{ImportError, Imported, import};
 pub use news::News;
 pub use open::{OpenError, open};
 pub use records::{
-    Acceptance, Ahead, Allocated, ApiKeyRecord, AssociateCommand, AssociationRecord,
+    Acceptance, Ahead, Allocated, ApiKeyRecord, AssociateCommand, AssociationRecord, By,
     DisassociateCommand, ElasticIpFilter, ElasticIpRecord, HostProgress, HostRecord,
     InstanceFilter, InventoryOutcome, ListPlace, MadeApiKey, NetworkWish, NewAllocation, NewApiKey,
     OnceKey, PoolCounts, PoolLoad, ReleaseCommand, Released, Reported, Scope, Settled, Terms,
     UpdateCommand, Version, Wish,
 };
 pub use repository::Repository;
+pub use webhooks::{
+    Deliveries, DeliveryFailure, Hold, MOST_WEBHOOKS, NewWebhook, WebhookChange, WebhookRecord,
+    Webhooks,
+};

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use tokio::sync::broadcast;
 
 use crate::given::Given;
+use crate::records::By;
 
 /// How many commits a follower may be behind before it is told to look at everything.
 const BEHIND: usize = 256;
@@ -30,7 +31,7 @@ pub(crate) fn channel() -> broadcast::Sender<News> {
 pub(crate) struct NewEvent {
     pub(crate) at: Timestamp,
     pub(crate) kind: EventKind,
-    /// All three, or none where it is about a host.
+    /// With the next two, unless it is about no elastic IP.
     pub(crate) project: Option<ProjectName>,
     pub(crate) elastic_ip: Option<ElasticIpId>,
     pub(crate) address: Option<Ipv4Addr>,
@@ -38,7 +39,35 @@ pub(crate) struct NewEvent {
     pub(crate) instance_name: Option<String>,
     pub(crate) host: Option<HostName>,
     pub(crate) actor: String,
+    pub(crate) subject: Option<String>,
     pub(crate) detail: Option<String>,
+}
+
+impl NewEvent {
+    /// Of something that is no elastic IP.
+    pub(crate) fn about(kind: EventKind, by: &By, detail: String) -> Self {
+        Self {
+            at: by.at,
+            kind,
+            project: None,
+            elastic_ip: None,
+            address: None,
+            instance_id: None,
+            instance_name: None,
+            host: None,
+            actor: by.actor.clone(),
+            subject: None,
+            detail: Some(detail),
+        }
+    }
+
+    pub(crate) fn named(self, subject: &impl ToString) -> Self {
+        Self { subject: Some(subject.to_string()), ..self }
+    }
+
+    pub(crate) fn of(self, project: Option<&ProjectName>) -> Self {
+        Self { project: project.cloned(), ..self }
+    }
 }
 
 /// What a transaction has to say when it commits.
@@ -65,6 +94,7 @@ impl Telling {
             .with("instance_name", |e| e.instance_name.as_deref())
             .with("host", |e| e.host.as_ref())
             .with("actor", |e| e.actor.as_str())
+            .with("subject", |e| e.subject.as_deref())
             .with("detail", |e| e.detail.as_deref())
             .into()
     }

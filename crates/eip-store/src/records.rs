@@ -68,6 +68,13 @@ pub struct Allocated {
     pub repeated: bool,
 }
 
+/// Who makes a change, and when.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct By {
+    pub actor: String,
+    pub at: Timestamp,
+}
+
 /// What a caller asks for besides a change itself.
 #[derive(Debug, Clone, Default)]
 pub struct Terms {

@@ -16,11 +16,12 @@ use crate::cases::pools::PoolChange;
 use crate::error::StoreError;
 use crate::news::News;
 use crate::records::{
-    Acceptance, Ahead, Allocated, ApiKeyRecord, AssociateCommand, DisassociateCommand,
+    Acceptance, Ahead, Allocated, ApiKeyRecord, AssociateCommand, By, DisassociateCommand,
     ElasticIpFilter, ElasticIpRecord, HostProgress, HostRecord, InstanceFilter, InventoryOutcome,
     MadeApiKey, NewAllocation, NewApiKey, OnceKey, PoolCounts, PoolLoad, ReleaseCommand, Released,
     Reported, Scope, Settled, Terms, UpdateCommand, Wish,
 };
+use crate::webhooks::Webhooks;
 
 /// The record of the service, whatever database keeps it.
 ///
@@ -28,7 +29,7 @@ use crate::records::{
 /// event are durable, when it returns [`StoreError::Refused`] nothing changed. Time comes in as an
 /// argument. Every method may fail with [`StoreError::Unavailable`] and [`StoreError::Corrupt`].
 #[async_trait]
-pub trait Repository: std::fmt::Debug + Send + Sync + 'static {
+pub trait Repository: Webhooks + std::fmt::Debug + Send + Sync + 'static {
     /// The id of this record, made when the database was first used.
     fn cluster_id(&self) -> ClusterId;
 
@@ -66,24 +67,22 @@ pub trait Repository: std::fmt::Debug + Send + Sync + 'static {
 
     async fn find_api_key(&self, digest: &[u8; 32]) -> Result<Option<ApiKeyRecord>, StoreError>;
 
-    /// Makes a new key known, under terms. `note` is kept with the answer, for those who repeat it.
+    /// Makes a new key known, under terms, and its project with this quota if there is none. `note` is
+    /// kept with the answer, for those who repeat it.
     async fn make_api_key(
         &self,
         terms: &Terms,
         key: &NewApiKey,
         note: &str,
+        quota: Option<u32>,
+        actor: &str,
     ) -> Result<Settled<MadeApiKey>, StoreError>;
 
     /// Returns all keys, the oldest first.
     async fn api_keys(&self) -> Result<Vec<ApiKeyRecord>, StoreError>;
 
     /// Makes the key good for nothing. Refuses with `ApiKeyNotFound`.
-    async fn revoke_api_key(
-        &self,
-        terms: &Terms,
-        id: &KeyId,
-        now: Timestamp,
-    ) -> Result<(), StoreError>;
+    async fn revoke_api_key(&self, terms: &Terms, id: &KeyId, by: &By) -> Result<(), StoreError>;
 
     /// Notes when keys were used last.
     async fn note_key_use(&self, used: &[(KeyId, Timestamp)]) -> Result<(), StoreError>;
@@ -97,7 +96,7 @@ pub trait Repository: std::fmt::Debug + Send + Sync + 'static {
         terms: &Terms,
         name: &ProjectName,
         quota: Option<u32>,
-        now: Timestamp,
+        by: &By,
     ) -> Result<Settled<Project>, StoreError>;
 
     /// Changes how many addresses a project may hold, if a quota is given. Refuses with
@@ -107,7 +106,7 @@ pub trait Repository: std::fmt::Debug + Send + Sync + 'static {
         terms: &Terms,
         name: &ProjectName,
         quota: Option<Option<u32>>,
-        now: Timestamp,
+        by: &By,
     ) -> Result<Project, StoreError>;
 
     /// Deletes a project that holds nothing and has no good key. Refuses with `ProjectNotFound` and
@@ -116,7 +115,7 @@ pub trait Repository: std::fmt::Debug + Send + Sync + 'static {
         &self,
         terms: &Terms,
         name: &ProjectName,
-        now: Timestamp,
+        by: &By,
     ) -> Result<(), StoreError>;
 
     /// Makes a pool and bumps every host. Refuses with `Exists` and `PoolOverlaps`.
@@ -124,7 +123,7 @@ pub trait Repository: std::fmt::Debug + Send + Sync + 'static {
         &self,
         terms: &Terms,
         pool: &PoolConfig,
-        now: Timestamp,
+        by: &By,
     ) -> Result<Settled<PoolConfig>, StoreError>;
 
     /// Changes a pool. Refuses with `PoolNotFound`, `PoolOverlaps`, and with `AddressInUse` when
@@ -134,17 +133,12 @@ pub trait Repository: std::fmt::Debug + Send + Sync + 'static {
         terms: &Terms,
         name: &PoolName,
         change: &PoolChange,
-        now: Timestamp,
+        by: &By,
     ) -> Result<PoolConfig, StoreError>;
 
     /// Deletes a pool of which no address is held or asleep. Refuses with `PoolNotFound` and
     /// `PoolInUse`.
-    async fn delete_pool(
-        &self,
-        terms: &Terms,
-        name: &PoolName,
-        now: Timestamp,
-    ) -> Result<(), StoreError>;
+    async fn delete_pool(&self, terms: &Terms, name: &PoolName, by: &By) -> Result<(), StoreError>;
 
     /// Returns when the next quarantine of a pool ends, if any address of it sleeps.
     async fn next_waking(&self, pool: &PoolName) -> Result<Option<Timestamp>, StoreError>;
@@ -361,5 +355,10 @@ pub trait Repository: std::fmt::Debug + Send + Sync + 'static {
 
     /// Makes the desired set of a host that is ahead the successor of what it holds. For one that is
     /// not ahead nothing changes.
-    async fn accept_host(&self, terms: &Terms, host: &HostName) -> Result<Acceptance, StoreError>;
+    async fn accept_host(
+        &self,
+        terms: &Terms,
+        host: &HostName,
+        by: &By,
+    ) -> Result<Acceptance, StoreError>;
 }

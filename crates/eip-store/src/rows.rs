@@ -7,7 +7,7 @@ use std::str::FromStr;
 use eip_model::{
     AddressSource, AssociationView, Attachment, AttachmentProblem, BackendStatus, DataPlaneHealth,
     ElasticIpId, Event, Generation, HostName, Instance, InstanceId, InstanceInterface, Ipv4Range,
-    KeyId, LettingGo, Mode, PoolConfig, Role, Tags,
+    KeyId, LettingGo, Mode, PoolConfig, Role, SigningSecret, Tags, WebhookId,
 };
 use jiff::Timestamp;
 use uuid::Uuid;
@@ -15,6 +15,7 @@ use uuid::Uuid;
 use crate::eligible::{Standing, reason_against};
 use crate::error::StoreError;
 use crate::records::{ApiKeyRecord, AssociationRecord, ElasticIpRecord, HostRecord};
+use crate::webhooks::WebhookRecord;
 
 /// What is wrong with a row.
 #[derive(Debug)]
@@ -361,10 +362,48 @@ pub(crate) fn api_key(row: &impl Cells) -> Result<ApiKeyRecord, StoreError> {
     read().map_err(|e| e.within("api_key"))
 }
 
+/// What [`webhook`] reads; a `WHERE` goes behind it.
+pub(crate) const WEBHOOK: &str = "
+    SELECT id, project, name, url, CAST(kinds AS text) AS kinds, secret, old_secret,
+           old_secret_until, enabled, created_at, updated_at, seen, failures, failing_since, next_at,
+           last_error, delivered_at, held_until
+      FROM webhook";
+
+pub(crate) fn webhook(row: &impl Cells) -> Result<WebhookRecord, StoreError> {
+    let secret = |column: &str, bytes: Vec<u8>| {
+        let bytes = bytes.try_into().map_err(|_| Wrong::about(column, "is not 32 bytes"));
+        bytes.map(SigningSecret::new)
+    };
+    let read = || -> Result<_, Wrong> {
+        let kinds = row.text("kinds")?.map(|text| serde_json::from_str(&text)).transpose();
+        let old = row.bytes("old_secret")?.map(|bytes| secret("old_secret", bytes)).transpose()?;
+        Ok(WebhookRecord {
+            id: WebhookId::new(row.id("id")?),
+            project: row.maybe("project")?,
+            name: row.maybe("name")?,
+            url: row.parsed("url")?,
+            kinds: kinds.map_err(|e| Wrong::about("kinds", e))?,
+            secret: secret("secret", need("secret", row.bytes("secret")?)?)?,
+            old_secret: old.zip(row.time("old_secret_until")?),
+            enabled: row.number::<i64>("enabled")? == 1,
+            created_at: row.moment("created_at")?,
+            updated_at: row.moment("updated_at")?,
+            seen: row.number("seen")?,
+            failures: row.number("failures")?,
+            failing_since: row.time("failing_since")?,
+            next_at: row.time("next_at")?,
+            last_error: row.text("last_error")?,
+            delivered_at: row.time("delivered_at")?,
+            held_until: row.time("held_until")?,
+        })
+    };
+    read().map_err(|e| e.within("webhook"))
+}
+
 /// What [`event`] reads; a `WHERE` goes behind it.
 pub(crate) const EVENT: &str = "
     SELECT seq, at, kind, project, elastic_ip_id, address, instance_id, instance_name, host, actor,
-           detail
+           subject, detail
       FROM event";
 
 /// Reads one event. Its id is its place in the order in which the changes were committed.
@@ -382,6 +421,7 @@ pub(crate) fn event(row: &impl Cells) -> Result<Event, StoreError> {
             instance_name: row.text("instance_name")?,
             host: row.maybe("host")?,
             actor: row.words("actor")?,
+            subject: row.text("subject")?,
             detail: row.text("detail")?,
         })
     };

@@ -39,6 +39,7 @@ const TABLES: &[&str] = &[
     "cluster",
     "host",
     "event",
+    "webhook",
 ];
 
 /// Says what it means that PostgreSQL named this constraint.

@@ -1,13 +1,18 @@
 //! The command line.
 
+mod webhooks;
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use eip_compute::sandbox::SandboxName;
 use eip_model::{HostName, Ipv4Range, Label, Mode, PoolName, ProjectName};
+use eip_server::IpNet;
 use jiff::Timestamp;
 use serde::Deserialize;
+
+pub(crate) use webhooks::Webhooks;
 
 /// Elastic IPs for machines you own.
 #[derive(Debug, Parser)]
@@ -102,6 +107,10 @@ pub(crate) struct Serve {
     /// [default: 100].
     #[arg(long, env = "EIP_RATE_LIMIT", value_name = "REQUESTS")]
     pub(crate) rate_limit: Option<u32>,
+    /// Let webhooks go to these networks, too, which they may not by default: those of this machine and
+    /// of its link, as in 127.0.0.0/8.
+    #[arg(long, env = "EIP_WEBHOOK_ALLOW", value_name = "NETWORKS", value_delimiter = ',')]
+    pub(crate) webhook_allow: Vec<IpNet>,
     /// Serve the API alone: no agent, no data plane.
     #[arg(long)]
     pub(crate) no_agent: bool,
@@ -319,6 +328,9 @@ pub(crate) enum Client {
     /// Keys of the API.
     #[command(subcommand)]
     Key(Keys),
+    /// Where events are sent as they happen.
+    #[command(subcommand)]
+    Webhook(Webhooks),
 }
 
 #[derive(Debug, ClapArgs)]

@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use eip_model::chain;
-use eip_server::{Limits, Listener, Tls};
+use eip_server::{Guard, Limits, Listener, Sender, Tls};
 use tokio::net::TcpListener;
 
 use crate::args;
@@ -95,4 +95,13 @@ pub(crate) fn tls(command: &args::Serve, settings: &Settings) -> Result<Option<A
 pub(crate) fn limits(command: &args::Serve, settings: &Settings) -> Limits {
     let rate = command.rate_limit.or(settings.rate_limit).unwrap_or(DEFAULT_RATE);
     Limits { rate: NonZeroU32::new(rate), ..Limits::default() }
+}
+
+/// What sends to webhooks, and not where it may not.
+pub(crate) fn webhook_sender(command: &args::Serve, settings: &Settings) -> Sender {
+    let allowed = match &command.webhook_allow[..] {
+        [] => settings.webhook_allow.clone().unwrap_or_default(),
+        given => given.to_vec(),
+    };
+    Sender::new(Guard::allowing(allowed))
 }

@@ -106,6 +106,7 @@ fn hint_of(problem: &Problem) -> &str {
         ErrorCode::HostNotFound => "see eip host list",
         ErrorCode::ProjectNotFound => "see eip project list",
         ErrorCode::ApiKeyNotFound => "see eip key list",
+        ErrorCode::WebhookNotFound => "see eip webhook list",
         ErrorCode::ElasticIpProtected => "eip unprotect it first",
         ErrorCode::Unauthenticated => {
             "set EIP_API_KEY, or name the file of a key with --api-key-file"
@@ -157,6 +158,7 @@ const fn exit_of(code: ErrorCode) -> Exit {
         | ErrorCode::HostNotFound
         | ErrorCode::ProjectNotFound
         | ErrorCode::ApiKeyNotFound
+        | ErrorCode::WebhookNotFound
         | ErrorCode::PoolNotFound => Exit::NotFound,
         ErrorCode::AddressInUse
         | ErrorCode::NameInUse

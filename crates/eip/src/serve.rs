@@ -19,7 +19,7 @@ use tracing::warn;
 use crate::args;
 use crate::backends::backends;
 use crate::client::output::print_line;
-use crate::doors::{DEFAULT_LISTEN, Doors, limits, open_doors, tls};
+use crate::doors::{DEFAULT_LISTEN, Doors, limits, open_doors, tls, webhook_sender};
 use crate::exit::{Exit, Failure};
 use crate::settings::{Settings, address, read_key};
 
@@ -37,7 +37,8 @@ pub(crate) async fn serve(command: args::Serve, settings: &Settings) -> Result<(
     let repository = eip_store::open(&database).await;
     let repository = repository.map_err(|error| cannot_open(&error))?;
     let record = repository.describe();
-    let config = ServiceConfig { default_pool, default_project: well_known("default")? };
+    let sender = webhook_sender(&command, settings);
+    let config = ServiceConfig { default_pool, default_project: well_known("default")?, sender };
     let unusable = |error: eip_store::StoreError| Failure::other("cannot use the record", &error);
     let service = Service::start(repository, config).await.map_err(unusable)?;
     let admin = admin_key(&data_dir)?;

@@ -29,6 +29,7 @@ pub(crate) struct Settings {
     pub(crate) tls_cert: Option<PathBuf>,
     pub(crate) tls_key: Option<PathBuf>,
     pub(crate) rate_limit: Option<u32>,
+    pub(crate) webhook_allow: Option<Vec<eip_server::IpNet>>,
 }
 
 const BUILT_IN_URL: &str = "http://127.0.0.1:8080";

@@ -14,7 +14,7 @@ use eip_model::{
     AliasTarget, AttachmentProblem, Backend, InstanceId, InstanceInterface, InstanceReport,
     InstanceState, LocalNetwork, MacAddress, PoolConfig,
 };
-use eip_server::{ApiKey, ApiState, Limits, Listener, Service, ServiceConfig};
+use eip_server::{ApiKey, ApiState, Limits, Listener, Sender, Service, ServiceConfig};
 use eip_testkit::eventually_async;
 use serde_json::Value;
 use tokio::net::TcpListener;
@@ -229,8 +229,9 @@ impl Scene {
         let ranges = vec!["100.64.0.0/10".parse().unwrap()];
         let default_pool = PoolConfig::of("public".parse().unwrap(), ranges);
         let default_project = "default".parse().unwrap();
-        let service =
-            Service::start(repository, ServiceConfig { default_pool, default_project }).await;
+        let sender = Sender::default();
+        let config = ServiceConfig { default_pool, default_project, sender };
+        let service = Service::start(repository, config).await;
         let service = service.unwrap();
         service.admit_admin(&ApiKey::chosen(&self.admin).unwrap()).await.unwrap();
         let host = "hv1".parse().unwrap();

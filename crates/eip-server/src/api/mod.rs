@@ -18,6 +18,7 @@ mod pools;
 mod problem;
 mod projects;
 mod trace;
+mod webhooks;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -117,6 +118,9 @@ fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(projects::show, projects::update, projects::delete))
         .routes(routes!(keys::list, keys::create))
         .routes(routes!(keys::show, keys::revoke))
+        .routes(routes!(webhooks::list, webhooks::create))
+        .routes(routes!(webhooks::show, webhooks::update, webhooks::delete))
+        .routes(routes!(webhooks::rotate))
         .routes(routes!(meta::errors))
         .routes(routes!(meta::healthz))
         .routes(routes!(meta::readyz))

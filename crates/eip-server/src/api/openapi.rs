@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 
-use eip_model::{ErrorCode, Problem};
+use eip_model::{ErrorCode, Problem, WebhookMessage};
 use serde_json::{Value, json};
 use utoipa::openapi::header::HeaderBuilder;
 use utoipa::openapi::path::{Operation, PathItem};
@@ -49,12 +49,13 @@ pub(crate) static DOCUMENT: LazyLock<String> = LazyLock::new(|| {
                        like what does not exist.",
         license(name = "MIT", identifier = "MIT")
     ),
-    components(schemas(Problem)),
+    components(schemas(Problem, WebhookMessage)),
     modifiers(&Schemes, &Problems),
     security(("api_key" = []), ("bearer" = [])),
     tags(
         (name = "elastic-ips", description = "Allocate addresses, point them at instances, release them."),
         (name = "events", description = "Every change, as a list and as a stream."),
+        (name = "webhooks", description = "Where events are sent as they happen."),
         (name = "inventory", description = "Instances, hosts and pools."),
         (name = "administration", description = "For keys of the role `admin`."),
         (name = "service", description = "The service itself. No key is needed."),

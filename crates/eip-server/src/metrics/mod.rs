@@ -75,6 +75,13 @@ pub(crate) fn count_traffic(host: &str, total: Volume) {
     }
 }
 
+/// Counts an attempt to send an event to a webhook.
+pub(crate) fn count_delivery(accepted: bool) {
+    recorder();
+    let outcome = if accepted { "accepted" } else { "failed" };
+    metrics::counter!("eip_webhook_attempts_total", "outcome" => outcome).increment(1);
+}
+
 /// Returns what has been measured in this process, in the text format of Prometheus.
 pub(crate) fn render() -> String {
     recorder().map(PrometheusHandle::render).unwrap_or_default()

@@ -1,7 +1,7 @@
 //! Why an administrator's use case did not do what it was asked.
 
 use eip_model::{ErrorCode, Ipv4Range};
-use eip_store::{Refusal, StoreError};
+use eip_store::{MOST_WEBHOOKS, Refusal, StoreError};
 use serde_json::{Value, json};
 
 use super::Error;
@@ -17,6 +17,10 @@ pub(crate) enum AdminError {
     ApiKeyNotFound { id: String },
     #[error("API key {id} is the last one that may administer the service")]
     LastAdminKey { id: String },
+    #[error("there is no webhook {id}")]
+    WebhookNotFound { id: String },
+    #[error("there are {MOST_WEBHOOKS} webhooks of {of}, as many as there may be")]
+    TooManyWebhooks { of: String },
     #[error("there is a {what} named {name}")]
     Exists { what: &'static str, name: String },
     #[error("of pool {pool} {held} addresses are held and {asleep} asleep")]
@@ -34,6 +38,8 @@ impl AdminError {
             Self::ProjectInUse { .. } => ErrorCode::ProjectInUse,
             Self::ApiKeyNotFound { .. } => ErrorCode::ApiKeyNotFound,
             Self::LastAdminKey { .. } => ErrorCode::LastAdminKey,
+            Self::WebhookNotFound { .. } => ErrorCode::WebhookNotFound,
+            Self::TooManyWebhooks { .. } => ErrorCode::QuotaExceeded,
             Self::Exists { .. } => ErrorCode::NameInUse,
             Self::PoolInUse { .. } => ErrorCode::PoolInUse,
             Self::PoolOverlaps { .. } => ErrorCode::PoolOverlaps,
@@ -48,6 +54,10 @@ impl AdminError {
             Self::ProjectInUse { .. } => "release what it holds and revoke its keys, then repeat",
             Self::ApiKeyNotFound { .. } => "see GET /api-keys",
             Self::LastAdminKey { .. } => "make another one first",
+            Self::WebhookNotFound { .. } => "see GET /webhooks",
+            Self::TooManyWebhooks { .. } => {
+                "delete one first; one webhook can get every kind of event"
+            }
             Self::Exists { .. } => "choose another name",
             Self::PoolInUse { .. } => "drain it, have its addresses released, then repeat",
             Self::PoolOverlaps { .. } => "name addresses that no pool has; see GET /pools",
@@ -62,6 +72,8 @@ impl AdminError {
                 json!({ "project": name })
             }
             Self::ApiKeyNotFound { id } | Self::LastAdminKey { id } => json!({ "api_key": id }),
+            Self::WebhookNotFound { id } => json!({ "webhook": id }),
+            Self::TooManyWebhooks { .. } => json!({ "quota": MOST_WEBHOOKS }),
             Self::Exists { name, .. } => json!({ "name": name }),
             Self::ReservedInUse { pool } => json!({ "pool": pool }),
             Self::PoolInUse { pool, held, asleep } => {
@@ -84,6 +96,8 @@ pub(crate) fn explained(error: StoreError, what: &'static str, named: &str) -> E
         Refusal::ProjectInUse { what } => AdminError::ProjectInUse { name: named, what }.into(),
         Refusal::ApiKeyNotFound => AdminError::ApiKeyNotFound { id: named }.into(),
         Refusal::LastAdminKey => AdminError::LastAdminKey { id: named }.into(),
+        Refusal::WebhookNotFound => AdminError::WebhookNotFound { id: named }.into(),
+        Refusal::TooManyWebhooks => AdminError::TooManyWebhooks { of: named }.into(),
         Refusal::PoolNotFound => Error::PoolNotFound { pool: named },
         Refusal::PoolInUse { held, asleep } => {
             AdminError::PoolInUse { pool: named, held, asleep }.into()

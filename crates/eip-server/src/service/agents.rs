@@ -194,7 +194,7 @@ impl Service {
         let terms = asked.terms(caller, &("accept", named));
         let unknown = || Error::HostNotFound { named: named.to_owned() };
         let host: HostName = named.parse().map_err(|_| unknown())?;
-        let accepted = self.repository().accept_host(&terms, &host).await;
+        let accepted = self.repository().accept_host(&terms, &host, &caller.by()).await;
         let about = About { target: &"", named: &named };
         match accepted.map_err(|error| about.explain(error))? {
             Acceptance::NoSuchHost => return Err(unknown()),

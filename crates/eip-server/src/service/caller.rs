@@ -1,7 +1,7 @@
 //! Who asks, and what they may do.
 
 use eip_model::{HostName, KeyId, PoolConfig, ProjectName, Role};
-use eip_store::Scope;
+use eip_store::{By, Scope};
 use jiff::Timestamp;
 
 use super::{Error, Service};
@@ -28,6 +28,11 @@ impl Caller {
     /// How events name whoever made a change.
     pub(crate) fn actor(&self) -> String {
         format!("key:{}", self.key)
+    }
+
+    /// The caller, now.
+    pub(crate) fn by(&self) -> By {
+        By { actor: self.actor(), at: Timestamp::now() }
     }
 
     /// Returns whose things the caller may see.

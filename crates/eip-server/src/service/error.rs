@@ -363,6 +363,8 @@ impl About<'_> {
             | Refusal::PoolInUse { .. }
             | Refusal::PoolOverlaps { .. }
             | Refusal::ApiKeyNotFound
+            | Refusal::WebhookNotFound
+            | Refusal::TooManyWebhooks
             | Refusal::LastAdminKey
             | Refusal::Rehearsed => Error::Store(StoreError::Refused(refusal)),
         }

@@ -78,7 +78,7 @@ impl Service {
     }
 
     /// Returns those of the next events that the scope shows, and how far that was.
-    async fn events_from(
+    pub(super) async fn events_from(
         &self,
         after: u64,
         limit: u32,

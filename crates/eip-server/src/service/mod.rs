@@ -18,6 +18,7 @@ mod projects;
 mod signals;
 mod terms;
 mod unmarked;
+mod webhooks;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -25,6 +26,7 @@ use std::time::Duration;
 
 use eip_model::{HostName, PoolConfig, PoolName, ProjectName, Role, chain};
 use eip_store::{NewApiKey, News, Repository};
+use eip_webhook::Sender;
 use jiff::Timestamp;
 use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
@@ -59,6 +61,8 @@ pub struct ServiceConfig {
     pub default_pool: PoolConfig,
     /// The project that is made at the first start; owns instances that name none.
     pub default_project: ProjectName,
+    /// What sends events to webhooks.
+    pub sender: Sender,
 }
 
 /// The Elastic IP service.
@@ -73,6 +77,7 @@ pub struct Service {
     signals: Signals,
     unmarked: Unmarked,
     health: Health,
+    sender: Sender,
     default_pool: PoolName,
     default_project: ProjectName,
 }
@@ -96,6 +101,7 @@ impl Service {
             signals: Signals::default(),
             unmarked: Unmarked::default(),
             health: Health::default(),
+            sender: config.sender,
             default_pool: config.default_pool.name,
             default_project: config.default_project,
             readings: AtomicU64::new(0),
@@ -146,7 +152,7 @@ impl Service {
     /// Follows what is committed, and does what time alone brings about, until told to stop.
     pub async fn tend(self: Arc<Self>, stop: CancellationToken) {
         let marking = self.unmarked.mark(&*self.repository, &stop);
-        tokio::join!(self.follow(&stop), self.keep_time(&stop), marking);
+        tokio::join!(self.follow(&stop), self.keep_time(&stop), marking, self.deliver(&stop));
     }
 
     /// Wakes those who wait for what other servers on the same database have committed.

@@ -4,7 +4,6 @@ use eip_model::{
     CreatePoolRequest, Ipv4Range, Pool, PoolCell, PoolConfig, PoolMap, PoolName, UpdatePoolRequest,
 };
 use eip_store::PoolChange;
-use jiff::Timestamp;
 use tracing::info;
 
 use super::admin_error::explained;
@@ -112,7 +111,7 @@ impl Service {
             return Err(Error::invalid(detail, "add more of them with PATCH"));
         }
         reserved_lie_in(&pool)?;
-        let made = self.repository().make_pool(&terms, &pool, Timestamp::now()).await;
+        let made = self.repository().make_pool(&terms, &pool, &caller.by()).await;
         let made = made.map_err(|error| explained(error, "pool", pool.name.as_str()))?;
         let (config, repeated) = (made.answer, made.repeated);
         if !asked.dry_run {
@@ -148,8 +147,8 @@ impl Service {
             draining: request.draining,
         };
         let terms = asked.terms(caller, &());
-        let now = Timestamp::now();
-        let changed = self.repository().change_pool(&terms, &before.name, &change, now).await;
+        let by = caller.by();
+        let changed = self.repository().change_pool(&terms, &before.name, &change, &by).await;
         let config = changed.map_err(|error| explained(error, "pool", before.name.as_str()))?;
         if !asked.dry_run {
             info!(key.id = %caller.key, pool = %config.name, "Changed a pool");
@@ -168,7 +167,7 @@ impl Service {
         caller.may_administer()?;
         let name: PoolName = named.parse().map_err(|_| no_pool(named))?;
         let terms = asked.terms(caller, &());
-        let deleted = self.repository().delete_pool(&terms, &name, Timestamp::now()).await;
+        let deleted = self.repository().delete_pool(&terms, &name, &caller.by()).await;
         deleted.map_err(|error| explained(error, "pool", name.as_str()))?;
         if !asked.dry_run {
             info!(key.id = %caller.key, pool = %name, "Deleted a pool");

@@ -39,7 +39,8 @@ impl Service {
         caller.may_administer()?;
         let terms = asked.terms(caller, &("POST /projects", &request));
         let quota = request.quota.unwrap_or(Some(QUOTA));
-        let made = self.repository().make_project(&terms, &request.name, quota, Timestamp::now());
+        let by = caller.by();
+        let made = self.repository().make_project(&terms, &request.name, quota, &by);
         let made =
             made.await.map_err(|error| explained(error, "project", request.name.as_str()))?;
         Ok(asked.settled(made))
@@ -55,7 +56,8 @@ impl Service {
         caller.may_administer()?;
         let name: ProjectName = named.parse().map_err(|_| no_project(named))?;
         let terms = asked.terms(caller, &());
-        let changed = self.repository().set_quota(&terms, &name, request.quota, Timestamp::now());
+        let by = caller.by();
+        let changed = self.repository().set_quota(&terms, &name, request.quota, &by);
         let project = changed.await.map_err(|error| explained(error, "project", named))?;
         Ok(asked.done(project, false))
     }
@@ -73,7 +75,7 @@ impl Service {
             return Err(AdminError::ProjectInUse { name: named.to_owned(), what }.into());
         }
         let terms = asked.terms(caller, &());
-        let deleted = self.repository().delete_project(&terms, &name, Timestamp::now()).await;
+        let deleted = self.repository().delete_project(&terms, &name, &caller.by()).await;
         deleted.map_err(|error| explained(error, "project", named))?;
         Ok(asked.done((), false))
     }
@@ -117,16 +119,13 @@ impl Service {
             let hint = "give a time that is to come, or none";
             return Err(Error::invalid("expires_at has passed", hint));
         }
-        if let (Some(project), false) = (&project, asked.dry_run) {
-            let made = self.repository().ensure_project(project, Some(QUOTA), now).await;
-            made.map_err(Error::Store)?;
-        }
         let salt = uuid::Uuid::new_v4().simple().to_string();
         // Any, or under an `Idempotency-Key` the one that follows from it.
         let derive = |salt: &str| asked.key.as_ref().map(|once| presented.derive(once, salt));
         let key = derive(&salt).unwrap_or_else(ApiKey::generate);
         let new = NewApiKey { id: key.id(), digest: key.digest(), role, name, expires_at, now };
-        let made = self.repository().make_api_key(&terms, &new, &salt).await;
+        let made =
+            self.repository().make_api_key(&terms, &new, &salt, Some(QUOTA), &caller.actor()).await;
         let made = made.map_err(|error| explained(error, "key", ""))?;
         let info = made.answer.info;
         let key = derive(&made.answer.note).unwrap_or(key);
@@ -154,7 +153,7 @@ impl Service {
         caller.may_administer()?;
         let id = KeyId::new(id);
         let terms = Terms { rehearse: asked.dry_run, ..Terms::default() };
-        let revoked = self.repository().revoke_api_key(&terms, &id, Timestamp::now()).await;
+        let revoked = self.repository().revoke_api_key(&terms, &id, &caller.by()).await;
         revoked.map_err(|error| explained(error, "key", id.as_str()))?;
         if !asked.dry_run {
             self.keys.forget(&id);

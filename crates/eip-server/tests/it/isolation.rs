@@ -12,6 +12,7 @@ struct Foreign {
     elastic_ip: String,
     address: String,
     instance: String,
+    webhook: String,
 }
 
 /// A server with a project that owns things, and those who do not belong to it.
@@ -51,7 +52,11 @@ impl Tenants {
         let id = made["id"].as_str().unwrap().to_owned();
         let associated = owner.associate(&id, "web-2").await;
         assert_eq!(associated.0, StatusCode::OK, "{}", associated.1);
+        let hook = json!({ "url": "https://secret-hook.example.com/", "name": "secret-name" });
+        let (status, hook) = owner.post("/webhooks", hook.to_string()).await;
+        assert_eq!(status, StatusCode::CREATED, "{hook}");
         let foreign = Foreign {
+            webhook: hook["id"].as_str().unwrap().to_owned(),
             elastic_ip: id,
             address: made["public_ip"].as_str().unwrap().to_owned(),
             instance: container(2).id.to_string(),
@@ -69,6 +74,7 @@ impl Tenants {
             "/elastic-ips?limit=500".to_owned(),
             "/instances".to_owned(),
             "/pools".to_owned(),
+            "/webhooks".to_owned(),
         ] {
             let (status, mut body) = self.world.get(&path).await;
             assert_eq!(status, StatusCode::OK, "{path}: {body}");
@@ -176,6 +182,7 @@ async fn what_belongs_to_others_is_answered_like_what_does_not_exist(#[case] sto
                 ("web-2", "web-77"),
                 ("docker:web-2", "docker:web-77"),
             ],
+            "webhooks" => vec![(&foreign.webhook, absent_id)],
             "pools" => vec![("secret-pool", "nowhere")],
             // Every address has a history; what is theirs is not in it.
             "addresses" => continue,
@@ -207,6 +214,7 @@ async fn lists_show_nothing_of_another_project() {
         "web-2",
         "secret-name",
         "secret-pool",
+        "secret-hook",
     ];
     let mut tried = 0;
     for (method, path, operation) in operations(&document()) {

@@ -20,4 +20,5 @@ mod tenants;
 mod terms;
 mod tls;
 mod waiting;
+mod webhooks;
 mod world;

@@ -8,7 +8,7 @@ use eip_model::{
     DesiredSet, Generation, HostName, InstanceId, InstanceReport, InstanceState, InventoryReport,
     PoolConfig,
 };
-use eip_server::{ApiKey, ApiState, Limits, Listener, Service, ServiceConfig, Tls};
+use eip_server::{ApiKey, ApiState, Guard, Limits, Listener, Sender, Service, ServiceConfig, Tls};
 use eip_testkit::postgres::TestCluster;
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::Value;
@@ -48,6 +48,11 @@ pub(crate) struct World {
     client: reqwest::Client,
     serving: Option<AbortOnDropHandle<()>>,
     _folder: Option<tempfile::TempDir>,
+}
+
+/// What sends to receivers of tests.
+fn sender() -> Sender {
+    Sender::new(Guard::allowing(vec!["127.0.0.0/8".parse().unwrap()]))
 }
 
 impl World {
@@ -95,7 +100,7 @@ impl World {
             draining: false,
         };
         let default_project = "default".parse().unwrap();
-        let config = ServiceConfig { default_pool, default_project };
+        let config = ServiceConfig { default_pool, default_project, sender: sender() };
         let service = Service::start(repository, config).await.unwrap();
         let key = ApiKey::generate();
         service.admit_admin(&key).await.unwrap();
@@ -127,7 +132,12 @@ impl World {
 
     /// Has the service follow what is committed, until the task is dropped.
     pub(crate) fn tend(&self) -> AbortOnDropHandle<()> {
-        AbortOnDropHandle::new(tokio::spawn(self.service.clone().tend(self.stop.clone())))
+        self.tend_until(self.stop.clone())
+    }
+
+    /// The same, or until it is told to stop.
+    pub(crate) fn tend_until(&self, stop: CancellationToken) -> AbortOnDropHandle<()> {
+        AbortOnDropHandle::new(tokio::spawn(self.service.clone().tend(stop)))
     }
 
     /// The same service, seen by somebody else.

@@ -279,6 +279,7 @@ impl NewAllocation {
             instance_name: None,
             host: None,
             actor: self.actor.clone(),
+            subject: None,
             detail: None,
         }
     }

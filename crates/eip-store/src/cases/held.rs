@@ -260,6 +260,7 @@ impl Held {
             instance_name: party.instance_name.map(str::to_owned),
             host: party.host.cloned(),
             actor: actor.to_owned(),
+            subject: None,
             detail: None,
         }
     }

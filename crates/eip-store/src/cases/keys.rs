@@ -1,11 +1,13 @@
 //! Keys.
 
-use eip_model::KeyId;
+use eip_model::{EventKind, KeyId};
 use jiff::Timestamp;
 
+use super::projects::new_project;
 use crate::error::Refusal;
 use crate::given::Given;
-use crate::records::{ApiKeyRecord, MadeApiKey, NewApiKey};
+use crate::news::NewEvent;
+use crate::records::{ApiKeyRecord, By, MadeApiKey, NewApiKey};
 use crate::rows::{self, Cells};
 use crate::transaction::{Failure, Tx, UseCase};
 use crate::value::values;
@@ -41,6 +43,9 @@ impl UseCase for NewApiKey {
 pub(super) struct MakeApiKey {
     pub(super) key: NewApiKey,
     pub(super) note: String,
+    /// The quota of its project, if that is to be made.
+    pub(super) quota: Option<u32>,
+    pub(super) by: By,
 }
 
 impl UseCase for MakeApiKey {
@@ -48,12 +53,26 @@ impl UseCase for MakeApiKey {
     const DOING: &'static str = "make a key";
 
     async fn run<T: Tx>(&self, tx: &mut T) -> Result<MadeApiKey, Failure> {
-        self.key.run(tx).await?;
+        if let Some(project) = self.key.role.project() {
+            new_project(tx, project, self.quota, &self.by).await?;
+        }
+        NewApiKey { now: self.by.at, ..self.key.clone() }.run(tx).await?;
         let sql = format!("{} WHERE id = $1", rows::API_KEY);
         let row = tx.row(&sql, values![&self.key.id]).await?;
         let gone = || Failure::Again("the key went away".into());
-        let info = rows::api_key(&row.ok_or_else(gone)?)?.info();
+        let made = rows::api_key(&row.ok_or_else(gone)?)?;
+        tx.tell(made.event(EventKind::ApiKeyCreated, &self.by));
+        let info = made.info();
         Ok(MadeApiKey { info, note: self.note.clone() })
+    }
+}
+
+impl ApiKeyRecord {
+    fn event(&self, kind: EventKind, by: &By) -> NewEvent {
+        let name = self.name.as_ref().map(|name| format!(", called {name}"));
+        let detail = format!("role {}{}", self.role.as_str(), name.unwrap_or_default());
+        let event = NewEvent::about(kind, by, detail).named(&self.id).of(self.role.project());
+        NewEvent { host: self.role.host().cloned(), ..event }
     }
 }
 
@@ -90,7 +109,7 @@ impl UseCase for ListApiKeys {
 #[derive(Debug)]
 pub(super) struct RevokeApiKey {
     pub(super) id: KeyId,
-    pub(super) now: Timestamp,
+    pub(super) by: By,
 }
 
 impl UseCase for RevokeApiKey {
@@ -107,17 +126,23 @@ impl UseCase for RevokeApiKey {
                     AND (k.expires_at IS NULL OR k.expires_at > $2)
                  HAVING EXISTS (SELECT 1 FROM api_key own
                                  WHERE own.id = $1 AND own.role = 'admin')",
-                values![&self.id, self.now],
+                values![&self.id, self.by.at],
             )
             .await?;
         let others = others.map(|row| row.number::<u64>("others")).transpose();
         if others.map_err(|e| e.within("api_key"))? == Some(0) {
             return Err(Refusal::LastAdminKey.into());
         }
-        let sql = "UPDATE api_key SET revoked_at = coalesce(revoked_at, $2) WHERE id = $1
-                   RETURNING id";
-        let revoked = tx.row(sql, values![&self.id, self.now]).await?;
-        revoked.map(drop).ok_or_else(|| Refusal::ApiKeyNotFound.into())
+        let sql = format!("{} WHERE id = $1 FOR UPDATE", rows::API_KEY);
+        let found = tx.row(&sql, values![&self.id]).await?;
+        let key = rows::api_key(&found.ok_or(Refusal::ApiKeyNotFound)?)?;
+        if key.revoked_at.is_some() {
+            return Ok(());
+        }
+        let sql = "UPDATE api_key SET revoked_at = $2 WHERE id = $1";
+        tx.run(sql, values![&self.id, self.by.at]).await?;
+        tx.tell(key.event(EventKind::ApiKeyRevoked, &self.by));
+        Ok(())
     }
 }
 

@@ -5,6 +5,7 @@ use jiff::Timestamp;
 
 use crate::given::Given;
 use crate::news::NewEvent;
+use crate::records::By;
 use crate::rows::{Cells, Wrong};
 use crate::transaction::{Failure, Tx, UseCase};
 use crate::value::values;
@@ -53,18 +54,9 @@ impl UseCase for RecordMends {
             }
             there.push(mark.clone());
             let (at, detail) = mark;
-            tx.tell(NewEvent {
-                at,
-                kind,
-                project: None,
-                elastic_ip: None,
-                address: None,
-                instance_id: None,
-                instance_name: None,
-                host: Some(self.host.clone()),
-                actor: format!("agent:{}", self.host),
-                detail: Some(detail),
-            });
+            let by = By { actor: format!("agent:{}", self.host), at };
+            let event = NewEvent::about(kind, &by, detail);
+            tx.tell(NewEvent { host: Some(self.host.clone()), ..event });
         }
         Ok(())
     }

@@ -25,6 +25,7 @@ mod terms;
 mod traffic;
 mod trust;
 mod update;
+mod webhooks;
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -38,6 +39,8 @@ use eip_model::{
     PoolCell, PoolConfig, PoolName, Project, ProjectName, Traffic,
 };
 use jiff::Timestamp;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::sync::broadcast;
 
 use crate::error::StoreError;
@@ -45,14 +48,14 @@ use crate::home::Home;
 use crate::lane::Lane;
 use crate::news::News;
 use crate::records::{
-    Acceptance, Ahead, Allocated, ApiKeyRecord, AssociateCommand, DisassociateCommand,
+    Acceptance, Ahead, Allocated, ApiKeyRecord, AssociateCommand, By, DisassociateCommand,
     ElasticIpFilter, ElasticIpRecord, HostProgress, HostRecord, InstanceFilter, InventoryOutcome,
     MadeApiKey, NewAllocation, NewApiKey, OnceKey, PoolCounts, PoolLoad, ReleaseCommand, Released,
     Reported, Scope, Settled, Terms, UpdateCommand, Wish,
 };
 use crate::repository::Repository;
 
-use crate::transaction::Database;
+use crate::transaction::{Database, UseCase};
 
 /// The record in a database: what comes in bursts goes through lanes, where it is settled together.
 #[derive(Debug)]
@@ -77,6 +80,20 @@ impl<D: Database> Record<D> {
             applying: Lane::on(home),
             finding: Lane::on(home),
         }
+    }
+
+    /// Makes a change that is about no elastic IP under its terms.
+    async fn carry_out<U>(
+        &self,
+        terms: &Terms,
+        by: &By,
+        case: impl FnOnce(By) -> U,
+    ) -> Result<Settled<U::Answer>, StoreError>
+    where
+        U: UseCase<Answer: Serialize + DeserializeOwned>,
+    {
+        let by = By { at: micros(by.at), ..by.clone() };
+        terms::carry_out(&*self.database, terms, by.at, case(by)).await
     }
 }
 
@@ -142,22 +159,18 @@ impl<D: Database> Repository for Record<D> {
         terms: &Terms,
         key: &NewApiKey,
         note: &str,
+        quota: Option<u32>,
+        actor: &str,
     ) -> Result<Settled<MadeApiKey>, StoreError> {
-        let now = micros(key.now);
-        let key = NewApiKey { now, ..key.clone() };
-        let case = keys::MakeApiKey { key, note: note.to_owned() };
-        terms::carry_out(&*self.database, terms, now, case).await
+        let by = By { actor: actor.to_owned(), at: key.now };
+        let (key, note) = (key.clone(), note.to_owned());
+        self.carry_out(terms, &by, |by| keys::MakeApiKey { key, note, quota, by }).await
     }
 
-    async fn revoke_api_key(
-        &self,
-        terms: &Terms,
-        id: &KeyId,
-        now: Timestamp,
-    ) -> Result<(), StoreError> {
-        let (id, now) = (id.clone(), micros(now));
-        let case = keys::RevokeApiKey { id, now };
-        terms::carry_out(&*self.database, terms, now, case).await.map(|done| done.answer)
+    async fn revoke_api_key(&self, terms: &Terms, id: &KeyId, by: &By) -> Result<(), StoreError> {
+        let id = id.clone();
+        let done = self.carry_out(terms, by, |by| keys::RevokeApiKey { id, by }).await;
+        done.map(|done| done.answer)
     }
 
     async fn note_key_use(&self, used: &[(KeyId, Timestamp)]) -> Result<(), StoreError> {
@@ -174,11 +187,10 @@ impl<D: Database> Repository for Record<D> {
         terms: &Terms,
         name: &ProjectName,
         quota: Option<u32>,
-        now: Timestamp,
+        by: &By,
     ) -> Result<Settled<Project>, StoreError> {
-        let (name, now) = (name.clone(), micros(now));
-        let case = projects::CreateProject { name, quota, now };
-        terms::carry_out(&*self.database, terms, now, case).await
+        let name = name.clone();
+        self.carry_out(terms, by, |by| projects::CreateProject { name, quota, by }).await
     }
 
     async fn set_quota(
@@ -186,10 +198,10 @@ impl<D: Database> Repository for Record<D> {
         terms: &Terms,
         name: &ProjectName,
         quota: Option<Option<u32>>,
-        now: Timestamp,
+        by: &By,
     ) -> Result<Project, StoreError> {
-        let case = projects::SetQuota { name: name.clone(), quota };
-        let done = terms::carry_out(&*self.database, terms, micros(now), case).await;
+        let name = name.clone();
+        let done = self.carry_out(terms, by, |by| projects::SetQuota { name, quota, by }).await;
         done.map(|done| done.answer)
     }
 
@@ -197,22 +209,21 @@ impl<D: Database> Repository for Record<D> {
         &self,
         terms: &Terms,
         name: &ProjectName,
-        now: Timestamp,
+        by: &By,
     ) -> Result<(), StoreError> {
-        let now = micros(now);
-        let case = projects::DeleteProject { name: name.clone(), now };
-        terms::carry_out(&*self.database, terms, now, case).await.map(|done| done.answer)
+        let name = name.clone();
+        let done = self.carry_out(terms, by, |by| projects::DeleteProject { name, by }).await;
+        done.map(|done| done.answer)
     }
 
     async fn make_pool(
         &self,
         terms: &Terms,
         pool: &PoolConfig,
-        now: Timestamp,
+        by: &By,
     ) -> Result<Settled<PoolConfig>, StoreError> {
-        let now = micros(now);
-        let case = pools::CreatePool { pool: pool.clone(), now };
-        terms::carry_out(&*self.database, terms, now, case).await
+        let pool = pool.clone();
+        self.carry_out(terms, by, |by| pools::CreatePool { pool, by }).await
     }
 
     async fn change_pool(
@@ -220,21 +231,16 @@ impl<D: Database> Repository for Record<D> {
         terms: &Terms,
         name: &PoolName,
         change: &PoolChange,
-        now: Timestamp,
+        by: &By,
     ) -> Result<PoolConfig, StoreError> {
-        let case = pools::UpdatePool { name: name.clone(), change: change.clone() };
-        let done = terms::carry_out(&*self.database, terms, micros(now), case).await;
+        let (name, change) = (name.clone(), change.clone());
+        let done = self.carry_out(terms, by, |by| pools::UpdatePool { name, change, by }).await;
         done.map(|done| done.answer)
     }
 
-    async fn delete_pool(
-        &self,
-        terms: &Terms,
-        name: &PoolName,
-        now: Timestamp,
-    ) -> Result<(), StoreError> {
-        let case = pools::DeletePool { name: name.clone() };
-        let done = terms::carry_out(&*self.database, terms, micros(now), case).await;
+    async fn delete_pool(&self, terms: &Terms, name: &PoolName, by: &By) -> Result<(), StoreError> {
+        let name = name.clone();
+        let done = self.carry_out(terms, by, |by| pools::DeletePool { name, by }).await;
         done.map(|done| done.answer)
     }
 
@@ -477,9 +483,14 @@ impl<D: Database> Repository for Record<D> {
         self.database.look(traffic::ReadTraffic { address, id }).await
     }
 
-    async fn accept_host(&self, terms: &Terms, host: &HostName) -> Result<Acceptance, StoreError> {
-        let (case, now) = (trust::AcceptHost { host: host.clone() }, micros(Timestamp::now()));
-        let done = terms::carry_out(&*self.database, terms, now, case).await;
+    async fn accept_host(
+        &self,
+        terms: &Terms,
+        host: &HostName,
+        by: &By,
+    ) -> Result<Acceptance, StoreError> {
+        let host = host.clone();
+        let done = self.carry_out(terms, by, |by| trust::AcceptHost { host, by }).await;
         done.map(|done| done.answer)
     }
 }

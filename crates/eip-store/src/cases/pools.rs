@@ -1,11 +1,12 @@
 //! What administrators do with pools.
 
-use eip_model::{Ipv4Range, Mode, PoolCell, PoolConfig, PoolName, ProjectName};
-use jiff::Timestamp;
+use eip_model::{EventKind, Ipv4Range, Mode, PoolCell, PoolConfig, PoolName, ProjectName};
 use std::net::Ipv4Addr;
 
 use super::setup::{Pools, add_ranges, new_pool};
 use crate::error::Refusal;
+use crate::news::NewEvent;
+use crate::records::By;
 use crate::rows::{self, Cells, Wrong};
 use crate::transaction::{Failure, Tx, UseCase};
 use crate::value::{Value, values};
@@ -55,7 +56,7 @@ async fn wake_all<T: Tx>(tx: &mut T) -> Result<(), Failure> {
 #[derive(Debug)]
 pub(super) struct CreatePool {
     pub(super) pool: PoolConfig,
-    pub(super) now: Timestamp,
+    pub(super) by: By,
 }
 
 impl UseCase for CreatePool {
@@ -69,10 +70,12 @@ impl UseCase for CreatePool {
             return Err(Refusal::Exists.into());
         }
         keep_apart(&self.pool.ranges, &self.pool.name, &pools)?;
-        if !new_pool(tx, &self.pool, self.now).await? {
+        if !new_pool(tx, &self.pool, self.by.at).await? {
             return Err(Refusal::Exists.into());
         }
         wake_all(tx).await?;
+        let detail = format!("of {}", listed(&self.pool.ranges));
+        tx.tell(NewEvent::about(EventKind::PoolCreated, &self.by, detail).named(&self.pool.name));
         find(tx, &self.pool.name).await
     }
 }
@@ -92,6 +95,7 @@ pub struct PoolChange {
 pub(super) struct UpdatePool {
     pub(super) name: PoolName,
     pub(super) change: PoolChange,
+    pub(super) by: By,
 }
 
 impl UseCase for UpdatePool {
@@ -145,8 +149,54 @@ impl UseCase for UpdatePool {
             values![&self.name, i64::from(!draining)],
         )
         .await?;
-        find(tx, &self.name).await
+        let after = find(tx, &self.name).await?;
+        let changes = differences(before, &after);
+        if !changes.is_empty() {
+            let detail = changes.join("; ");
+            tx.tell(NewEvent::about(EventKind::PoolUpdated, &self.by, detail).named(&self.name));
+        }
+        Ok(after)
     }
+}
+
+/// Says what has changed of a pool, for people.
+fn differences(before: &PoolConfig, after: &PoolConfig) -> Vec<String> {
+    let mut told = Vec::new();
+    if let Some(more) = after.ranges.get(before.ranges.len()..).filter(|more| !more.is_empty()) {
+        told.push(format!("grown by {}", listed(more)));
+    }
+    if before.quarantine_seconds != after.quarantine_seconds {
+        told.push(format!("a quarantine of {} s", after.quarantine_seconds));
+    }
+    if before.mode != after.mode {
+        told.push(format!("mode {}", after.mode));
+    }
+    if before.reserved != after.reserved {
+        told.push(match &after.reserved[..] {
+            [] => "nothing reserved".to_owned(),
+            some => format!("reserved: {}", listed(some)),
+        });
+    }
+    if before.projects != after.projects {
+        let projects = after.projects.as_ref();
+        told.push(projects.map_or_else(
+            || "for all projects".to_owned(),
+            |some| format!("for the projects {}", listed(some)),
+        ));
+    }
+    if before.draining != after.draining {
+        told.push(if after.draining { "draining" } else { "draining no more" }.to_owned());
+    }
+    told
+}
+
+/// Lists the first of them.
+fn listed<V: std::fmt::Display>(values: &[V]) -> String {
+    const SHOWN: usize = 16;
+    let shown: Vec<String> = values.iter().take(SHOWN).map(V::to_string).collect();
+    let more = values.len().saturating_sub(SHOWN);
+    let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("{}{rest}", shown.join(", "))
 }
 
 impl UpdatePool {
@@ -170,6 +220,7 @@ impl UpdatePool {
 #[derive(Debug)]
 pub(super) struct DeletePool {
     pub(super) name: PoolName,
+    pub(super) by: By,
 }
 
 impl UseCase for DeletePool {
@@ -191,6 +242,8 @@ impl UseCase for DeletePool {
         tx.run("DELETE FROM pool_range WHERE pool = $1", values![&self.name]).await?;
         tx.run("DELETE FROM pool WHERE name = $1", values![&self.name]).await?;
         tx.run("ANALYZE pool_range", values![]).await?;
+        let detail = "nothing of it was held".to_owned();
+        tx.tell(NewEvent::about(EventKind::PoolDeleted, &self.by, detail).named(&self.name));
         wake_all(tx).await
     }
 }

@@ -1,9 +1,10 @@
 //! Projects.
 
-use eip_model::{Project, ProjectName};
-use jiff::Timestamp;
+use eip_model::{EventKind, Project, ProjectName};
 
 use crate::error::{Refusal, StoreError};
+use crate::news::NewEvent;
+use crate::records::By;
 use crate::rows::{Cells, Wrong};
 use crate::transaction::{Failure, Tx, UseCase};
 use crate::value::values;
@@ -30,6 +31,34 @@ async fn find<T: Tx>(tx: &mut T, name: &ProjectName, lock: &str) -> Result<Proje
     Ok(project(&row.ok_or(Refusal::ProjectNotFound)?)?)
 }
 
+/// How events tell a quota.
+fn told(quota: Option<u32>) -> String {
+    quota.map_or_else(|| "no quota".to_owned(), |quota| format!("a quota of {quota}"))
+}
+
+fn event(kind: EventKind, by: &By, name: &ProjectName, detail: String) -> NewEvent {
+    NewEvent::about(kind, by, detail).named(name).of(Some(name))
+}
+
+/// Makes a project, unless there is one of its name.
+pub(super) async fn new_project<T: Tx>(
+    tx: &mut T,
+    name: &ProjectName,
+    quota: Option<u32>,
+    by: &By,
+) -> Result<Option<Project>, Failure> {
+    let made = tx
+        .row(
+            "INSERT INTO project (name, quota, created_at) VALUES ($1, $2, $3)
+             ON CONFLICT DO NOTHING RETURNING name, quota, held, created_at",
+            values![name, quota, by.at],
+        )
+        .await?;
+    let Some(made) = made else { return Ok(None) };
+    tx.tell(event(EventKind::ProjectCreated, by, name, format!("with {}", told(quota))));
+    Ok(Some(project(&made)?))
+}
+
 #[derive(Debug)]
 pub(super) struct ListProjects;
 
@@ -47,7 +76,7 @@ impl UseCase for ListProjects {
 pub(super) struct CreateProject {
     pub(super) name: ProjectName,
     pub(super) quota: Option<u32>,
-    pub(super) now: Timestamp,
+    pub(super) by: By,
 }
 
 impl UseCase for CreateProject {
@@ -55,14 +84,8 @@ impl UseCase for CreateProject {
     const DOING: &'static str = "make a project";
 
     async fn run<T: Tx>(&self, tx: &mut T) -> Result<Project, Failure> {
-        let made = tx
-            .row(
-                "INSERT INTO project (name, quota, created_at) VALUES ($1, $2, $3)
-                 ON CONFLICT DO NOTHING RETURNING name, quota, held, created_at",
-                values![&self.name, self.quota, self.now],
-            )
-            .await?;
-        Ok(project(&made.ok_or(Refusal::Exists)?)?)
+        let made = new_project(tx, &self.name, self.quota, &self.by).await?;
+        made.ok_or_else(|| Refusal::Exists.into())
     }
 }
 
@@ -70,6 +93,7 @@ impl UseCase for CreateProject {
 pub(super) struct SetQuota {
     pub(super) name: ProjectName,
     pub(super) quota: Option<Option<u32>>,
+    pub(super) by: By,
 }
 
 impl UseCase for SetQuota {
@@ -77,18 +101,21 @@ impl UseCase for SetQuota {
     const DOING: &'static str = "change a project";
 
     async fn run<T: Tx>(&self, tx: &mut T) -> Result<Project, Failure> {
-        if let Some(quota) = self.quota {
-            tx.run("UPDATE project SET quota = $2 WHERE name = $1", values![&self.name, quota])
-                .await?;
-        }
-        find(tx, &self.name, "").await
+        let before = find(tx, &self.name, " FOR UPDATE").await?;
+        let Some(quota) = self.quota.filter(|quota| *quota != before.quota) else {
+            return Ok(before);
+        };
+        tx.run("UPDATE project SET quota = $2 WHERE name = $1", values![&self.name, quota]).await?;
+        let detail = format!("{} in place of {}", told(quota), told(before.quota));
+        tx.tell(event(EventKind::ProjectUpdated, &self.by, &self.name, detail));
+        Ok(Project { quota, ..before })
     }
 }
 
 #[derive(Debug)]
 pub(super) struct DeleteProject {
     pub(super) name: ProjectName,
-    pub(super) now: Timestamp,
+    pub(super) by: By,
 }
 
 impl UseCase for DeleteProject {
@@ -107,7 +134,7 @@ impl UseCase for DeleteProject {
                 "SELECT id FROM api_key
                   WHERE project = $1 AND revoked_at IS NULL
                     AND (expires_at IS NULL OR expires_at > $2) LIMIT 1",
-                values![&self.name, self.now],
+                values![&self.name, self.by.at],
             )
             .await?;
         if let Some(key) = key {
@@ -115,6 +142,9 @@ impl UseCase for DeleteProject {
             let what = format!("API key {id} is good for it");
             return Err(Refusal::ProjectInUse { what }.into());
         }
-        tx.run("DELETE FROM project WHERE name = $1", values![&self.name]).await
+        tx.run("DELETE FROM project WHERE name = $1", values![&self.name]).await?;
+        let detail = "with its webhooks".to_owned();
+        tx.tell(event(EventKind::ProjectDeleted, &self.by, &self.name, detail));
+        Ok(())
     }
 }

@@ -1,10 +1,11 @@
 //! Whether a host and this record have one history, and what to do when they have not.
 
-use eip_model::{ClusterId, HostName};
+use eip_model::{ClusterId, EventKind, HostName};
 use jiff::Timestamp;
 
 use super::hosts::ensure;
-use crate::records::{Acceptance, Ahead, HostProgress};
+use crate::news::NewEvent;
+use crate::records::{Acceptance, Ahead, By, HostProgress};
 use crate::rows::{Cells, Wrong};
 use crate::transaction::{Failure, Tx, UseCase};
 use crate::value::values;
@@ -92,6 +93,7 @@ impl UseCase for MarkAhead {
 #[derive(Debug)]
 pub(super) struct AcceptHost {
     pub(super) host: HostName,
+    pub(super) by: By,
 }
 
 impl UseCase for AcceptHost {
@@ -120,6 +122,9 @@ impl UseCase for AcceptHost {
             .await?;
         if accepted.is_some() {
             tx.wake(&self.host);
+            let detail = "it takes this record's desired set from now on".to_owned();
+            let event = NewEvent::about(EventKind::HostAccepted, &self.by, detail);
+            tx.tell(NewEvent { host: Some(self.host.clone()), ..event });
             return Ok(Acceptance::Accepted);
         }
         let found = tx.row("SELECT name FROM host WHERE name = $1", values![&self.host]).await?;

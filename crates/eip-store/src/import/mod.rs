@@ -9,7 +9,7 @@ use crate::postgres::import::Target;
 pub(crate) use source::{Column, Kind, Piece, Source};
 
 /// The tables of the record, each behind those that it refers to.
-pub(crate) const TABLES: [&str; 15] = [
+pub(crate) const TABLES: [&str; 16] = [
     "cluster",
     "project",
     "pool",
@@ -25,6 +25,7 @@ pub(crate) const TABLES: [&str; 15] = [
     "event",
     "answer",
     "traffic",
+    "webhook",
 ];
 
 /// A record that was imported.

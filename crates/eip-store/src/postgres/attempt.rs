@@ -88,10 +88,10 @@ fn write_events() -> String {
     format!(
         "WITH turn AS MATERIALIZED (SELECT pg_advisory_xact_lock({ORDER}))
          INSERT INTO event (at, kind, project, elastic_ip_id, address, instance_id, instance_name,
-                            host, actor, detail)
+                            host, actor, subject, detail)
          SELECT given.at, given.kind, given.project, given.elastic_ip_id, given.address,
                 given.instance_id, given.instance_name, given.host, given.actor,
-                given.detail
+                given.subject, given.detail
            FROM turn CROSS JOIN {MARK}"
     )
 }

@@ -27,6 +27,10 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V7__mends", include_str!("../../migrations/postgres/V7__mends.sql")),
     ("V8__rows_in_order", include_str!("../../migrations/postgres/V8__rows_in_order.sql")),
     ("V9__tenants", include_str!("../../migrations/postgres/V9__tenants.sql")),
+    (
+        "V10__admin_events_and_webhooks",
+        include_str!("../../migrations/postgres/V10__admin_events_and_webhooks.sql"),
+    ),
 ];
 
 /// The lock that servers which start at once take in turn: "eip" in ASCII.

@@ -19,6 +19,10 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V7__mends", include_str!("../../migrations/sqlite/V7__mends.sql")),
     ("V8__rows_in_order", include_str!("../../migrations/sqlite/V8__rows_in_order.sql")),
     ("V9__tenants", include_str!("../../migrations/sqlite/V9__tenants.sql")),
+    (
+        "V10__admin_events_and_webhooks",
+        include_str!("../../migrations/sqlite/V10__admin_events_and_webhooks.sql"),
+    ),
 ];
 
 /// Makes the folder and the file for this user only, and takes the lock that keeps others out.

@@ -73,9 +73,10 @@ struct SqliteTx<'c> {
 
 const WRITE_EVENT: &str = "
     INSERT INTO event (at, kind, project, elastic_ip_id, address, instance_id, instance_name, host,
-                       actor, detail)
+                       actor, subject, detail)
     SELECT given.at, given.kind, given.project, given.elastic_ip_id, given.address,
-           given.instance_id, given.instance_name, given.host, given.actor, given.detail
+           given.instance_id, given.instance_name, given.host, given.actor, given.subject,
+           given.detail
       FROM {given}";
 
 impl SqliteTx<'_> {

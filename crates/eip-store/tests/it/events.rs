@@ -113,9 +113,9 @@ async fn what_a_host_has_mended_is_told_once_and_is_of_no_elastic_ip(
 #[case::of_no_elastic_ip("'released', NULL, NULL, NULL, NULL, NULL")]
 #[case::of_no_host("'data_plane_mended', NULL, NULL, NULL, NULL, 'the table'")]
 #[case::without_saying_what("'data_plane_mended', NULL, NULL, NULL, 'hv1', NULL")]
-#[case::of_a_project("'data_plane_mended', 'default', NULL, NULL, 'hv1', 'the table'")]
+#[case::of_no_subject("'project_created', 'acme', NULL, NULL, NULL, 'with no quota'")]
 #[tokio::test]
-async fn an_event_is_of_an_elastic_ip_or_of_a_host(
+async fn an_event_is_of_an_elastic_ip_or_says_what_it_is_about(
     #[case] wrong: &str,
     #[values(Kind::Sqlite, Kind::Postgres)] kind: Kind,
 ) {
@@ -133,7 +133,7 @@ async fn an_event_is_of_an_elastic_ip_or_of_a_host(
     let right = "'data_plane_mended', NULL, NULL, NULL, 'hv1', 'the table'";
     try_execute(&world.url, &insert(right)).await.unwrap();
     let refused = try_execute(&world.url, &insert(wrong)).await.unwrap_err();
-    assert!(refused.contains("event_is_of_an_elastic_ip_or_of_a_host"), "{refused}");
+    assert!(refused.contains("event_says_what_it_is_about"), "{refused}");
 }
 
 #[rstest]

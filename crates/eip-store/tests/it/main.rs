@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 
+mod administering;
 mod associating;
 mod backing_up;
 mod batches;
@@ -31,5 +32,6 @@ mod tls;
 mod traffic;
 mod two_servers;
 mod upgrading;
+mod webhooks;
 mod whole;
 mod world;

@@ -10,7 +10,7 @@ use eip_model::{
     ProjectName, Tags, craft_id,
 };
 use eip_store::{
-    AssociateCommand, DisassociateCommand, ElasticIpFilter, ElasticIpRecord, InventoryOutcome,
+    AssociateCommand, By, DisassociateCommand, ElasticIpFilter, ElasticIpRecord, InventoryOutcome,
     NetworkWish, NewAllocation, Refusal, ReleaseCommand, Released, Repository, Scope, StoreError,
     Wish, open,
 };
@@ -43,6 +43,11 @@ pub(crate) fn range() -> Ipv4Range {
 
 pub(crate) fn at(second: i64) -> Timestamp {
     Timestamp::from_second(1_700_000_000 + second).unwrap()
+}
+
+/// An administrator, then.
+pub(crate) fn by(second: i64) -> By {
+    By { actor: "key:k1".to_owned(), at: at(second) }
 }
 
 pub(crate) fn project(name: &str) -> ProjectName {

@@ -4,6 +4,7 @@ mod admin;
 mod api;
 mod find;
 pub(crate) mod output;
+mod webhooks;
 
 use std::path::Path;
 use std::time::Duration;
@@ -78,6 +79,7 @@ pub(crate) async fn run(
         Client::Protect { elastic_ip } => protect(&api, shown, &elastic_ip, true).await,
         Client::Unprotect { elastic_ip } => protect(&api, shown, &elastic_ip, false).await,
         Client::History { address, at } => admin::history(&api, shown, address, at).await,
+        Client::Webhook(command) => webhooks::webhooks(&api, shown, command).await,
         Client::Key(command) => admin::keys(&api, shown, command).await,
         Client::Pool(command) => admin::pools(&api, shown, command).await,
         Client::Project(command) => admin::projects(&api, shown, command).await,

@@ -6,7 +6,7 @@ use comfy_table::{ContentArrangement, Table};
 use eip_model::{
     AddressHistory, AllocationPeriod, ApiKeyList, CreatedKey, DataPlaneState, ElasticIp,
     ElasticIpPage, ElasticIpStatus, HostList, Instance, InstanceList, Pool, PoolList, Project,
-    ProjectList, Traffic,
+    ProjectList, Traffic, Webhook, WebhookList, WebhookWithSecret,
 };
 use jiff::Timestamp;
 use serde::Serialize;
@@ -198,6 +198,39 @@ impl Shown {
         })
     }
 
+    pub(crate) fn webhooks(self, list: &WebhookList) -> Result<(), Failure> {
+        let header = ["WEBHOOK", "NAME", "OF", "URL", "KINDS", "STATE", "DELIVERED"];
+        self.show(list, &header, |_| list.items.iter().map(webhook_row).collect())
+    }
+
+    pub(crate) fn webhook(self, one: Webhook) -> Result<(), Failure> {
+        if self.output == Output::Json {
+            return print_json(&one);
+        }
+        let why = one.last_error.clone();
+        let next = one.next_attempt_at;
+        self.webhooks(&WebhookList { items: vec![one], next_cursor: None })?;
+        if let Some(why) = why.filter(|_| !self.quiet) {
+            print_line(&format!("the last attempt that failed: {why}"));
+        }
+        if let Some(next) = next.filter(|_| !self.quiet) {
+            print_line(&format!("the next attempt: {next}"));
+        }
+        Ok(())
+    }
+
+    /// Prints the secret alone, as other programs read it.
+    pub(crate) fn webhook_secret(self, made: &WebhookWithSecret) -> Result<(), Failure> {
+        if self.output == Output::Json {
+            return print_json(made);
+        }
+        if !self.quiet {
+            print_line(&made.webhook.id.to_string());
+        }
+        print_line(&made.secret);
+        Ok(())
+    }
+
     /// Says that something is no more.
     pub(crate) fn gone(self, how: &str, what: &str) -> Result<(), Failure> {
         if self.output == Output::Json {
@@ -344,4 +377,20 @@ pub(crate) fn print_json(value: &impl Serialize) -> Result<(), Failure> {
 /// Prints a line; a reader that has gone away is no failure.
 pub(crate) fn print_line(line: &str) {
     writeln!(anstream::stdout().lock(), "{line}").ok();
+}
+
+fn webhook_row(one: &Webhook) -> Vec<String> {
+    let kinds = one.kinds.as_ref().map(|kinds| {
+        let words: Vec<&str> = kinds.iter().map(|kind| kind.as_str()).collect();
+        words.join(",")
+    });
+    vec![
+        one.id.to_string(),
+        or_dash(one.name.clone().map(String::from)),
+        one.project.as_ref().map_or_else(|| "all".to_owned(), ToString::to_string),
+        one.url.to_string(),
+        kinds.unwrap_or_else(|| "all".to_owned()),
+        one.state.to_string(),
+        or_dash(one.delivered_at.map(age)),
+    ]
 }

@@ -34,6 +34,19 @@ fn no_request_is_answered_by_a_fault_or_outside_of_the_document() {
     assert_eq!(scene.curl(&format!("{own} -H \"X-API-Key: $API_KEY\"")).0, 200);
     assert_eq!(scene.curl(&format!("-X DELETE {own} -H \"X-API-Key: $API_KEY\"")).0, 204);
 
+    // Nor of that of a webhook. Where it points nobody answers, which is no fault of the service.
+    let hooks = "http://localhost:8080/webhooks";
+    let body = "-d '{\"url\": \"http://192.0.2.9:9/\"}' -H \"X-API-Key: $API_KEY\"";
+    let (status, made) = scene.curl(&format!("-X POST {hooks} {body}"));
+    assert_eq!(status, 201, "{made}");
+    let own = format!("{hooks}/{}", made["id"].as_str().unwrap());
+    for (method, status) in [("GET", 200), ("PATCH", 200), ("DELETE", 204)] {
+        assert_eq!(scene.curl(&format!("-X {method} {own} -H \"X-API-Key: $API_KEY\"")).0, status);
+    }
+    let (_, made) = scene.curl(&format!("-X POST {hooks} {body}"));
+    let rotate = format!("{hooks}/{}/rotate", made["id"].as_str().unwrap());
+    assert_eq!(scene.curl(&format!("-X POST {rotate} -H \"X-API-Key: $API_KEY\"")).0, 200);
+
     let key = std::fs::read_to_string(scene.data_dir().join("admin.key")).unwrap();
     let mut command = scene.host.command("sh");
     command.args(["-c", "cd \"$0\" && exec \"$@\""]).arg(scene.folder.path()).arg(schemathesis());

@@ -17,3 +17,4 @@ mod secured;
 mod survival;
 mod traffic;
 mod upkeep;
+mod webhooks;
