@@ -150,7 +150,8 @@ impl Service {
         }
         let (mut lost, mut looks) = (0, 0);
         loop {
-            let Some(candidate) = self.allocator.take_any(name, rand::random()) else {
+            let Some(candidate) = self.allocator.take_any(name, self.vicinity.draw(rand::random()))
+            else {
                 looks += 1;
                 if looks > MOST_LOOKS {
                     return Err(Error::Store(always_somebody_elses()));

@@ -18,6 +18,7 @@ mod projects;
 mod signals;
 mod terms;
 mod unmarked;
+mod vicinity;
 mod webhooks;
 
 use std::sync::Arc;
@@ -44,6 +45,7 @@ use keys::{ApiKey, KeyRing};
 use signals::Signals;
 pub(crate) use terms::{Asked, Done};
 use unmarked::Unmarked;
+use vicinity::Vicinity;
 
 /// How often addresses whose quarantine has ended are looked for.
 const QUARANTINE_TURN: Duration = Duration::from_secs(1);
@@ -70,6 +72,7 @@ pub struct ServiceConfig {
 pub struct Service {
     repository: Arc<dyn Repository>,
     allocator: Allocator,
+    vicinity: Vicinity,
     /// How often the hint has been read anew, and the turn of doing so.
     readings: AtomicU64,
     reading: tokio::sync::Mutex<()>,
@@ -108,6 +111,7 @@ impl Service {
             reading: tokio::sync::Mutex::new(()),
             repository,
             allocator,
+            vicinity: Vicinity::default(),
         });
         service.end_quarantines().await?;
         service.allocator.learn(&service.repository.addresses_in_use().await?);
