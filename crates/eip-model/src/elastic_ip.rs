@@ -20,13 +20,9 @@ pub struct ElasticIp {
     pub public_ip: Ipv4Addr,
     pub status: ElasticIpStatus,
     pub data_plane: DataPlane,
-    #[schema(value_type = String)]
     pub project: ProjectName,
-    #[schema(value_type = String)]
     pub pool: PoolName,
-    #[schema(value_type = Option<String>)]
     pub name: Option<Label>,
-    #[schema(value_type = std::collections::BTreeMap<String, String>)]
     pub tags: Tags,
     /// Whether its release is refused.
     #[serde(default)]
@@ -44,7 +40,6 @@ pub struct ElasticIp {
     pub mode: Option<Mode>,
     /// The network of the instance that was named when it was associated.
     pub network: Option<String>,
-    #[schema(value_type = Option<String>)]
     pub host: Option<HostName>,
     #[schema(value_type = String, format = "date-time")]
     pub allocated_at: Timestamp,

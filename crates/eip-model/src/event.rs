@@ -116,7 +116,6 @@ pub struct Event {
     pub at: Timestamp,
     pub kind: EventKind,
     /// Whose elastic IP, key, quota or webhook it is; `None` where it is nobody's.
-    #[schema(value_type = Option<String>)]
     pub project: Option<ProjectName>,
     #[schema(value_type = Option<uuid::Uuid>)]
     pub elastic_ip_id: Option<ElasticIpId>,
@@ -125,7 +124,6 @@ pub struct Event {
     #[schema(value_type = Option<uuid::Uuid>)]
     pub instance_id: Option<InstanceId>,
     pub instance_name: Option<String>,
-    #[schema(value_type = Option<String>)]
     pub host: Option<HostName>,
     /// The key that asked for it, or `agent:HOST`.
     pub actor: String,

@@ -23,11 +23,8 @@ pub struct AddressHistory {
 pub struct AllocationPeriod {
     #[schema(value_type = uuid::Uuid)]
     pub elastic_ip_id: ElasticIpId,
-    #[schema(value_type = String)]
     pub project: ProjectName,
-    #[schema(value_type = String)]
     pub pool: PoolName,
-    #[schema(value_type = Option<String>)]
     pub name: Option<Label>,
     /// Who allocated it, as in its event.
     pub actor: Option<String>,
@@ -46,7 +43,6 @@ pub struct AssociationPeriod {
     #[schema(value_type = Option<uuid::Uuid>)]
     pub instance_id: Option<InstanceId>,
     pub instance_name: Option<String>,
-    #[schema(value_type = Option<String>)]
     pub host: Option<HostName>,
     /// Who associated it, as in its event.
     pub actor: String,

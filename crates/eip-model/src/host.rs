@@ -11,7 +11,6 @@ use crate::names::HostName;
 /// A machine with an agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Host {
-    #[schema(value_type = String)]
     pub name: HostName,
     /// Whether the agent reported within the last 15 seconds.
     pub online: bool,

@@ -317,10 +317,8 @@ pub struct Instance {
     pub id: InstanceId,
     pub name: String,
     pub backend: Backend,
-    #[schema(value_type = String)]
     pub project: ProjectName,
     pub state: InstanceState,
-    #[schema(value_type = String)]
     pub host: HostName,
     #[schema(value_type = Option<String>, format = "ipv4")]
     pub private_ip: Option<Ipv4Addr>,

@@ -102,12 +102,9 @@ impl Role {
 pub struct ApiKeyInfo {
     #[schema(value_type = String)]
     pub id: KeyId,
-    #[schema(value_type = Option<String>)]
     pub name: Option<Label>,
     pub role: String,
-    #[schema(value_type = Option<String>)]
     pub project: Option<ProjectName>,
-    #[schema(value_type = Option<String>)]
     pub host: Option<HostName>,
     #[schema(value_type = String, format = "date-time")]
     pub created_at: Timestamp,

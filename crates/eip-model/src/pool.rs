@@ -97,7 +97,6 @@ impl Reserved {
 /// A pool as callers see it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Pool {
-    #[schema(value_type = String)]
     pub name: PoolName,
     #[schema(value_type = Vec<String>)]
     pub ranges: Vec<Ipv4Range>,
@@ -117,7 +116,6 @@ pub struct Pool {
     #[serde(default)]
     pub reserved: Vec<Ipv4Addr>,
     /// The projects that may use it; `null` for all.
-    #[schema(value_type = Option<Vec<String>>)]
     #[serde(default)]
     pub projects: Option<Vec<ProjectName>>,
     /// Whether it hands out nothing any more.
@@ -129,7 +127,6 @@ pub struct Pool {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreatePoolRequest {
-    #[schema(value_type = String, example = "edge")]
     pub name: PoolName,
     /// Prefixes (`203.0.113.0/24`) or first and last address (`203.0.113.4-203.0.113.9`), 1 to 256.
     #[schema(value_type = Vec<String>, min_items = 1, max_items = 256, example = json!(["203.0.113.0/24"]))]
@@ -145,7 +142,6 @@ pub struct CreatePoolRequest {
     #[serde(default)]
     pub reserved: Vec<Ipv4Addr>,
     /// The projects that may use it; without, all.
-    #[schema(value_type = Option<Vec<String>>)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub projects: Option<Vec<ProjectName>>,
 }
@@ -169,7 +165,7 @@ pub struct UpdatePoolRequest {
     pub reserved: Option<Vec<Ipv4Addr>>,
     /// The projects that may use it; `null` for all.
     #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Vec<String>>)]
+    #[schema(value_type = Option<Vec<ProjectName>>)]
     pub projects: Option<Option<Vec<ProjectName>>>,
     /// Whether it hands out nothing any more. What is held stays held.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -179,7 +175,6 @@ pub struct UpdatePoolRequest {
 /// `GET /pools/{name}/map`: how full a pool is, block by block.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PoolMap {
-    #[schema(value_type = String)]
     pub pool: PoolName,
     /// How many addresses a cell stands for; the last of a range may stand for fewer.
     pub addresses_per_cell: u32,

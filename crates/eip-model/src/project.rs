@@ -10,7 +10,6 @@ use crate::names::ProjectName;
 /// A project as administrators see it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Project {
-    #[schema(value_type = String)]
     pub name: ProjectName,
     /// How many addresses it may hold; `null` for as many as there are.
     pub quota: Option<u32>,
@@ -31,7 +30,6 @@ pub struct ProjectList {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreateProjectRequest {
-    #[schema(value_type = String, example = "acme")]
     pub name: ProjectName,
     /// How many addresses it may hold: by default 20, `null` for as many as there are.
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]

@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 use crate::elastic_ip::ElasticIp;
 use crate::key::KeyId;
 use crate::mode::Mode;
-use crate::names::{HostName, Label, PoolName, ProjectName, Tags};
+use crate::names::{HostName, Label, PoolName, ProjectName, Tags, label_or_nothing};
 use crate::problem::Problem;
 
 /// `POST /elastic-ips`. Everything is optional.
@@ -23,13 +23,10 @@ pub struct AllocateRequest {
     #[schema(value_type = Option<String>, format = "ipv4")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub address: Option<Ipv4Addr>,
-    #[schema(value_type = Option<String>)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pool: Option<PoolName>,
-    #[schema(value_type = Option<String>)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<Label>,
-    #[schema(value_type = std::collections::BTreeMap<String, String>)]
     pub tags: Tags,
     /// Whether its release is refused until the protection is taken away.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -41,7 +38,7 @@ pub struct AllocateRequest {
 #[serde(deny_unknown_fields)]
 pub struct AssociateRequest {
     /// The instance's UUID, its unique name, or `docker:name`, `libvirt:name`, `sandbox:name`.
-    #[schema(example = "web-1")]
+    #[schema(example = "web-1", pattern = r"^[^\x00]*$")]
     pub instance_id: String,
     /// Take the elastic IP from the instance that has it now, in one step.
     #[serde(default)]
@@ -53,7 +50,7 @@ pub struct AssociateRequest {
     /// Which of the instance's networks it is to lead to; `null` for the instance's first choice. Left
     /// out, the one that it leads to where it is associated with this instance already.
     #[serde(default, deserialize_with = "said", skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<String>, min_length = 1, max_length = 255, pattern = r"^[^\x00]*$")]
     pub network: Option<Option<String>>,
     /// How long to wait for the host, in seconds: 0 to 60, by default 5.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -80,7 +77,7 @@ pub struct AssociateManyRequest {
     pub wait_seconds: Option<i64>,
 }
 
-/// One of many: which elastic IP, and the instance that it is to reach.
+/// One of many: which elastic IP, and the instance that it is to reach. One that cannot be read is refused alone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AssociateOne {
@@ -126,11 +123,10 @@ pub struct DisassociateRequest {
 pub struct UpdateRequest {
     /// `null` or an empty text takes the name away.
     #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
+    #[schema(schema_with = label_or_nothing)]
     pub name: Option<Option<Label>>,
     /// All tags; the old ones go.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<std::collections::BTreeMap<String, String>>)]
     pub tags: Option<Tags>,
     /// Whether its release is refused.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -145,14 +141,11 @@ pub struct CreateKeyRequest {
     #[schema(example = "member", pattern = "^(admin|member|reader|agent)$")]
     pub role: String,
     /// By default the caller's own.
-    #[schema(value_type = Option<String>)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub project: Option<ProjectName>,
-    #[schema(value_type = Option<String>)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<HostName>,
     /// What people call it.
-    #[schema(value_type = Option<String>)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<Label>,
     /// From when on it is no good any more; without, it is good until it is revoked.
@@ -167,11 +160,8 @@ pub struct CreatedKey {
     #[schema(value_type = String)]
     pub id: KeyId,
     pub role: String,
-    #[schema(value_type = Option<String>)]
     pub project: Option<ProjectName>,
-    #[schema(value_type = Option<String>)]
     pub host: Option<HostName>,
-    #[schema(value_type = Option<String>)]
     #[serde(default)]
     pub name: Option<Label>,
     #[schema(value_type = Option<String>, format = "date-time")]

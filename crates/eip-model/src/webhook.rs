@@ -159,9 +159,7 @@ pub struct Webhook {
     #[schema(value_type = uuid::Uuid)]
     pub id: WebhookId,
     /// Whose events; `null` for those of all projects and of the service itself.
-    #[schema(value_type = Option<String>)]
     pub project: Option<ProjectName>,
-    #[schema(value_type = Option<String>)]
     pub name: Option<Label>,
     #[schema(value_type = String, format = "uri")]
     pub url: WebhookUrl,
@@ -205,11 +203,9 @@ pub struct CreateWebhookRequest {
     pub url: WebhookUrl,
     /// Whose events. By default those that the caller may see: of all projects for an administrator, of
     /// its own for any other key.
-    #[schema(value_type = Option<String>)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub project: Option<ProjectName>,
     /// What people call it.
-    #[schema(value_type = Option<String>)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<Label>,
     /// Which events; without, all.
@@ -226,7 +222,7 @@ pub struct UpdateWebhookRequest {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub url: Option<WebhookUrl>,
     /// `null` takes the name away.
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<Label>)]
     #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     pub name: Option<Option<Label>>,
     /// `null` for all.

@@ -15,6 +15,7 @@ mod import;
 mod lane;
 mod news;
 mod open;
+mod pages;
 mod postgres;
 mod records;
 mod repository;
@@ -32,6 +33,7 @@ pub use error::{Refusal, StoreError};
 pub use import::{ImportError, Imported, import};
 pub use news::News;
 pub use open::{OpenError, open};
+pub use pages::{InstancePlace, KeyPlace, Page};
 pub use records::{
     Acceptance, Ahead, Allocated, ApiKeyRecord, AssociateCommand, AssociationRecord, By,
     DisassociateCommand, ElasticIpFilter, ElasticIpRecord, HostProgress, HostRecord,

@@ -11,6 +11,8 @@ use eip_model::{
 use jiff::{Timestamp, ToSpan};
 use serde::{Deserialize, Serialize};
 
+use crate::pages::{InstancePlace, Page};
+
 /// Whose things a caller may see and change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Scope {
@@ -268,7 +270,7 @@ impl ElasticIpRecord {
 
 /// A place in lists of elastic IPs: they are in the order of their allocations, and those of one
 /// moment in the order of their addresses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListPlace {
     pub allocated_at: Timestamp,
     pub address: Ipv4Addr,
@@ -295,6 +297,7 @@ pub struct InstanceFilter {
     pub scope: Scope,
     /// Only those that a caller could mean by this.
     pub named: Option<InstanceRef>,
+    pub page: Page<InstancePlace>,
 }
 
 /// A key to be known from now on.

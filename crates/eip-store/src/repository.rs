@@ -15,6 +15,7 @@ use crate::cases::history::HistoryFilter;
 use crate::cases::pools::PoolChange;
 use crate::error::StoreError;
 use crate::news::News;
+use crate::pages::{KeyPlace, Page};
 use crate::records::{
     Acceptance, Ahead, Allocated, ApiKeyRecord, AssociateCommand, By, DisassociateCommand,
     ElasticIpFilter, ElasticIpRecord, HostProgress, HostRecord, InstanceFilter, InventoryOutcome,
@@ -78,8 +79,10 @@ pub trait Repository: Webhooks + std::fmt::Debug + Send + Sync + 'static {
         actor: &str,
     ) -> Result<Settled<MadeApiKey>, StoreError>;
 
-    /// Returns all keys, the oldest first.
-    async fn api_keys(&self) -> Result<Vec<ApiKeyRecord>, StoreError>;
+    /// Returns keys, the oldest first.
+    async fn api_keys(&self, page: &Page<KeyPlace>) -> Result<Vec<ApiKeyRecord>, StoreError>;
+
+    async fn api_key(&self, id: &KeyId) -> Result<Option<ApiKeyRecord>, StoreError>;
 
     /// Makes the key good for nothing. Refuses with `ApiKeyNotFound`.
     async fn revoke_api_key(&self, terms: &Terms, id: &KeyId, by: &By) -> Result<(), StoreError>;
@@ -87,8 +90,10 @@ pub trait Repository: Webhooks + std::fmt::Debug + Send + Sync + 'static {
     /// Notes when keys were used last.
     async fn note_key_use(&self, used: &[(KeyId, Timestamp)]) -> Result<(), StoreError>;
 
-    /// Returns all projects by name.
-    async fn projects(&self) -> Result<Vec<Project>, StoreError>;
+    /// Returns projects by name.
+    async fn projects(&self, page: &Page<ProjectName>) -> Result<Vec<Project>, StoreError>;
+
+    async fn project(&self, name: &ProjectName) -> Result<Option<Project>, StoreError>;
 
     /// Makes a project. Refuses with `Exists`.
     async fn make_project(

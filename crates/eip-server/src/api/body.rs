@@ -134,6 +134,9 @@ impl<S: Send + Sync> FromRequestParts<S> for Segment {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Error> {
         match Path::<String>::from_request_parts(parts, state).await {
+            Ok(Path(text)) if text.contains('\0') => {
+                Err(Error::invalid("the path has a NUL in it", "nothing is called so"))
+            }
             Ok(Path(text)) => Ok(Self(text)),
             Err(_) => Err(Error::invalid("the path is not text", "use UTF-8")),
         }

@@ -16,6 +16,7 @@ use utoipa::IntoParams;
 
 use super::asked::Tagged;
 use super::body::{Json, LongJson, Params, Target};
+use super::cursor::Turn;
 use super::events::EventList;
 use super::openapi::{DryRun, IfMatch, OfElasticIp, OnceHeader, problems};
 use super::problem::problem;
@@ -40,12 +41,16 @@ pub(crate) struct ListParams {
     instance_id: Option<InstanceId>,
     #[param(value_type = String, required = false, format = "ipv4")]
     public_ip: Option<Ipv4Addr>,
-    #[param(value_type = String, required = false, min_length = 1, max_length = 255)]
+    #[param(nullable = false)]
     name: Option<Label>,
-    #[param(value_type = String, required = false, pattern = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+    #[param(nullable = false)]
     pool: Option<PoolName>,
     /// `key:value`
-    #[param(nullable = false, pattern = "^.*:.*$", example = "env:prod")]
+    #[param(
+        nullable = false,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]*:[^\x00-\x1f\x7f-\x9f]*$",
+        example = "env:prod"
+    )]
     tag: Option<String>,
 }
 
@@ -105,8 +110,8 @@ pub(crate) async fn list(
     let limit = cursor::limit(params.limit.take(), "read the list page by page")?;
     let after = params.cursor.take();
     let filters = serde_json::to_string(&params).map_err(|_| Error::Internal)?;
-    let cluster = state.service.repository().cluster_id();
-    let after = after.as_deref().map(|text| cursor::open(text, &filters, cluster));
+    let turn = Turn::of(filters, limit, &state);
+    let page = turn.page(after.as_deref())?;
     let query = ListQuery {
         status: params.status,
         instance_id: params.instance_id,
@@ -114,25 +119,22 @@ pub(crate) async fn list(
         name: params.name,
         pool: params.pool,
         tag: params.tag.as_deref().map(tag).transpose()?,
-        after: after.transpose()?,
-        // One more than asked for tells whether there is another page.
-        limit: limit + 1,
+        after: page.after,
+        limit: page.limit,
     };
     let mut page = state.service.list(&caller, query).await?;
-    let limit = limit as usize;
-    if page.items.len() > limit {
-        page.items.truncate(limit);
-        let last = page
-            .items
-            .last()
-            .map(|item| ListPlace { allocated_at: item.allocated_at, address: item.public_ip });
-        page.next_cursor = last.map(|last| cursor::seal(last, &filters, cluster));
-    }
+    let place =
+        |item: &ElasticIp| ListPlace { allocated_at: item.allocated_at, address: item.public_ip };
+    page.next_cursor = turn.end(&mut page.items, place);
     Ok(axum::Json(page))
 }
 
 fn tag(text: &str) -> Result<(String, String), Error> {
     match text.split_once(':') {
+        // As texts of tags are.
+        Some(_) if text.chars().any(char::is_control) => {
+            Err(Error::invalid("tag has control characters", "no tag has"))
+        }
         Some((key, value)) => Ok((key.to_owned(), value.to_owned())),
         None => Err(Error::invalid(format!("tag \"{text}\" has no colon"), "write tag=key:value")),
     }

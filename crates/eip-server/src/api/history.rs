@@ -3,13 +3,13 @@
 use axum::Json;
 use axum::extract::State;
 use eip_model::AddressHistory;
-use eip_store::ListPlace;
 use jiff::Timestamp;
 use serde::Deserialize;
 
 use utoipa::IntoParams;
 
 use super::body::{Address, Params};
+use super::cursor::Turn;
 use super::openapi::problems;
 use super::{ApiState, cursor};
 use crate::service::{Caller, Error};
@@ -54,16 +54,10 @@ pub(crate) async fn show(
 ) -> Result<Json<AddressHistory>, Error> {
     let limit = cursor::limit(params.limit, "read the history page by page")?;
     let list = format!("history of {address} at {:?}", params.at);
-    let cluster = state.service.repository().cluster_id();
-    let before = params.cursor.as_deref().map(|text| cursor::open(text, &list, cluster));
-    let before = before.transpose()?.map(|place| place.allocated_at);
-    // One more than asked for tells whether there is another page.
-    let mut items = state.service.history(&caller, address, params.at, before, limit + 1).await?;
-    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-    let more = items.len() > limit;
-    items.truncate(limit);
-    let last =
-        items.last().filter(|_| more).map(|one| ListPlace { allocated_at: one.from, address });
-    let next_cursor = last.map(|last| cursor::seal(last, &list, cluster));
+    let turn = Turn::of(list, limit, &state);
+    let page = turn.page(params.cursor.as_deref())?;
+    let found = state.service.history(&caller, address, params.at, page.after, page.limit);
+    let mut items = found.await?;
+    let next_cursor = turn.end(&mut items, |one| one.from);
     Ok(Json(AddressHistory { public_ip: address, items, next_cursor }))
 }

@@ -1,11 +1,13 @@
-//! `/instances` and `/hosts`: small lists, whole in one answer.
+//! `/instances` and `/hosts`.
 
 use axum::Json;
 use axum::extract::State;
 use axum::response::Response;
 use eip_model::{Host, HostList, Instance, InstanceList};
+use eip_store::InstancePlace;
 
-use super::body::Segment;
+use super::body::{Params, Segment};
+use super::cursor::PageParams;
 use super::openapi::{DryRun, OnceHeader, problems};
 use super::{ApiState, finish};
 use crate::service::{Asked, Caller, Done, Error};
@@ -18,17 +20,21 @@ problems! {
 
 /// List instances
 ///
-/// Of all projects for an administrator, of its own for any other key.
+/// Of all projects for an administrator, of its own for any other key; by host, backend and name.
 #[utoipa::path(
     get, path = "/instances", tag = "inventory", operation_id = "list_instances",
-    responses((status = 200, description = "All instances that the key may see.", body = InstanceList), Looking)
+    params(PageParams),
+    responses((status = 200, description = "A page of the instances that the key may see.", body = InstanceList), Looking)
 )]
 pub(crate) async fn instances(
     State(state): State<ApiState>,
     caller: Caller,
+    Params(params): Params<PageParams>,
 ) -> Result<Json<InstanceList>, Error> {
-    let items = state.service.instances(&caller).await?;
-    Ok(Json(InstanceList { items, next_cursor: None }))
+    let (page, turn) = params.of("instances", &state)?;
+    let mut items = state.service.instances(&caller, page).await?;
+    let next_cursor = turn.end(&mut items, InstancePlace::of);
+    Ok(Json(InstanceList { items, next_cursor }))
 }
 
 /// Show an instance
@@ -48,14 +54,18 @@ pub(crate) async fn instance(
 /// List hosts
 #[utoipa::path(
     get, path = "/hosts", tag = "inventory", operation_id = "list_hosts",
-    responses((status = 200, description = "All hosts.", body = HostList), Looking)
+    params(PageParams),
+    responses((status = 200, description = "A page of the hosts, by name.", body = HostList), Looking)
 )]
 pub(crate) async fn hosts(
     State(state): State<ApiState>,
     caller: Caller,
+    Params(params): Params<PageParams>,
 ) -> Result<Json<HostList>, Error> {
-    let items = state.service.hosts(&caller).await?;
-    Ok(Json(HostList { items, next_cursor: None }))
+    let (page, turn) = params.of("hosts", &state)?;
+    let mut items = state.service.hosts(&caller, page).await?;
+    let next_cursor = turn.end(&mut items, |host| host.name.clone());
+    Ok(Json(HostList { items, next_cursor }))
 }
 
 /// Accept a host

@@ -5,9 +5,11 @@ use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::Response;
 use eip_model::{ApiKeyInfo, ApiKeyList, CreateKeyRequest, CreatedKey};
+use eip_store::KeyPlace;
 
-use super::body::Segment;
+use super::body::{Params, Segment};
 use super::caller::presented;
+use super::cursor::PageParams;
 use super::openapi::{DryRun, OnceHeader, problems};
 use super::{ApiState, body, finish};
 use crate::service::keys::ApiKey;
@@ -54,14 +56,19 @@ pub(crate) async fn create(
 /// All that there ever were, the oldest first; never a key itself.
 #[utoipa::path(
     get, path = "/api-keys", tag = "administration", operation_id = "list_api_keys",
-    responses((status = 200, description = "All keys.", body = ApiKeyList), Listing)
+    params(PageParams),
+    responses((status = 200, description = "A page of the keys.", body = ApiKeyList), Listing)
 )]
 pub(crate) async fn list(
     State(state): State<ApiState>,
     caller: Caller,
+    Params(params): Params<PageParams>,
 ) -> Result<Json<ApiKeyList>, Error> {
-    let items = state.service.api_keys(&caller).await?;
-    Ok(Json(ApiKeyList { items, next_cursor: None }))
+    let (page, turn) = params.of("keys", &state)?;
+    let mut items = state.service.api_keys(&caller, page).await?;
+    let place = |key: &ApiKeyInfo| KeyPlace { created_at: key.created_at, id: key.id.clone() };
+    let next_cursor = turn.end(&mut items, place);
+    Ok(Json(ApiKeyList { items, next_cursor }))
 }
 
 /// Show an API key

@@ -5,7 +5,8 @@ use axum::extract::State;
 use axum::response::Response;
 use eip_model::{CreatePoolRequest, Pool, PoolList, PoolMap, UpdatePoolRequest};
 
-use super::body::Segment;
+use super::body::{Params, Segment};
+use super::cursor::PageParams;
 use super::openapi::{DryRun, OnceHeader, problems};
 use super::{ApiState, body, finish};
 use crate::service::{Asked, Caller, Done, Error};
@@ -23,14 +24,18 @@ problems! {
 /// Those that the key may use.
 #[utoipa::path(
     get, path = "/pools", tag = "inventory", operation_id = "list_pools",
-    responses((status = 200, description = "Pools, and how full they are.", body = PoolList), Listing)
+    params(PageParams),
+    responses((status = 200, description = "A page of the pools, by name, and how full they are.", body = PoolList), Listing)
 )]
 pub(crate) async fn list(
     State(state): State<ApiState>,
     caller: Caller,
+    Params(params): Params<PageParams>,
 ) -> Result<Json<PoolList>, Error> {
-    let items = state.service.pools(&caller).await?;
-    Ok(Json(PoolList { items, next_cursor: None }))
+    let (page, turn) = params.of("pools", &state)?;
+    let mut items = state.service.pools(&caller, page).await?;
+    let next_cursor = turn.end(&mut items, |pool| pool.name.clone());
+    Ok(Json(PoolList { items, next_cursor }))
 }
 
 /// Show a pool

@@ -5,7 +5,8 @@ use axum::extract::State;
 use axum::response::Response;
 use eip_model::{CreateProjectRequest, Project, ProjectList, UpdateProjectRequest};
 
-use super::body::Segment;
+use super::body::{Params, Segment};
+use super::cursor::PageParams;
 use super::openapi::{DryRun, OnceHeader, problems};
 use super::{ApiState, body, finish};
 use crate::service::{Asked, Caller, Done, Error};
@@ -21,14 +22,18 @@ problems! {
 /// List projects
 #[utoipa::path(
     get, path = "/projects", tag = "administration", operation_id = "list_projects",
-    responses((status = 200, description = "All projects.", body = ProjectList), Listing)
+    params(PageParams),
+    responses((status = 200, description = "A page of the projects, by name.", body = ProjectList), Listing)
 )]
 pub(crate) async fn list(
     State(state): State<ApiState>,
     caller: Caller,
+    Params(params): Params<PageParams>,
 ) -> Result<Json<ProjectList>, Error> {
-    let items = state.service.projects(&caller).await?;
-    Ok(Json(ProjectList { items, next_cursor: None }))
+    let (page, turn) = params.of("projects", &state)?;
+    let mut items = state.service.projects(&caller, page).await?;
+    let next_cursor = turn.end(&mut items, |project| project.name.clone());
+    Ok(Json(ProjectList { items, next_cursor }))
 }
 
 /// Show a project

@@ -32,7 +32,7 @@ const LONGEST_WAIT_SECONDS: i64 = 60;
 const LOST_RACES: u32 = 8;
 /// How often the record is looked through for a free address that others always get first.
 const MOST_LOOKS: u32 = 50;
-/// The longest name of a network, in bytes.
+/// The longest name of a network, in characters.
 const LONGEST_NETWORK: usize = 255;
 /// How long an instance may take to be reported as running, after whoever started it believes so.
 const GRACE: Duration = Duration::from_millis(500);
@@ -277,12 +277,18 @@ impl Service {
     ) -> Result<Settled<Wish>, Error> {
         let scope = caller.may_write()?;
         if let Some(Some(network)) = &request.network
-            && !(1..=LONGEST_NETWORK).contains(&network.len())
+            && !(1..=LONGEST_NETWORK).contains(&network.chars().count())
         {
-            let detail = format!("network has 1 to {LONGEST_NETWORK} bytes, not {}", network.len());
+            let detail = format!("network has 1 to {LONGEST_NETWORK} characters");
             let hint = "leave it out for the one that it has, or send null for the instance's first \
                         choice; GET /instances lists them";
             return Err(Error::invalid(detail, hint));
+        }
+        // No database could be asked for it.
+        let texts = [Some(&request.instance_id), request.network.as_ref().and_then(Option::as_ref)];
+        if texts.into_iter().flatten().any(|text| text.contains('\0')) {
+            let hint = "GET /instances lists instances and their networks";
+            return Err(Error::invalid("nothing is called by a text with a NUL in it", hint));
         }
         let named = InstanceRef::parse(&request.instance_id);
         let command = || AssociateCommand {

@@ -3,10 +3,11 @@
 use eip_model::{
     CreatePoolRequest, Ipv4Range, Pool, PoolCell, PoolConfig, PoolMap, PoolName, UpdatePoolRequest,
 };
-use eip_store::PoolChange;
+use eip_store::{Page, PoolChange};
 use tracing::info;
 
 use super::admin_error::explained;
+use super::inventory::part;
 use super::terms::{Asked, Done};
 use super::{Caller, Error, Service};
 
@@ -21,22 +22,27 @@ const MOST_RESERVED: usize = 4_096;
 const MOST_CELLS: u64 = 4_096;
 
 impl Service {
-    pub(crate) async fn pools(&self, caller: &Caller) -> Result<Vec<Pool>, Error> {
+    pub(crate) async fn pools(
+        &self,
+        caller: &Caller,
+        page: Page<PoolName>,
+    ) -> Result<Vec<Pool>, Error> {
         caller.may_read()?;
-        self.counted_pools(|config| caller.may_use(config)).await
+        let mut all = self.repository().pools().await.map_err(Error::Store)?;
+        all.retain(|config| caller.may_use(config));
+        self.counted_pools(part(all, |config| &config.name, &page)).await
     }
 
     /// Counts every pool, whoever may use it.
     pub(super) async fn every_pool(&self) -> Result<Vec<Pool>, Error> {
-        self.counted_pools(|_| true).await
+        let all = self.repository().pools().await.map_err(Error::Store)?;
+        self.counted_pools(all).await
     }
 
-    async fn counted_pools(&self, shown: impl Fn(&PoolConfig) -> bool) -> Result<Vec<Pool>, Error> {
+    async fn counted_pools(&self, configs: Vec<PoolConfig>) -> Result<Vec<Pool>, Error> {
         let mut pools = Vec::new();
-        for config in self.repository().pools().await.map_err(Error::Store)? {
-            if shown(&config) {
-                pools.push(self.counted(config).await?);
-            }
+        for config in configs {
+            pools.push(self.counted(config).await?);
         }
         Ok(pools)
     }

@@ -6,7 +6,7 @@ use eip_model::{
     ApiKeyInfo, CreateKeyRequest, CreateProjectRequest, CreatedKey, KeyId, Project, ProjectName,
     Role, UpdateProjectRequest,
 };
-use eip_store::{NewApiKey, Terms};
+use eip_store::{ApiKeyRecord, KeyPlace, NewApiKey, Page, Terms};
 use jiff::Timestamp;
 use tracing::{info, warn};
 
@@ -19,14 +19,19 @@ use super::{Caller, Error, Service};
 const QUOTA: u32 = 20;
 
 impl Service {
-    pub(crate) async fn projects(&self, caller: &Caller) -> Result<Vec<Project>, Error> {
+    pub(crate) async fn projects(
+        &self,
+        caller: &Caller,
+        page: Page<ProjectName>,
+    ) -> Result<Vec<Project>, Error> {
         caller.may_administer()?;
-        self.repository().projects().await.map_err(Error::Store)
+        self.repository().projects(&page).await.map_err(Error::Store)
     }
 
     pub(crate) async fn project(&self, caller: &Caller, named: &str) -> Result<Project, Error> {
-        let all = self.projects(caller).await?;
-        let found = all.into_iter().find(|project| project.name.as_str() == named);
+        caller.may_administer()?;
+        let name: ProjectName = named.parse().map_err(|_| no_project(named))?;
+        let found = self.repository().project(&name).await.map_err(Error::Store)?;
         found.ok_or_else(|| no_project(named))
     }
 
@@ -80,16 +85,22 @@ impl Service {
         Ok(asked.done((), false))
     }
 
-    pub(crate) async fn api_keys(&self, caller: &Caller) -> Result<Vec<ApiKeyInfo>, Error> {
+    pub(crate) async fn api_keys(
+        &self,
+        caller: &Caller,
+        page: Page<KeyPlace>,
+    ) -> Result<Vec<ApiKeyInfo>, Error> {
         caller.may_administer()?;
         self.note_key_use().await;
-        let keys = self.repository().api_keys().await.map_err(Error::Store)?;
-        Ok(keys.into_iter().map(eip_store::ApiKeyRecord::info).collect())
+        let keys = self.repository().api_keys(&page).await.map_err(Error::Store)?;
+        Ok(keys.into_iter().map(ApiKeyRecord::info).collect())
     }
 
     pub(crate) async fn api_key(&self, caller: &Caller, id: &str) -> Result<ApiKeyInfo, Error> {
-        let all = self.api_keys(caller).await?;
-        let found = all.into_iter().find(|key| key.id.as_str() == id);
+        caller.may_administer()?;
+        self.note_key_use().await;
+        let found = self.repository().api_key(&KeyId::new(id)).await.map_err(Error::Store)?;
+        let found = found.map(ApiKeyRecord::info);
         found.ok_or_else(|| AdminError::ApiKeyNotFound { id: id.to_owned() }.into())
     }
 

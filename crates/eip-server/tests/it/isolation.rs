@@ -107,7 +107,7 @@ fn value_of(document: &Value, schema: &Value) -> Value {
     if let Some(name) = schema["$ref"].as_str() {
         return value_of(document, document.pointer(&name[1..]).unwrap());
     }
-    if let Some(example) = schema.get("example") {
+    if let Some(example) = schema.get("example").or_else(|| schema.pointer("/examples/0")) {
         return example.clone();
     }
     match schema["type"].as_str() {

@@ -3,6 +3,7 @@
 use eip_model::{ElasticIpId, ElasticIpRef, ElasticIpStatus, Event, Instance, InstanceRef};
 
 use super::held::{AMONG, Aims, MEANT, aims, numbered, offset_of, place, sees};
+use crate::pages::InstancePlace;
 use crate::records::{ElasticIpFilter, ElasticIpRecord, InstanceFilter, Scope};
 use crate::rows::{self, Cells};
 use crate::transaction::{Batch, Failure, Outcome, Tx, UseCase};
@@ -118,7 +119,16 @@ impl UseCase for InstanceFilter {
                 }
             }
         }
-        list.add(" ORDER BY i.host, i.backend, i.name, i.id", values![]);
+        if let Some(InstancePlace { host, backend, name, id }) = &self.page.after {
+            // The first condition is for the index, which does not have the id.
+            let (backend, name) = (backend.as_str(), name.as_str());
+            let begin = values![host, backend, name];
+            list.add(" AND (i.host, i.backend, i.name) >= (?, ?, ?)", begin);
+            let behind = values![host, backend, name, *id];
+            list.add(" AND (i.host, i.backend, i.name, i.id) > (?, ?, ?, ?)", behind);
+        }
+        let limit = values![self.page.limit];
+        list.add(" ORDER BY i.host, i.backend, i.name, i.id LIMIT ?", limit);
         let found = tx.rows(&list.text, &list.values).await?;
         Ok(found.iter().map(rows::instance).collect::<Result<_, _>>()?)
     }

@@ -7,10 +7,11 @@ use super::projects::new_project;
 use crate::error::Refusal;
 use crate::given::Given;
 use crate::news::NewEvent;
+use crate::pages::{KeyPlace, Page};
 use crate::records::{ApiKeyRecord, By, MadeApiKey, NewApiKey};
 use crate::rows::{self, Cells};
 use crate::transaction::{Failure, Tx, UseCase};
-use crate::value::values;
+use crate::value::{Statement, values};
 
 impl UseCase for NewApiKey {
     type Answer = ();
@@ -93,15 +94,27 @@ impl UseCase for FindApiKey {
 }
 
 #[derive(Debug)]
-pub(super) struct ListApiKeys;
+pub(super) struct ListApiKeys {
+    /// Only this one.
+    pub(super) id: Option<KeyId>,
+    pub(super) page: Page<KeyPlace>,
+}
 
 impl UseCase for ListApiKeys {
     type Answer = Vec<ApiKeyRecord>;
     const DOING: &'static str = "list the keys";
 
     async fn run<T: Tx>(&self, tx: &mut T) -> Result<Vec<ApiKeyRecord>, Failure> {
-        let sql = format!("{} ORDER BY created_at, id", rows::API_KEY);
-        let found = tx.rows(&sql, values![]).await?;
+        let mut list = Statement::new(rows::API_KEY, values![]);
+        list.add(" WHERE 1 = 1", values![]);
+        if let Some(id) = &self.id {
+            list.add(" AND id = ?", values![id]);
+        }
+        if let Some(KeyPlace { created_at, id }) = &self.page.after {
+            list.add(" AND (created_at, id) > (?, ?)", values![*created_at, id]);
+        }
+        list.add(" ORDER BY created_at, id LIMIT ?", values![self.page.limit]);
+        let found = tx.rows(&list.text, &list.values).await?;
         Ok(found.iter().map(rows::api_key).collect::<Result<_, _>>()?)
     }
 }

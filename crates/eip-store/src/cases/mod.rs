@@ -47,6 +47,7 @@ use crate::error::StoreError;
 use crate::home::Home;
 use crate::lane::Lane;
 use crate::news::News;
+use crate::pages::{KeyPlace, Page};
 use crate::records::{
     Acceptance, Ahead, Allocated, ApiKeyRecord, AssociateCommand, By, DisassociateCommand,
     ElasticIpFilter, ElasticIpRecord, HostProgress, HostRecord, InstanceFilter, InventoryOutcome,
@@ -150,8 +151,13 @@ impl<D: Database> Repository for Record<D> {
         self.database.look(keys::FindApiKey { digest: *digest }).await
     }
 
-    async fn api_keys(&self) -> Result<Vec<ApiKeyRecord>, StoreError> {
-        self.database.look(keys::ListApiKeys).await
+    async fn api_keys(&self, page: &Page<KeyPlace>) -> Result<Vec<ApiKeyRecord>, StoreError> {
+        self.database.look(keys::ListApiKeys { id: None, page: page.clone() }).await
+    }
+
+    async fn api_key(&self, id: &KeyId) -> Result<Option<ApiKeyRecord>, StoreError> {
+        let only = keys::ListApiKeys { id: Some(id.clone()), page: Page::WHOLE };
+        self.database.look(only).await.map(|found| found.into_iter().next())
     }
 
     async fn make_api_key(
@@ -178,8 +184,12 @@ impl<D: Database> Repository for Record<D> {
         self.database.change(keys::NoteKeyUse { used }).await
     }
 
-    async fn projects(&self) -> Result<Vec<Project>, StoreError> {
-        self.database.look(projects::ListProjects).await
+    async fn projects(&self, page: &Page<ProjectName>) -> Result<Vec<Project>, StoreError> {
+        self.database.look(projects::ListProjects { page: page.clone() }).await
+    }
+
+    async fn project(&self, name: &ProjectName) -> Result<Option<Project>, StoreError> {
+        self.database.look(projects::FindProject { name: name.clone() }).await
     }
 
     async fn make_project(

@@ -4,10 +4,11 @@ use eip_model::{EventKind, Project, ProjectName};
 
 use crate::error::{Refusal, StoreError};
 use crate::news::NewEvent;
+use crate::pages::Page;
 use crate::records::By;
 use crate::rows::{Cells, Wrong};
 use crate::transaction::{Failure, Tx, UseCase};
-use crate::value::values;
+use crate::value::{Statement, values};
 
 const PROJECT: &str = "SELECT name, quota, held, created_at FROM project";
 
@@ -60,14 +61,36 @@ pub(super) async fn new_project<T: Tx>(
 }
 
 #[derive(Debug)]
-pub(super) struct ListProjects;
+pub(super) struct FindProject {
+    pub(super) name: ProjectName,
+}
+
+impl UseCase for FindProject {
+    type Answer = Option<Project>;
+    const DOING: &'static str = "find a project";
+
+    async fn run<T: Tx>(&self, tx: &mut T) -> Result<Option<Project>, Failure> {
+        let row = tx.row(&format!("{PROJECT} WHERE name = $1"), values![&self.name]).await?;
+        Ok(row.as_ref().map(project).transpose()?)
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct ListProjects {
+    pub(super) page: Page<ProjectName>,
+}
 
 impl UseCase for ListProjects {
     type Answer = Vec<Project>;
     const DOING: &'static str = "list the projects";
 
     async fn run<T: Tx>(&self, tx: &mut T) -> Result<Vec<Project>, Failure> {
-        let found = tx.rows(&format!("{PROJECT} ORDER BY name"), values![]).await?;
+        let mut list = Statement::new(PROJECT, values![]);
+        if let Some(after) = &self.page.after {
+            list.add(" WHERE name > ?", values![after]);
+        }
+        list.add(" ORDER BY name LIMIT ?", values![self.page.limit]);
+        let found = tx.rows(&list.text, &list.values).await?;
         Ok(found.iter().map(project).collect::<Result<_, _>>()?)
     }
 }

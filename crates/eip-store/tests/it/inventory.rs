@@ -6,7 +6,7 @@ use eip_model::{
     AddressSource, Backend, BackendInventory, BackendListing, InstanceRef, InstanceReport,
     InstanceState, Unusable,
 };
-use eip_store::{InstanceFilter, Scope};
+use eip_store::{InstanceFilter, Page, Scope};
 use rstest::rstest;
 
 use crate::raw::ask;
@@ -15,7 +15,7 @@ use crate::world::{
 };
 
 fn all() -> InstanceFilter {
-    InstanceFilter { scope: Scope::Everything, named: None }
+    InstanceFilter { scope: Scope::Everything, named: None, page: Page::WHOLE }
 }
 
 fn silent() -> BackendInventory {
@@ -226,7 +226,11 @@ async fn instances_are_found_by_every_way_of_naming_them_in_their_project_only(
     world.report_backends("hv1", &[docker(vec![instance(1), theirs]), libvirt]).await;
     let find = async |scope: Scope, text: &str| {
         let named = Some(InstanceRef::parse(text));
-        let found = world.repo.list_instances(&InstanceFilter { scope, named }).await.unwrap();
+        let found = world
+            .repo
+            .list_instances(&InstanceFilter { scope, named, page: Page::WHOLE })
+            .await
+            .unwrap();
         let mut ids: Vec<_> = found.iter().map(|one| one.id).collect();
         ids.sort();
         ids

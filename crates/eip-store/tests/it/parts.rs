@@ -4,7 +4,7 @@ use eip_model::{
     BackendInventory, DataPlaneState, Generation, InstanceId, InventoryPart, InventoryScope,
     data_plane,
 };
-use eip_store::{InstanceFilter, InventoryOutcome, Reported, Scope};
+use eip_store::{InstanceFilter, InventoryOutcome, Page, Reported, Scope};
 use futures_util::future::join_all;
 use rstest::rstest;
 
@@ -23,7 +23,7 @@ impl World {
     }
 
     async fn known(&self) -> Vec<InstanceId> {
-        let all = InstanceFilter { scope: Scope::Everything, named: None };
+        let all = InstanceFilter { scope: Scope::Everything, named: None, page: Page::WHOLE };
         let mut ids: Vec<InstanceId> =
             self.repo.list_instances(&all).await.unwrap().iter().map(|one| one.id).collect();
         ids.sort();

@@ -7,7 +7,7 @@ use eip_model::{
     ClusterId, DesiredSet, ElasticIpId, Event, Generation, HostName, Instance, PoolConfig,
 };
 use eip_store::{
-    ApiKeyRecord, ElasticIpFilter, ElasticIpRecord, HostRecord, InstanceFilter, PoolCounts,
+    ApiKeyRecord, ElasticIpFilter, ElasticIpRecord, HostRecord, InstanceFilter, Page, PoolCounts,
     PoolLoad, Repository, Scope,
 };
 
@@ -54,7 +54,8 @@ impl Whole {
             let set = repo.desired_set(&host.name).await.unwrap();
             desired.push((host.name.clone(), set, repo.generations(&host.name).await.unwrap()));
         }
-        let everywhere = InstanceFilter { scope: Scope::Everything, named: None };
+        let everywhere =
+            InstanceFilter { scope: Scope::Everything, named: None, page: Page::WHOLE };
         let mut keys = Vec::new();
         for byte in 0..=u8::MAX {
             keys.extend(repo.find_api_key(&[byte; 32]).await.unwrap());

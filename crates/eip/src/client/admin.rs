@@ -35,7 +35,10 @@ pub(super) async fn keys(api: &Api, shown: Shown, command: Keys) -> Result<(), F
             let request = CreateKeyRequest { role, project, host, name, expires_at };
             shown.key(&api.post::<CreatedKey>("/api-keys", &request).await?)
         }
-        Keys::List => shown.keys(&api.get::<ApiKeyList>("/api-keys", &[]).await?),
+        Keys::List => {
+            let items = api.all("/api-keys", &[]).await?;
+            shown.keys(&ApiKeyList { items, next_cursor: None })
+        }
         Keys::Revoke { id } => {
             api.delete(&format!("/api-keys/{id}")).await?;
             shown.gone("revoked", &id)
@@ -48,7 +51,10 @@ pub(super) async fn pools(api: &Api, shown: Shown, command: Pools) -> Result<(),
         shown.pool(&api.patch::<Pool>(&format!("/pools/{name}"), &request).await?)
     };
     match command {
-        Pools::List => shown.pools(&api.get::<PoolList>("/pools", &[]).await?),
+        Pools::List => {
+            let items = api.all("/pools", &[]).await?;
+            shown.pools(&PoolList { items, next_cursor: None })
+        }
         Pools::Show { name } => shown.pool(&api.get::<Pool>(&format!("/pools/{name}"), &[]).await?),
         Pools::Create { name, ranges, quarantine, mode, reserved, projects } => {
             let request = CreatePoolRequest {
@@ -78,7 +84,10 @@ pub(super) async fn pools(api: &Api, shown: Shown, command: Pools) -> Result<(),
 
 pub(super) async fn projects(api: &Api, shown: Shown, command: Projects) -> Result<(), Failure> {
     match command {
-        Projects::List => shown.projects(&api.get::<ProjectList>("/projects", &[]).await?),
+        Projects::List => {
+            let items = api.all("/projects", &[]).await?;
+            shown.projects(&ProjectList { items, next_cursor: None })
+        }
         Projects::Create { name, quota } => {
             let request = CreateProjectRequest { name, quota: quota.wish() };
             shown.project(&api.post::<Project>("/projects", &request).await?)

@@ -6,13 +6,23 @@ use eip_agent::{ServerAddress, Unreached};
 use eip_model::Problem;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Client, RequestBuilder, Response, Url};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use crate::exit::{Exit, Failure};
 
 /// Longer than the longest wait for a host.
 const DEADLINE: Duration = Duration::from_secs(75);
+
+/// How many items the server gives at a time.
+const LONGEST_PAGE: u32 = 500;
+
+/// A part of a list, as every list of the API is told.
+#[derive(Debug, Deserialize)]
+struct Page<T> {
+    items: Vec<T>,
+    next_cursor: Option<String>,
+}
 
 /// The service at one address, with one key.
 #[derive(Debug)]
@@ -40,6 +50,24 @@ impl Api {
         query: &[(&str, String)],
     ) -> Result<T, Failure> {
         self.read(self.client.get(self.at(path)).query(query)).await
+    }
+
+    /// Reads a list to its end, page by page.
+    pub(crate) async fn all<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        filters: &[(&str, String)],
+    ) -> Result<Vec<T>, Failure> {
+        let mut query = filters.to_vec();
+        query.push(("limit", LONGEST_PAGE.to_string()));
+        let mut all = Vec::new();
+        loop {
+            let page: Page<T> = self.get(path, &query).await?;
+            all.extend(page.items);
+            let Some(cursor) = page.next_cursor else { return Ok(all) };
+            query.truncate(filters.len() + 1);
+            query.push(("cursor", cursor));
+        }
     }
 
     pub(crate) async fn post<T: DeserializeOwned>(

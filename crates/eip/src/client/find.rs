@@ -1,6 +1,6 @@
 //! From what a person typed to the thing that is meant.
 
-use eip_model::{ElasticIp, ElasticIpPage, ElasticIpRef, Instance, InstanceList, InstanceRef};
+use eip_model::{ElasticIp, ElasticIpPage, ElasticIpRef, Instance};
 
 use super::api::Api;
 use crate::exit::{Exit, Failure};
@@ -36,15 +36,8 @@ async fn by_prefix(api: &Api, word: &str) -> Result<ElasticIp, Failure> {
         return Err(not_found());
     }
     let word = word.to_ascii_lowercase();
-    let mut query = vec![("limit", "500".to_owned())];
-    let mut found: Vec<ElasticIp> = Vec::new();
-    loop {
-        let page: ElasticIpPage = api.get("/elastic-ips", &query).await?;
-        found.extend(page.items.into_iter().filter(|one| one.id.to_string().starts_with(&word)));
-        let Some(cursor) = page.next_cursor else { break };
-        query.truncate(1);
-        query.push(("cursor", cursor));
-    }
+    let mut found: Vec<ElasticIp> = api.all("/elastic-ips", &[]).await?;
+    found.retain(|one| one.id.to_string().starts_with(&word));
     match found.len() {
         0 => Err(not_found()),
         1 => found.pop().ok_or_else(not_found),
@@ -54,27 +47,13 @@ async fn by_prefix(api: &Api, word: &str) -> Result<ElasticIp, Failure> {
 
 /// Finds an instance by id, name or backend and name.
 pub(crate) async fn instance(api: &Api, word: &str) -> Result<Instance, Failure> {
-    let listed: InstanceList = api.get("/instances", &[]).await?;
-    let named = InstanceRef::parse(word);
-    let mut found = listed.items.into_iter().filter(|one| match &named {
-        InstanceRef::Id(id) => one.id == *id,
-        InstanceRef::Name { backend, name } => {
-            one.name == *name && backend.is_none_or(|backend| one.backend == backend)
-        }
-    });
-    match (found.next(), found.next()) {
-        (Some(one), None) => Ok(one),
-        (Some(one), Some(other)) => {
-            let all = [one, other].into_iter().chain(found);
-            let describe = |one: Instance| format!("{}:{} on {}", one.backend, one.name, one.host);
-            Err(ambiguous(word, all.map(describe)))
-        }
-        (None, _) => {
-            let detail = format!("there is no instance {word}");
-            let hint = "see eip instance list";
-            Err(Failure::here(Exit::NotFound, "instance_not_found", detail, hint))
-        }
+    // A dot would lead to elsewhere: no instance is called so.
+    if matches!(word, "" | "." | "..") || word.contains('/') {
+        let detail = format!("there is no instance {word}");
+        let hint = "see eip instance list";
+        return Err(Failure::here(Exit::NotFound, "instance_not_found", detail, hint));
     }
+    api.get(&format!("/instances/{word}"), &[]).await
 }
 
 fn ambiguous(word: &str, candidates: impl Iterator<Item = String>) -> Failure {

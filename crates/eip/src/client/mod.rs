@@ -69,12 +69,16 @@ pub(crate) async fn run(
             in_force(&after, wait.seconds())
         }
         Client::Instance(Instances::List) => {
-            shown.instances(&api.get::<InstanceList>("/instances", &[]).await?)
+            let items = api.all("/instances", &[]).await?;
+            shown.instances(&InstanceList { items, next_cursor: None })
         }
         Client::Instance(Instances::Show { instance }) => {
             shown.instance(&find::instance(&api, &instance).await?)
         }
-        Client::Host(Hosts::List) => shown.hosts(&api.get::<HostList>("/hosts", &[]).await?),
+        Client::Host(Hosts::List) => {
+            let items = api.all("/hosts", &[]).await?;
+            shown.hosts(&HostList { items, next_cursor: None })
+        }
         Client::Host(Hosts::Accept { host }) => accept(&api, shown, &host).await,
         Client::Protect { elastic_ip } => protect(&api, shown, &elastic_ip, true).await,
         Client::Unprotect { elastic_ip } => protect(&api, shown, &elastic_ip, false).await,
@@ -135,20 +139,12 @@ async fn allocate(api: &Api, args: args::Allocate) -> Result<ElasticIp, Failure>
     api.post("/elastic-ips", &AllocateRequest { address, pool, name, tags, protected }).await
 }
 
-/// Reads all pages.
 async fn list(api: &Api, args: args::List) -> Result<ElasticIpPage, Failure> {
-    let mut filters = vec![("limit", "500".to_owned())];
+    let mut filters = Vec::new();
     filters.extend(args.status.map(|status| ("status", status)));
     filters.extend(args.pool.map(|pool| ("pool", pool.to_string())));
     filters.extend(args.tag.map(|(key, value)| ("tag", format!("{key}:{value}"))));
-    let mut all = ElasticIpPage { items: Vec::new(), next_cursor: None };
-    loop {
-        let page: ElasticIpPage = api.get("/elastic-ips", &filters).await?;
-        all.items.extend(page.items);
-        let Some(cursor) = page.next_cursor else { return Ok(all) };
-        filters.retain(|(name, _)| *name != "cursor");
-        filters.push(("cursor", cursor));
-    }
+    Ok(ElasticIpPage { items: api.all("/elastic-ips", &filters).await?, next_cursor: None })
 }
 
 /// What an elastic IP is to be pointed at.
