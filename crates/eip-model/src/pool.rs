@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -176,6 +177,9 @@ pub struct UpdatePoolRequest {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PoolMap {
     pub pool: PoolName,
+    /// When it was drawn.
+    #[schema(value_type = String, format = "date-time")]
+    pub as_of: Timestamp,
     /// How many addresses a cell stands for; the last of a range may stand for fewer.
     pub addresses_per_cell: u32,
     /// In the order of the addresses, at most 4,096.

@@ -5,8 +5,8 @@ use std::net::Ipv4Addr;
 use async_trait::async_trait;
 use eip_model::{
     AllocationPeriod, AppliedReport, ClusterId, Counted, DesiredChanges, DesiredSet, ElasticIpId,
-    ElasticIpRef, Event, Generation, HostName, Instance, InventoryPart, Ipv4Range, KeyId, Mend,
-    PoolCell, PoolConfig, PoolName, Project, ProjectName, Traffic,
+    ElasticIpRef, Event, Generation, HostName, Instance, InventoryPart, KeyId, Mend, PoolCell,
+    PoolConfig, PoolName, Project, ProjectName, Traffic,
 };
 use jiff::Timestamp;
 use tokio::sync::broadcast;
@@ -148,9 +148,13 @@ pub trait Repository: Webhooks + std::fmt::Debug + Send + Sync + 'static {
     /// Returns when the next quarantine of a pool ends, if any address of it sleeps.
     async fn next_waking(&self, pool: &PoolName) -> Result<Option<Timestamp>, StoreError>;
 
-    /// Counts what there is in a range, in cells of `step` addresses; those without anything are left
-    /// out.
-    async fn map_range(&self, range: Ipv4Range, step: u32) -> Result<Vec<PoolCell>, StoreError>;
+    /// Counts what there is in blocks of a pool, as of one moment: so many addresses from one on, and all
+    /// as many but for the last of each range.
+    async fn map_pool(
+        &self,
+        pool: &PoolName,
+        blocks: &[(Ipv4Addr, u32)],
+    ) -> Result<Vec<PoolCell>, StoreError>;
 
     /// Returns who had an address, the newest first, with what it was associated with.
     async fn history(&self, filter: &HistoryFilter) -> Result<Vec<AllocationPeriod>, StoreError>;

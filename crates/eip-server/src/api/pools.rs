@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::extract::State;
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
 use eip_model::{CreatePoolRequest, Pool, PoolList, PoolMap, UpdatePoolRequest};
 
 use super::body::{Params, Segment};
@@ -54,7 +54,8 @@ pub(crate) async fn show(
 
 /// Draw the map of a pool
 ///
-/// How many addresses of each block are held, associated and asleep; never whose.
+/// How many addresses of each block are held, associated and asleep; never whose. Of a large pool, the map
+/// may be one that was drawn some seconds ago: `as_of` says when.
 #[utoipa::path(
     get, path = "/pools/{name}/map", tag = "inventory", operation_id = "map_pool",
     params(("name" = String, Path, example = "edge", description = "The name of the pool.")),
@@ -64,8 +65,9 @@ pub(crate) async fn map(
     State(state): State<ApiState>,
     caller: Caller,
     Segment(named): Segment,
-) -> Result<Json<PoolMap>, Error> {
-    state.service.pool_map(&caller, &named).await.map(Json)
+) -> Result<Response, Error> {
+    let map = state.service.pool_map(&caller, &named).await?;
+    Ok(Json(&*map).into_response())
 }
 
 /// Make a pool

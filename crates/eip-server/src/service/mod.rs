@@ -13,6 +13,7 @@ mod history;
 mod inventory;
 pub(crate) mod keys;
 mod many;
+mod pool_map;
 mod pools;
 mod projects;
 mod signals;
@@ -81,6 +82,7 @@ pub struct Service {
     unmarked: Unmarked,
     health: Health,
     sender: Sender,
+    gallery: pool_map::Gallery,
     default_pool: PoolName,
     default_project: ProjectName,
 }
@@ -105,6 +107,7 @@ impl Service {
             unmarked: Unmarked::default(),
             health: Health::default(),
             sender: config.sender,
+            gallery: pool_map::Gallery::default(),
             default_pool: config.default_pool.name,
             default_project: config.default_project,
             readings: AtomicU64::new(0),

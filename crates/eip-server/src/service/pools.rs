@@ -1,8 +1,6 @@
 //! Pools: what there is in them, and what administrators do with them.
 
-use eip_model::{
-    CreatePoolRequest, Ipv4Range, Pool, PoolCell, PoolConfig, PoolMap, PoolName, UpdatePoolRequest,
-};
+use eip_model::{CreatePoolRequest, Pool, PoolConfig, PoolName, UpdatePoolRequest};
 use eip_store::{Page, PoolChange};
 use tracing::info;
 
@@ -17,9 +15,6 @@ const QUARANTINE_SECONDS: u32 = 600;
 /// How many ranges a request may name, and how many reserved addresses a pool may have.
 const MOST_RANGES: usize = 256;
 const MOST_RESERVED: usize = 4_096;
-
-/// How many cells a map has at most.
-const MOST_CELLS: u64 = 4_096;
 
 impl Service {
     pub(crate) async fn pools(
@@ -52,7 +47,11 @@ impl Service {
         self.counted(config).await
     }
 
-    async fn seen_pool(&self, caller: &Caller, named: &str) -> Result<PoolConfig, Error> {
+    pub(super) async fn seen_pool(
+        &self,
+        caller: &Caller,
+        named: &str,
+    ) -> Result<PoolConfig, Error> {
         caller.may_read()?;
         let all = self.repository().pools().await.map_err(Error::Store)?;
         let found = all.into_iter().find(|pool| pool.name.as_str() == named);
@@ -76,25 +75,6 @@ impl Service {
             projects: config.projects,
             draining: config.draining,
         })
-    }
-
-    /// Counts a pool block by block: never a row of anybody's.
-    pub(crate) async fn pool_map(&self, caller: &Caller, named: &str) -> Result<PoolMap, Error> {
-        let config = self.seen_pool(caller, named).await?;
-        let step = step(&config.ranges);
-        let mut cells = Vec::new();
-        for range in &config.ranges {
-            let found = self.repository().map_range(*range, step).await.map_err(Error::Store)?;
-            let mut found = found.into_iter().peekable();
-            let mut offset = 0;
-            while let Some(first) = range.at(offset) {
-                let size = step.min(range.size() - offset);
-                let empty = PoolCell { first, size, allocated: 0, associated: 0, quarantined: 0 };
-                cells.push(found.next_if(|cell| cell.first == first).unwrap_or(empty));
-                offset = offset.saturating_add(size);
-            }
-        }
-        Ok(PoolMap { pool: config.name, addresses_per_cell: step, cells })
     }
 
     pub(crate) async fn make_pool(
@@ -188,18 +168,6 @@ impl Service {
         self.allocator.follow(pools);
         Ok(())
     }
-}
-
-/// How many addresses a cell stands for, so that there are not too many: a power of two.
-fn step(ranges: &[Ipv4Range]) -> u32 {
-    let cells = |step: u32| -> u64 {
-        ranges.iter().map(|range| u64::from(range.size().div_ceil(step))).sum()
-    };
-    let mut step = 1;
-    while cells(step) > MOST_CELLS && step < 1 << 24 {
-        step *= 2;
-    }
-    step
 }
 
 fn reserved_lie_in(pool: &PoolConfig) -> Result<(), Error> {

@@ -1,12 +1,16 @@
 //! Projects, keys and pools, as administrators make and unmake them.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
+use eip_testkit::eventually_async;
 use reqwest::{Method, StatusCode};
 use rstest::rstest;
 use serde_json::{Value, json};
 
 use crate::world::{Answer, Host, Store, World, container, read};
+
+const SOON: Duration = Duration::from_secs(30);
 
 async fn patch(world: &World, path: &str, body: Value) -> Answer {
     read(world.request(Method::PATCH, path).json(&body)).await
@@ -303,8 +307,20 @@ async fn a_map_counts_what_the_pool_counts_in_at_most_4096_cells(
     let sum = |what: &str| cells.iter().map(|cell| cell[what].as_u64().unwrap()).sum::<u64>();
     assert_eq!([sum("allocated"), sum("associated"), sum("quarantined")], [2, 1, 1]);
     assert_eq!(sum("size"), 1 << 22);
+    assert_eq!(
+        cells.iter().map(|cell| cell["first"].as_str()).collect::<BTreeSet<_>>().len(),
+        4096
+    );
     let (_, pool) = world.get("/pools/public").await;
     assert_eq!([&pool["allocated"], &pool["associated"], &pool["quarantined"]], [2, 1, 1]);
+    world.allocate().await;
+    // One that cost much is shown for a while, and says so.
+    let newer = async || {
+        let (_, now) = world.get("/pools/public/map").await;
+        let held = now["cells"].as_array().unwrap().iter().map(|one| one["allocated"].as_u64());
+        (now["as_of"] != map["as_of"] && held.map(Option::unwrap).sum::<u64>() == 3).then_some(())
+    };
+    eventually_async("a newer map", SOON, newer).await;
     made(&world, "/pools", json!({"name": "tiny", "ranges": ["203.0.113.0/30"]})).await;
     let (_, map) = world.get("/pools/tiny/map").await;
     assert_eq!(

@@ -83,6 +83,10 @@ impl ElasticIpFilter {
         }
         if let Some(name) = &self.name {
             list.add(" AND e.name = ?", values![Some(name)]);
+            if self.scope == Scope::Everything {
+                // The index on names begins with the project: one look for each of them.
+                list.add(" AND e.project IN (SELECT name FROM project)", values![]);
+            }
         }
         if let Some(pool) = &self.pool {
             list.add(" AND e.pool = ?", values![pool]);

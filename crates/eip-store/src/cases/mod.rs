@@ -17,6 +17,7 @@ mod inventory_diff;
 mod keys;
 mod mark_applied;
 mod mends;
+mod pool_map;
 pub(crate) mod pools;
 mod projects;
 mod release;
@@ -35,8 +36,8 @@ use self::pools::PoolChange;
 use async_trait::async_trait;
 use eip_model::{
     AllocationPeriod, AppliedReport, ClusterId, Counted, DesiredChanges, DesiredSet, ElasticIpId,
-    ElasticIpRef, Event, Generation, HostName, Instance, InventoryPart, Ipv4Range, KeyId, Mend,
-    PoolCell, PoolConfig, PoolName, Project, ProjectName, Traffic,
+    ElasticIpRef, Event, Generation, HostName, Instance, InventoryPart, KeyId, Mend, PoolCell,
+    PoolConfig, PoolName, Project, ProjectName, Traffic,
 };
 use jiff::Timestamp;
 use serde::Serialize;
@@ -254,8 +255,13 @@ impl<D: Database> Repository for Record<D> {
         done.map(|done| done.answer)
     }
 
-    async fn map_range(&self, range: Ipv4Range, step: u32) -> Result<Vec<PoolCell>, StoreError> {
-        self.database.look(pools::MapPool { range, step }).await
+    async fn map_pool(
+        &self,
+        pool: &PoolName,
+        blocks: &[(Ipv4Addr, u32)],
+    ) -> Result<Vec<PoolCell>, StoreError> {
+        let (pool, blocks) = (pool.clone(), blocks.to_vec());
+        self.database.read(pool_map::MapPool { pool, blocks }).await
     }
 
     async fn next_waking(&self, pool: &PoolName) -> Result<Option<Timestamp>, StoreError> {

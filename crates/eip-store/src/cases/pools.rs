@@ -1,13 +1,13 @@
 //! What administrators do with pools.
 
-use eip_model::{EventKind, Ipv4Range, Mode, PoolCell, PoolConfig, PoolName, ProjectName};
+use eip_model::{EventKind, Ipv4Range, Mode, PoolConfig, PoolName, ProjectName};
 use std::net::Ipv4Addr;
 
 use super::setup::{Pools, add_ranges, new_pool};
 use crate::error::Refusal;
 use crate::news::NewEvent;
 use crate::records::By;
-use crate::rows::{self, Cells, Wrong};
+use crate::rows::{self, Cells};
 use crate::transaction::{Failure, Tx, UseCase};
 use crate::value::{Value, values};
 
@@ -245,48 +245,5 @@ impl UseCase for DeletePool {
         let detail = "nothing of it was held".to_owned();
         tx.tell(NewEvent::about(EventKind::PoolDeleted, &self.by, detail).named(&self.name));
         wake_all(tx).await
-    }
-}
-
-#[derive(Debug)]
-pub(super) struct MapPool {
-    pub(super) range: Ipv4Range,
-    /// How many addresses a cell stands for.
-    pub(super) step: u32,
-}
-
-impl UseCase for MapPool {
-    /// The cells of one range in which there is anything.
-    type Answer = Vec<PoolCell>;
-    const DOING: &'static str = "draw the map of a pool";
-
-    async fn run<T: Tx>(&self, tx: &mut T) -> Result<Vec<PoolCell>, Failure> {
-        let (first, size) = (self.range.first(), self.range.size());
-        let found = tx
-            .rows(
-                "SELECT (e.address - $1) / $3 AS cell,
-                        sum(CASE WHEN e.released_at IS NULL THEN 1 ELSE 0 END) AS allocated,
-                        sum(CASE WHEN a.address IS NULL THEN 0 ELSE 1 END) AS associated,
-                        sum(CASE WHEN e.released_at IS NULL THEN 0 ELSE 1 END) AS quarantined
-                   FROM elastic_ip e
-                   LEFT JOIN association a ON a.address = e.address
-                  WHERE e.address >= $1 AND e.address < $1 + $2
-                  GROUP BY 1 ORDER BY 1",
-                values![i64::from(first.to_bits()), i64::from(size), i64::from(self.step)],
-            )
-            .await?;
-        let read = |row: &T::Row| -> Result<PoolCell, Wrong> {
-            let cell: u32 = row.number("cell")?;
-            let offset = cell.saturating_mul(self.step);
-            Ok(PoolCell {
-                first: Ipv4Addr::from_bits(first.to_bits().saturating_add(offset)),
-                size: self.step.min(size.saturating_sub(offset)),
-                allocated: row.number("allocated")?,
-                associated: row.number("associated")?,
-                quarantined: row.number("quarantined")?,
-            })
-        };
-        let cells = found.iter().map(read).collect::<Result<_, _>>();
-        Ok(cells.map_err(|e| e.within("elastic_ip"))?)
     }
 }
