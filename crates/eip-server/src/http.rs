@@ -16,6 +16,7 @@ use tracing::{debug, warn};
 
 use crate::api::{not_in_the_clear, too_many_connections};
 use crate::limits::Limits;
+use crate::patience::Patient;
 use crate::tls::Tls;
 
 /// How long requests in flight may take to end after the order to stop.
@@ -58,6 +59,7 @@ pub async fn serve(
         room: Arc::new(Semaphore::new(limits.connections)),
         door: Arc::new(Semaphore::new(TURNED_AWAY)),
         head: limits.head,
+        patience: limits.write,
         router,
     });
     let mut accepting = tokio::task::JoinSet::new();
@@ -90,7 +92,14 @@ struct Edge {
     room: Arc<Semaphore>,
     door: Arc<Semaphore>,
     head: Duration,
+    patience: Duration,
     router: Router,
+}
+
+impl Edge {
+    fn patient(&self, stream: TcpStream) -> Patient<TcpStream> {
+        Patient::new(stream, self.patience)
+    }
 }
 
 async fn accept(listener: Listener, edge: Arc<Edge>, stop: CancellationToken) -> GracefulShutdown {
@@ -117,7 +126,7 @@ async fn accept(listener: Listener, edge: Arc<Edge>, stop: CancellationToken) ->
         tokio::spawn(async move {
             match tls {
                 Some(tls) => handshake(stream, &tls, &edge, watcher).await,
-                None => speak(stream, &edge, watcher).await,
+                None => speak(edge.patient(stream), &edge, watcher).await,
             }
             drop(permit);
         });
@@ -154,7 +163,7 @@ async fn handshake(stream: TcpStream, tls: &Tls, edge: &Edge, watcher: Watcher) 
         if waiting > 0 && first != TLS_HANDSHAKE {
             return Ok(Err(stream));
         }
-        tls.acceptor().accept(stream).await.map(Ok)
+        tls.acceptor().accept(edge.patient(stream)).await.map(Ok)
     };
     match tokio::time::timeout(edge.head, greeted).await {
         Ok(Ok(Ok(stream))) => speak(stream, edge, watcher).await,

@@ -7,6 +7,7 @@ mod api;
 mod http;
 mod limits;
 mod metrics;
+mod patience;
 mod service;
 mod tls;
 

@@ -25,6 +25,8 @@ pub struct Limits {
     pub head: Duration,
     /// How long a body may take to arrive.
     pub body: Duration,
+    /// How long a client may take nothing of what is written to it; its connection is ended then.
+    pub write: Duration,
 }
 
 impl Default for Limits {
@@ -35,6 +37,7 @@ impl Default for Limits {
             connections: 4096,
             head: Duration::from_secs(15),
             body: Duration::from_secs(15),
+            write: Duration::from_secs(30),
         }
     }
 }

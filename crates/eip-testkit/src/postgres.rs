@@ -221,12 +221,7 @@ impl TestCluster {
     }
 
     async fn create(&self, name: &str) -> Result<()> {
-        let (client, connection) = tokio_postgres::connect(&self.url("postgres"), NoTls).await?;
-        let driving = tokio::spawn(connection);
-        client.batch_execute(&format!("CREATE DATABASE {name}")).await?;
-        drop(client);
-        driving.await??;
-        Ok(())
+        run(&self.url("postgres"), &format!("CREATE DATABASE {name}")).await
     }
 
     fn make(settings: &str, port: u16) -> Result<Self> {
@@ -234,6 +229,25 @@ impl TestCluster {
         let keeper = Keeper::start(KEEPER, &[&bin.display().to_string(), settings])?;
         Ok(Self { keeper, port })
     }
+}
+
+/// Runs statements in the database at this URL, behind the back of whoever uses it.
+///
+/// # Panics
+/// When the database does not answer, or refuses them.
+pub async fn execute(url: &str, statements: &str) {
+    if let Err(error) = run(url, statements).await {
+        panic!("cannot run {statements}: {error:#}");
+    }
+}
+
+async fn run(url: &str, statements: &str) -> Result<()> {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
+    let driving = tokio::spawn(connection);
+    client.batch_execute(statements).await?;
+    drop(client);
+    driving.await??;
+    Ok(())
 }
 
 /// Returns the folder of programs of the newest version that is installed.

@@ -156,7 +156,7 @@ impl Service {
                 if looks > MOST_LOOKS {
                     return Err(Error::Store(always_somebody_elses()));
                 }
-                self.look_for_free(&pool).await?;
+                self.look_for_free(name).await?;
                 continue;
             };
             let taken = self.allocator.holding(candidate);
@@ -176,8 +176,16 @@ impl Service {
     }
 
     /// Looks in the record for free addresses that the hint has not, or says that there are none.
-    async fn look_for_free(&self, pool: &PoolConfig) -> Result<(), Error> {
+    async fn look_for_free(&self, name: &PoolName) -> Result<(), Error> {
         self.end_quarantines().await.map_err(Error::Store)?;
+        // Another server may have given it more.
+        self.follow_pools().await?;
+        let Some(pool) = self.allocator.pool(name) else {
+            return Err(Error::PoolNotFound { pool: name.to_string() });
+        };
+        if pool.draining {
+            return Err(Error::PoolDraining { pool: pool.name });
+        }
         if self.allocator.has_free(&pool.name) {
             return Ok(());
         }

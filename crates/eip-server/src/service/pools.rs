@@ -1,8 +1,8 @@
 //! Pools: what there is in them, and what administrators do with them.
 
-use eip_model::{CreatePoolRequest, Pool, PoolConfig, PoolName, UpdatePoolRequest};
-use eip_store::{Page, PoolChange};
-use tracing::info;
+use eip_model::{CreatePoolRequest, Pool, PoolConfig, PoolName, UpdatePoolRequest, chain};
+use eip_store::{Page, PoolChange, PoolCounts};
+use tracing::{info, warn};
 
 use super::admin_error::explained;
 use super::inventory::part;
@@ -59,22 +59,12 @@ impl Service {
     }
 
     async fn counted(&self, config: PoolConfig) -> Result<Pool, Error> {
-        let counts = self.repository().pool_counts(&config.name).await.map_err(Error::Store)?;
-        let size = config.size();
-        Ok(Pool {
-            name: config.name,
-            ranges: config.ranges,
-            size,
-            allocated: counts.allocated,
-            associated: counts.associated,
-            quarantined: counts.quarantined,
-            free: size.saturating_sub(counts.allocated + counts.quarantined),
-            quarantine_seconds: config.quarantine_seconds,
-            mode: config.mode,
-            reserved: config.reserved,
-            projects: config.projects,
-            draining: config.draining,
-        })
+        let counts = self.counts(&config.name).await?;
+        Ok(shown(config, counts))
+    }
+
+    async fn counts(&self, pool: &PoolName) -> Result<PoolCounts, Error> {
+        self.repository().pool_counts(pool).await.map_err(Error::Store)
     }
 
     pub(crate) async fn make_pool(
@@ -94,7 +84,11 @@ impl Service {
         };
         if !(1..=MOST_RANGES).contains(&pool.ranges.len()) {
             let detail = format!("ranges are 1 to {MOST_RANGES}, not {}", pool.ranges.len());
-            return Err(Error::invalid(detail, "add more of them with PATCH"));
+            let hint = match pool.ranges.is_empty() {
+                true => "name one at least, as 203.0.113.0/24",
+                false => "add more of them with PATCH",
+            };
+            return Err(Error::invalid(detail, hint));
         }
         reserved_lie_in(&pool)?;
         let made = self.repository().make_pool(&terms, &pool, &caller.by()).await;
@@ -102,9 +96,14 @@ impl Service {
         let (config, repeated) = (made.answer, made.repeated);
         if !asked.dry_run {
             info!(key.id = %caller.key, pool = %config.name, "Made a pool");
-            self.follow_pools().await?;
+            self.follow_committed().await;
         }
-        let pool = self.counted(config).await?;
+        let pool = match self.repository().pool_counts(&config.name).await {
+            Ok(counts) => shown(config, counts),
+            Err(error) if repeated || asked.dry_run => return Err(Error::Store(error)),
+            // It is made; a pool that was just made has nothing in it.
+            Err(_) => shown(config, PoolCounts::default()),
+        };
         Ok(asked.done(pool, repeated))
     }
 
@@ -133,15 +132,16 @@ impl Service {
             draining: request.draining,
         };
         let terms = asked.terms(caller, &());
+        // What is in it is counted before: once it is changed, the answer is that it is.
+        let counts = self.counts(&before.name).await?;
         let by = caller.by();
         let changed = self.repository().change_pool(&terms, &before.name, &change, &by).await;
         let config = changed.map_err(|error| explained(error, "pool", before.name.as_str()))?;
         if !asked.dry_run {
             info!(key.id = %caller.key, pool = %config.name, "Changed a pool");
-            self.follow_pools().await?;
+            self.follow_committed().await;
         }
-        let pool = self.counted(config).await?;
-        Ok(asked.done(pool, false))
+        Ok(asked.done(shown(config, counts), false))
     }
 
     pub(crate) async fn delete_pool(
@@ -157,9 +157,17 @@ impl Service {
         deleted.map_err(|error| explained(error, "pool", name.as_str()))?;
         if !asked.dry_run {
             info!(key.id = %caller.key, pool = %name, "Deleted a pool");
-            self.follow_pools().await?;
+            self.follow_committed().await;
         }
         Ok(asked.done((), false))
+    }
+
+    /// Takes in what was committed just now. Should that fail, the next turn of [`Service::tend`] does it: the change is
+    /// made, and whoever asked for it is told so.
+    async fn follow_committed(&self) {
+        if let Err(error) = self.follow_pools().await {
+            warn!(error = %chain(&error), "Could not look at the pools after a change; will retry");
+        }
     }
 
     /// Takes in what the pools are now: another server may have changed them.
@@ -167,6 +175,25 @@ impl Service {
         let pools = self.repository().pools().await.map_err(Error::Store)?;
         self.allocator.follow(pools);
         Ok(())
+    }
+}
+
+/// A pool as callers see it.
+fn shown(config: PoolConfig, counts: PoolCounts) -> Pool {
+    let size = config.size();
+    Pool {
+        name: config.name,
+        ranges: config.ranges,
+        size,
+        allocated: counts.allocated,
+        associated: counts.associated,
+        quarantined: counts.quarantined,
+        free: size.saturating_sub(counts.allocated + counts.quarantined),
+        quarantine_seconds: config.quarantine_seconds,
+        mode: config.mode,
+        reserved: config.reserved,
+        projects: config.projects,
+        draining: config.draining,
     }
 }
 

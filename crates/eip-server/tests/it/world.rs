@@ -12,7 +12,7 @@ use eip_server::{ApiKey, ApiState, Guard, Limits, Listener, Sender, Service, Ser
 use eip_testkit::postgres::TestCluster;
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::Value;
-use tokio::net::TcpListener;
+use tokio::net::TcpSocket;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::ring};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -62,24 +62,30 @@ impl World {
 
     pub(crate) async fn with_pool(store: Store, range: &str) -> Self {
         let (url, folder) = store.fresh().await;
-        Self::serving(&url, range, folder, Limits::default(), None).await
+        Self::serving(&url, range, folder, Limits::default(), None, None).await
     }
 
     pub(crate) async fn with_limits(store: Store, limits: Limits) -> Self {
         let (url, folder) = store.fresh().await;
-        Self::serving(&url, "100.64.0.0/10", folder, limits, None).await
+        Self::serving(&url, "100.64.0.0/10", folder, limits, None, None).await
     }
 
     /// A server that is spoken to by TLS.
     pub(crate) async fn secured(store: Store, tls: Arc<Tls>, limits: Limits) -> Self {
         let (url, folder) = store.fresh().await;
-        Self::serving(&url, "100.64.0.0/10", folder, limits, Some(tls)).await
+        Self::serving(&url, "100.64.0.0/10", folder, limits, Some(tls), None).await
+    }
+
+    /// A server for whose answers the system has room for so many bytes only while nobody reads them.
+    pub(crate) async fn cramped(store: Store, limits: Limits, room: u32) -> Self {
+        let (url, folder) = store.fresh().await;
+        Self::serving(&url, "100.64.0.0/10", folder, limits, None, Some(room)).await
     }
 
     /// A server whose record is at this URL.
     pub(crate) async fn on(url: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        Self::serving(url, "100.64.0.0/10", folder, Limits::default(), None).await
+        Self::serving(url, "100.64.0.0/10", folder, Limits::default(), None, None).await
     }
 
     async fn serving(
@@ -88,6 +94,7 @@ impl World {
         folder: tempfile::TempDir,
         limits: Limits,
         tls: Option<Arc<Tls>>,
+        room: Option<u32>,
     ) -> Self {
         let repository = eip_store::open(url).await.unwrap();
         let default_pool = PoolConfig {
@@ -104,7 +111,12 @@ impl World {
         let service = Service::start(repository, config).await.unwrap();
         let key = ApiKey::generate();
         service.admit_admin(&key).await.unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let socket = TcpSocket::new_v4().unwrap();
+        if let Some(bytes) = room {
+            socket.set_send_buffer_size(bytes).unwrap();
+        }
+        socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let listener = socket.listen(1024).unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
         let stop = CancellationToken::new();
         let router = eip_server::router(ApiState::new(service.clone(), &limits, stop.clone()));
