@@ -369,5 +369,5 @@ pub trait Repository: Webhooks + std::fmt::Debug + Send + Sync + 'static {
         terms: &Terms,
         host: &HostName,
         by: &By,
-    ) -> Result<Acceptance, StoreError>;
+    ) -> Result<Settled<Acceptance>, StoreError>;
 }

@@ -8,7 +8,8 @@ use eip_model::{
     CreateWebhookRequest, UpdateWebhookRequest, Webhook, WebhookList, WebhookWithSecret,
 };
 
-use super::body::Segment;
+use super::body::{Params, Segment};
+use super::cursor::PageParams;
 use super::openapi::{DryRun, OnceHeader, problems};
 use super::{ApiState, body, finish};
 use crate::service::{Asked, Caller, Done, Error};
@@ -27,14 +28,18 @@ problems! {
 /// member. Not for a reader: a URL may hold what its receiver knows senders by.
 #[utoipa::path(
     get, path = "/webhooks", tag = "webhooks", operation_id = "list_webhooks",
-    responses((status = 200, description = "All webhooks.", body = WebhookList), Listing)
+    params(PageParams),
+    responses((status = 200, description = "A page of the webhooks.", body = WebhookList), Listing)
 )]
 pub(crate) async fn list(
     State(state): State<ApiState>,
     caller: Caller,
+    Params(params): Params<PageParams>,
 ) -> Result<Json<WebhookList>, Error> {
-    let items = state.service.webhooks(&caller, None, 500).await?;
-    Ok(Json(WebhookList { items, next_cursor: None }))
+    let (page, turn) = params.of("webhooks", &state)?;
+    let mut items = state.service.webhooks(&caller, page.after, page.limit).await?;
+    let next_cursor = turn.end(&mut items, |webhook| webhook.id);
+    Ok(Json(WebhookList { items, next_cursor }))
 }
 
 /// Show a webhook

@@ -196,9 +196,10 @@ impl Service {
         let host: HostName = named.parse().map_err(|_| unknown())?;
         let accepted = self.repository().accept_host(&terms, &host, &caller.by()).await;
         let about = About { target: &"", named: &named };
-        match accepted.map_err(|error| about.explain(error))? {
+        let accepted = accepted.map_err(|error| about.explain(error))?;
+        match accepted.answer {
             Acceptance::NoSuchHost => return Err(unknown()),
-            Acceptance::Accepted if !asked.dry_run => {
+            Acceptance::Accepted if !asked.dry_run && !accepted.repeated => {
                 warn!(%host, by = caller.actor(), "A host is to take what this record has");
                 self.signals.desired_changed(&host);
             }
@@ -206,7 +207,7 @@ impl Service {
         }
         let hosts = self.every_host().await?;
         let host = hosts.into_iter().find(|one| one.name == host).ok_or_else(unknown)?;
-        Ok(asked.done(host, false))
+        Ok(asked.done(host, accepted.repeated))
     }
 
     /// Returns the desired set of the caller's host as soon as it is not the one that it holds, or

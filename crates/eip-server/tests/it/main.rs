@@ -4,6 +4,7 @@
 mod agents;
 mod bad_input;
 mod edge;
+mod hang_up;
 mod history;
 mod isolation;
 mod listing;
@@ -16,6 +17,7 @@ mod races;
 mod readers;
 mod retrying;
 mod seed;
+mod standstill;
 mod stopping;
 mod stream;
 mod tenants;

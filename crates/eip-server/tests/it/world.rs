@@ -42,6 +42,8 @@ pub(crate) type Answer = (StatusCode, Value);
 
 pub(crate) struct World {
     pub(crate) base: String,
+    /// Of its record.
+    pub(crate) url: String,
     pub(crate) key: String,
     pub(crate) stop: CancellationToken,
     service: Arc<Service>,
@@ -127,6 +129,7 @@ impl World {
         let serving = tokio::spawn(eip_server::serve(listeners, router, limits, stop.clone()));
         Self {
             base,
+            url: url.to_owned(),
             key: key.expose().to_owned(),
             stop,
             service,
@@ -156,6 +159,7 @@ impl World {
     pub(crate) fn with_key(&self, key: &str) -> Self {
         Self {
             base: self.base.clone(),
+            url: self.url.clone(),
             key: key.to_owned(),
             stop: self.stop.clone(),
             service: self.service.clone(),

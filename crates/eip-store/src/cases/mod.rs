@@ -504,9 +504,8 @@ impl<D: Database> Repository for Record<D> {
         terms: &Terms,
         host: &HostName,
         by: &By,
-    ) -> Result<Acceptance, StoreError> {
+    ) -> Result<Settled<Acceptance>, StoreError> {
         let host = host.clone();
-        let done = self.carry_out(terms, by, |by| trust::AcceptHost { host, by }).await;
-        done.map(|done| done.answer)
+        self.carry_out(terms, by, |by| trust::AcceptHost { host, by }).await
     }
 }

@@ -1,7 +1,7 @@
 //! What administrators do: each change has one event, and what changes nothing has none.
 
 use eip_model::{EventKind, Generation, KeyId, PoolConfig, Role};
-use eip_store::{Acceptance, Ahead, NewApiKey, PoolChange, Terms};
+use eip_store::{Acceptance, Ahead, NewApiKey, Page, PoolChange, Terms};
 use rstest::rstest;
 
 use crate::world::{Kind, World, at, by, host, project};
@@ -90,7 +90,7 @@ async fn a_rehearsed_or_refused_change_has_no_event(
     let made = world.repo.make_api_key(&rehearsed, &key("k", member), "", None, "key:k1").await;
     made.unwrap();
     assert_eq!(world.repo.last_event().await.unwrap(), before);
-    let projects = world.repo.projects().await.unwrap();
+    let projects = world.repo.projects(&Page::WHOLE).await.unwrap();
     assert!(projects.iter().all(|one| !["brief", "fresh"].contains(&one.name.as_str())));
 }
 
@@ -103,11 +103,13 @@ async fn a_host_that_is_accepted_has_an_event_and_one_that_was_not_ahead_none(
     let (hv1, terms) = (host("hv1"), Terms::default());
     world.report("hv1", &[]).await;
     let before = world.repo.last_event().await.unwrap();
-    assert_eq!(world.repo.accept_host(&terms, &hv1, &by(5)).await.unwrap(), Acceptance::NotAhead);
+    let accept =
+        async |second| world.repo.accept_host(&terms, &hv1, &by(second)).await.unwrap().answer;
+    assert_eq!(accept(5).await, Acceptance::NotAhead);
     let ahead = Ahead { generation: Generation::new(900), cluster: None };
     world.repo.mark_ahead(&hv1, ahead, "it is ahead", at(6)).await.unwrap();
-    assert_eq!(world.repo.accept_host(&terms, &hv1, &by(7)).await.unwrap(), Acceptance::Accepted);
-    assert_eq!(world.repo.accept_host(&terms, &hv1, &by(8)).await.unwrap(), Acceptance::NotAhead);
+    assert_eq!(accept(7).await, Acceptance::Accepted);
+    assert_eq!(accept(8).await, Acceptance::NotAhead);
     let events = world.repo.events_after(before, 10).await.unwrap();
     let [event] = &events[..] else { panic!("{events:?}") };
     assert_eq!((event.kind, &event.host), (EventKind::HostAccepted, &Some(hv1)));

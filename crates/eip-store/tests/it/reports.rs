@@ -181,8 +181,14 @@ async fn what_was_accepted_is_not_noted_again_by_who_found_it_before(
         repo.mark_ahead(&hv1, ahead, "it is ahead", at(20)).await.unwrap();
         assert_eq!(repo.host_progress(&hv1).await.unwrap().ahead, Some(ahead));
         let terms = eip_store::Terms::default();
-        assert_eq!(repo.accept_host(&terms, &hv1, &by(9)).await.unwrap(), Acceptance::Accepted);
-        assert_eq!(repo.accept_host(&terms, &hv1, &by(9)).await.unwrap(), Acceptance::NotAhead);
+        assert_eq!(
+            repo.accept_host(&terms, &hv1, &by(9)).await.unwrap().answer,
+            Acceptance::Accepted
+        );
+        assert_eq!(
+            repo.accept_host(&terms, &hv1, &by(9)).await.unwrap().answer,
+            Acceptance::NotAhead
+        );
         repo.mark_ahead(&hv1, ahead, "it is ahead", at(21)).await.unwrap();
         assert_eq!(repo.host_progress(&hv1).await.unwrap().ahead, None, "{ahead:?}");
     }

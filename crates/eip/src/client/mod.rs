@@ -11,8 +11,7 @@ use std::time::Duration;
 
 use eip_model::{
     AllocateRequest, AssociateRequest, DataPlaneState, DisassociateRequest, ElasticIp,
-    ElasticIpPage, Host, HostList, HostName, Instance, InstanceId, InstanceList, Tags,
-    UpdateRequest,
+    ElasticIpPage, Host, HostList, Instance, InstanceId, InstanceList, Tags, UpdateRequest,
 };
 
 use crate::args::{self, Client, Global, Hosts, How, Instances};
@@ -68,18 +67,8 @@ pub(crate) async fn run(
             shown.elastic_ip(&after)?;
             in_force(&after, wait.seconds())
         }
-        Client::Instance(Instances::List) => {
-            let items = api.all("/instances", &[]).await?;
-            shown.instances(&InstanceList { items, next_cursor: None })
-        }
-        Client::Instance(Instances::Show { instance }) => {
-            shown.instance(&find::instance(&api, &instance).await?)
-        }
-        Client::Host(Hosts::List) => {
-            let items = api.all("/hosts", &[]).await?;
-            shown.hosts(&HostList { items, next_cursor: None })
-        }
-        Client::Host(Hosts::Accept { host }) => accept(&api, shown, &host).await,
+        Client::Instance(command) => instances(&api, shown, command).await,
+        Client::Host(command) => hosts(&api, shown, command).await,
         Client::Protect { elastic_ip } => protect(&api, shown, &elastic_ip, true).await,
         Client::Unprotect { elastic_ip } => protect(&api, shown, &elastic_ip, false).await,
         Client::History { address, at } => admin::history(&api, shown, address, at).await,
@@ -107,10 +96,25 @@ async fn protect(api: &Api, shown: Shown, named: &str, protected: bool) -> Resul
     shown.elastic_ip(&api.patch(&format!("/elastic-ips/{}", found.id), &request).await?)
 }
 
-async fn accept(api: &Api, shown: Shown, host: &HostName) -> Result<(), Failure> {
-    let path = format!("/hosts/{host}/accept");
-    let host = api.post::<Host>(&path, &serde_json::json!({})).await?;
-    shown.hosts(&HostList { items: vec![host], next_cursor: None })
+async fn instances(api: &Api, shown: Shown, command: Instances) -> Result<(), Failure> {
+    match command {
+        Instances::List => {
+            let items = api.all("/instances", &[]).await?;
+            shown.instances(&InstanceList { items, next_cursor: None })
+        }
+        Instances::Show { instance } => shown.instance(&find::instance(api, &instance).await?),
+    }
+}
+
+async fn hosts(api: &Api, shown: Shown, command: Hosts) -> Result<(), Failure> {
+    let items = match command {
+        Hosts::List => api.all("/hosts", &[]).await?,
+        Hosts::Accept { host } => {
+            let path = format!("/hosts/{host}/accept");
+            vec![api.post::<Host>(&path, &serde_json::json!({})).await?]
+        }
+    };
+    shown.hosts(&HostList { items, next_cursor: None })
 }
 
 /// Waits a moment until the service on this machine knows an instance, so that the next command can

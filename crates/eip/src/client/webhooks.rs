@@ -21,7 +21,10 @@ pub(super) async fn webhooks(api: &Api, shown: Shown, command: Webhooks) -> Resu
             let request = CreateWebhookRequest { url, project, name, kinds };
             shown.webhook_secret(&api.post::<WebhookWithSecret>("/webhooks", &request).await?)
         }
-        Webhooks::List => shown.webhooks(&api.get::<WebhookList>("/webhooks", &[]).await?),
+        Webhooks::List => {
+            let items = api.all("/webhooks", &[]).await?;
+            shown.webhooks(&WebhookList { items, next_cursor: None })
+        }
         Webhooks::Show { id } => shown.webhook(api.get::<Webhook>(&at(&id), &[]).await?),
         Webhooks::Set { id, changes } => {
             let kinds = match (changes.all_kinds, changes.kind) {
