@@ -47,7 +47,14 @@ pub(crate) struct Run {
 impl Bench {
     /// How to start a server whose released addresses do not sleep.
     pub(crate) fn program(&self, pool: &'static str) -> Program {
-        Program { path: self.eip.clone(), pool, quarantine: 0, compute: None, log: None }
+        Program {
+            path: self.eip.clone(),
+            pool,
+            quarantine: 0,
+            compute: None,
+            log: None,
+            rate_limit: 0,
+        }
     }
 
     /// Runs a burst against a server, counts what it cost, and tells it.

@@ -36,6 +36,8 @@ pub(crate) struct Program {
     pub(crate) compute: Option<String>,
     /// What is logged, if not what is logged unless told otherwise.
     pub(crate) log: Option<&'static str>,
+    /// How many requests a second a key of a project may make; 0 for any number, without counting them.
+    pub(crate) rate_limit: u32,
 }
 
 /// A server that runs until this is dropped.
@@ -54,7 +56,8 @@ impl Server {
         let mut command = mortal(&program.path);
         command
             .args(["serve", "--log-format", "json", "--pool", program.pool])
-            .args(["--quarantine", &program.quarantine.to_string(), "--rate-limit", "0"])
+            .args(["--quarantine", &program.quarantine.to_string()])
+            .args(["--rate-limit", &program.rate_limit.to_string()])
             .args(["--listen", &at.to_string(), "--database", &record.url, "--data-dir"])
             .arg(&record.folder)
             .env("EIP_BOOTSTRAP_KEY", KEY)
