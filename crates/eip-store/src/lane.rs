@@ -16,15 +16,12 @@ use crate::error::StoreError;
 use crate::home::Home;
 use crate::transaction::{Batch, Database, Outcome, Setback};
 
-/// How many commands one transaction settles at most.
-pub(crate) const BATCH: usize = 256;
-
 /// How many batches are under way at most.
 const DEPTH: usize = 2;
 
-/// How many times a command that stands behind another one goes into a next batch. The first of a
-/// batch is always settled, so more than a batch are needed by none that gets on at all.
-const TURNS: usize = 4 * BATCH;
+/// How many times a command that stands behind another one goes into a next batch, in batches. The first
+/// of a batch is always settled, so more than a batch are needed by none that gets on at all.
+const TURNS: usize = 4;
 
 /// How long the commands of one batch are tried apart. One that waits for a lock takes seconds.
 const APART: Duration = Duration::from_secs(10);
@@ -86,25 +83,42 @@ impl<B: Batch> Lane<B> {
         database: &Arc<D>,
         command: B,
     ) -> Result<B::Answer, StoreError> {
-        let (reply, answer) = oneshot::channel();
-        let start = {
-            let mut queue = self.lock();
+        let mut settled = self.settle_all(database, vec![command]).await;
+        settled.pop().unwrap_or_else(|| Err(given_up::<B>()))
+    }
+
+    /// Has all of them settled, and those that one batch can hold together. Returns what became of each,
+    /// in their order.
+    pub(crate) async fn settle_all<D: Database>(
+        &self,
+        database: &Arc<D>,
+        commands: Vec<B>,
+    ) -> Vec<Result<B::Answer, StoreError>> {
+        let waiter = |command| {
+            let (reply, answer) = oneshot::channel();
             let ticket = Ticket { turns: 0, keeps: Arc::clone(database) as _, reply };
-            queue.waiting.push_back(Waiter { command, ticket });
-            let crowded = queue.waiting.len() > BATCH;
-            let start = queue.running == 0 || (crowded && queue.running < DEPTH);
-            if start {
-                queue.running += 1;
-            }
-            start
+            (Waiter { command, ticket }, answer)
         };
-        if start {
+        let (waiters, answers): (Vec<_>, Vec<_>) = commands.into_iter().map(waiter).unzip();
+        for _ in 0..self.queue(waiters) {
             self.home.spawn(self.clone().run(Arc::downgrade(database)));
         }
-        answer.await.unwrap_or_else(|_| {
-            let source = Box::new(std::io::Error::other("it was given up on the way"));
-            Err(StoreError::Unavailable { doing: B::DOING, outcome_unknown: true, source })
-        })
+        let mut settled = Vec::with_capacity(answers.len());
+        for answer in answers {
+            settled.push(answer.await.unwrap_or_else(|_| Err(given_up::<B>())));
+        }
+        settled
+    }
+
+    /// Has them wait, and returns how many batches are to be begun.
+    fn queue(&self, waiters: Vec<Waiter<B>>) -> usize {
+        let mut queue = self.lock();
+        queue.waiting.extend(waiters);
+        let before = queue.running;
+        while queue.running == 0 || (queue.waiting.len() > B::MOST && queue.running < DEPTH) {
+            queue.running += 1;
+        }
+        queue.running - before
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue<B>> {
@@ -120,7 +134,7 @@ impl<B: Batch> Lane<B> {
             let settling = tokio::spawn(settle_all(database, Arc::clone(&commands), tickets));
             let Ok(settled) = settling.await else { continue };
             let (behind, done): (Vec<_>, Vec<_>) =
-                settled.into_iter().partition(Settled::goes_behind);
+                settled.into_iter().partition(Settled::goes_behind::<B>);
             if !behind.is_empty() {
                 let mut queue = self.lock();
                 for Settled { place, mut ticket, .. } in behind.into_iter().rev() {
@@ -139,7 +153,7 @@ impl<B: Batch> Lane<B> {
     /// Takes the next batch. Without any, whoever asked runs no more.
     fn next(&self) -> Option<Taken<B>> {
         let mut queue = self.lock();
-        let count = queue.waiting.len().min(BATCH);
+        let count = queue.waiting.len().min(B::MOST);
         if count == 0 {
             queue.running -= 1;
             return None;
@@ -157,8 +171,8 @@ type Reply<A> = (oneshot::Sender<Result<A, StoreError>>, Result<A, StoreError>);
 
 impl<A> Settled<A> {
     /// Whether the next batch has to settle it.
-    fn goes_behind(&self) -> bool {
-        matches!(self.outcome, Ok(Outcome::Again)) && self.ticket.turns < TURNS
+    fn goes_behind<B: Batch>(&self) -> bool {
+        matches!(self.outcome, Ok(Outcome::Again)) && self.ticket.turns < TURNS * B::MOST
     }
 
     /// Lets go of the database, and returns what is to be said to whom.
@@ -172,6 +186,11 @@ impl<A> Settled<A> {
         drop(self.ticket.keeps);
         (self.ticket.reply, answer)
     }
+}
+
+fn given_up<B: Batch>() -> StoreError {
+    let source = Box::new(std::io::Error::other("it was given up on the way"));
+    StoreError::Unavailable { doing: B::DOING, outcome_unknown: true, source }
 }
 
 fn lost<B: Batch>() -> StoreError {
@@ -261,7 +280,7 @@ async fn apart<D: Database, B: Batch>(
         };
         let settled = Settled { place, ticket, outcome };
         // The last is answered when the database is not needed any more.
-        if settled.goes_behind() || (left.is_empty() && late.is_empty()) {
+        if settled.goes_behind::<B>() || (left.is_empty() && late.is_empty()) {
             unanswered.push(settled);
         } else {
             let (reply, answer) = settled.let_go::<B>();

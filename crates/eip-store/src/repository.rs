@@ -164,6 +164,10 @@ pub trait Repository: Webhooks + std::fmt::Debug + Send + Sync + 'static {
     /// Says what [`Self::allocate`] would come to, and changes nothing.
     async fn rehearse_allocation(&self, new: &NewAllocation) -> Result<Allocated, StoreError>;
 
+    /// [`Self::associate`] for each of them, as one transaction where that can be. Returns what became of
+    /// each, in their order.
+    async fn associate_all(&self, commands: &[AssociateCommand]) -> Vec<Result<Wish, StoreError>>;
+
     /// [`Self::associate`] under terms. Refuses also with `PreconditionFailed` and
     /// `IdempotencyConflict`.
     async fn associate_under(

@@ -133,6 +133,8 @@ pub(crate) trait Batch: Clone + std::fmt::Debug + Send + Sync + 'static {
     const DOING: &'static str;
     /// Whether it only reads, and with one statement.
     const LOOKS: bool = false;
+    /// How many commands one transaction settles at most.
+    const MOST: usize = 256;
     /// One statement for PostgreSQL that does what is usual, a transaction of its own: a statement
     /// costs more than a row there. It gives a row, with the place `n`, for every command that it has
     /// carried out; those that it leaves alone are settled as everywhere.

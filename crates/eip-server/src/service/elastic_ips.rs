@@ -283,41 +283,18 @@ impl Service {
         request: &AssociateRequest,
         terms: &Terms,
     ) -> Result<Settled<Wish>, Error> {
-        let scope = caller.may_write()?;
-        if let Some(Some(network)) = &request.network
-            && !(1..=LONGEST_NETWORK).contains(&network.chars().count())
-        {
-            let detail = format!("network has 1 to {LONGEST_NETWORK} characters");
-            let hint = "leave it out for the one that it has, or send null for the instance's first \
-                        choice; GET /instances lists them";
-            return Err(Error::invalid(detail, hint));
-        }
-        // No database could be asked for it.
-        let texts = [Some(&request.instance_id), request.network.as_ref().and_then(Option::as_ref)];
-        if texts.into_iter().flatten().any(|text| text.contains('\0')) {
-            let hint = "GET /instances lists instances and their networks";
-            return Err(Error::invalid("nothing is called by a text with a NUL in it", hint));
-        }
-        let named = InstanceRef::parse(&request.instance_id);
-        let command = || AssociateCommand {
-            target,
-            scope: scope.clone(),
-            instance: named.clone(),
-            allow_reassociation: request.allow_reassociation,
-            mode: request.mode,
-            network: match &request.network {
-                None => NetworkWish::AsItIs,
-                Some(None) => NetworkWish::FirstChoice,
-                Some(Some(name)) => NetworkWish::Named(name.clone()),
-            },
-            actor: caller.actor(),
-            now: Timestamp::now(),
-        };
+        let command = association(caller, target, request)?;
+        let named = command.instance.clone();
+        let command = || AssociateCommand { now: Timestamp::now(), ..command.clone() };
         let settled = self.associate_when_seen(&named, terms, command).await?;
-        let wish = &settled.answer;
-        if terms.rehearse || settled.repeated {
-            return Ok(settled);
+        if !terms.rehearse && !settled.repeated {
+            self.tell_of(caller, &named, &settled.answer);
         }
+        Ok(settled)
+    }
+
+    /// Says that an association has been made, if it was, and wakes the hosts concerned.
+    pub(super) fn tell_of(&self, caller: &Caller, named: &InstanceRef, wish: &Wish) {
         if wish.changed {
             info!(
                 elastic_ip.id = %wish.elastic_ip, instance = %named, host = %wish.host,
@@ -325,7 +302,6 @@ impl Service {
             );
         }
         self.wake(wish);
-        Ok(settled)
     }
 
     /// Associates, giving an instance that was started a moment ago the time to be reported.
@@ -528,6 +504,43 @@ impl Service {
             }
         }
     }
+}
+
+/// Returns what a request to associate asks of the record.
+pub(super) fn association(
+    caller: &Caller,
+    target: ElasticIpRef,
+    request: &AssociateRequest,
+) -> Result<AssociateCommand, Error> {
+    let scope = caller.may_write()?;
+    if let Some(Some(network)) = &request.network
+        && !(1..=LONGEST_NETWORK).contains(&network.chars().count())
+    {
+        let detail = format!("network has 1 to {LONGEST_NETWORK} characters");
+        let hint = "leave it out for the one that it has, or send null for the instance's first \
+                    choice; GET /instances lists them";
+        return Err(Error::invalid(detail, hint));
+    }
+    // No database could be asked for it.
+    let texts = [Some(&request.instance_id), request.network.as_ref().and_then(Option::as_ref)];
+    if texts.into_iter().flatten().any(|text| text.contains('\0')) {
+        let hint = "GET /instances lists instances and their networks";
+        return Err(Error::invalid("nothing is called by a text with a NUL in it", hint));
+    }
+    Ok(AssociateCommand {
+        target,
+        scope,
+        instance: InstanceRef::parse(&request.instance_id),
+        allow_reassociation: request.allow_reassociation,
+        mode: request.mode,
+        network: match &request.network {
+            None => NetworkWish::AsItIs,
+            Some(None) => NetworkWish::FirstChoice,
+            Some(Some(name)) => NetworkWish::Named(name.clone()),
+        },
+        actor: caller.actor(),
+        now: Timestamp::now(),
+    })
 }
 
 /// Says why, if it was not, and frees the address in the hint unless it is or may be held.

@@ -7,14 +7,26 @@ use eip_model::{
     AssociateManyRequest, AssociateOne, AssociateRequest, ElasticIp, ElasticIpRef, Generation,
     HostName, MOST_AT_ONCE,
 };
-use eip_store::{Scope, Settled, Terms, Wish};
+use eip_store::{AssociateCommand, Scope, Settled, StoreError, Terms, Wish};
 use futures_util::future::join_all;
 use tokio::time::Instant;
 
-use super::elastic_ips::{SLOW_POLL, wait_for};
+use super::elastic_ips::{SLOW_POLL, association, wait_for};
+use super::error::About;
 use super::signals::Waiting;
 use super::terms::{Asked, Done, fingerprint, kept};
 use super::{Caller, Error, Service};
+
+/// One of many, as it is asked for.
+#[derive(Debug)]
+struct Item {
+    target: ElasticIpRef,
+    request: AssociateRequest,
+    terms: Terms,
+}
+
+/// What became of one that was settled with others.
+type First = (AssociateCommand, Result<Wish, StoreError>);
 
 type Wished = Result<(ElasticIpRef, Settled<Wish>, Terms), Error>;
 
@@ -37,15 +49,16 @@ impl Service {
             return Err(Error::invalid(detail, "send them in several requests"));
         }
         let count = associations.len();
-        let wish = |(at, one): (usize, AssociateOne)| async move {
+        let item = |(at, one): (usize, AssociateOne)| {
             let AssociateOne { elastic_ip, instance_id, mode, network } = one;
             let target = Error::or_reference(&elastic_ip)?;
             let request =
                 AssociateRequest { instance_id, allow_reassociation, mode, network, wait_seconds };
             let terms = asked.of_many(at).terms(caller, &what);
-            Ok((target, self.wish(caller, target, &request, &terms).await?, terms))
+            Ok(Item { target, request, terms })
         };
-        let wishes: Vec<Wished> = join_all(associations.into_iter().enumerate().map(wish)).await;
+        let items = associations.into_iter().enumerate().map(item).collect();
+        let wishes = self.wish_all(caller, items).await;
         let conflicts = |one: &Wished| matches!(one, Err(Error::IdempotencyConflict));
         if wishes.iter().any(conflicts) {
             return Err(Error::IdempotencyConflict);
@@ -62,6 +75,38 @@ impl Service {
         let outcome = |wished| self.outcome(wished, &scope, deadline, asked);
         let all = join_all(wishes.into_iter().map(outcome)).await;
         Ok(asked.done(all, repeated == count))
+    }
+
+    /// Records all of them: those that come without terms together, so that their hosts hear of them at
+    /// once. One whose instance is not known yet is given its time, as are the others.
+    async fn wish_all(&self, caller: &Caller, items: Vec<Result<Item, Error>>) -> Vec<Wished> {
+        let command = |item: &Result<Item, Error>| {
+            let item = item.as_ref().ok().filter(|item| item.terms.is_none())?;
+            association(caller, item.target, &item.request).ok()
+        };
+        let commands: Vec<Option<AssociateCommand>> = items.iter().map(command).collect();
+        let together: Vec<AssociateCommand> = commands.iter().flatten().cloned().collect();
+        let mut settled = self.repository().associate_all(&together).await.into_iter();
+        let firsts: Vec<_> = commands
+            .into_iter()
+            .map(|command| command.and_then(|command| Some((command, settled.next()?))))
+            .collect();
+        let wish = |(item, first): (Result<Item, Error>, Option<First>)| async move {
+            let Item { target, request, terms } = item?;
+            if let Some((command, outcome)) = first {
+                let named = &command.instance;
+                match outcome.map_err(|error| About { target: &target, named }.explain(error)) {
+                    Ok(wish) => {
+                        self.tell_of(caller, named, &wish);
+                        return Ok((target, Settled::first(wish), terms));
+                    }
+                    Err(error) if !error.is_of_the_instance() => return Err(error),
+                    Err(_) => {}
+                }
+            }
+            Ok((target, self.wish(caller, target, &request, &terms).await?, terms))
+        };
+        join_all(items.into_iter().zip(firsts).map(wish)).await
     }
 
     /// Says what is true now, or once another host has let go of the address.

@@ -26,7 +26,7 @@ struct Known {
     desired: Generation,
     observed: Generation,
     health: DataPlaneHealth,
-    /// More associations of it are not marked as applied than one transaction should mark.
+    /// More associations of it are not marked as applied than a report should mark.
     many: bool,
 }
 
@@ -121,7 +121,7 @@ async fn known<T: Tx>(
             "SELECT h.name, h.generation, h.observed_generation, h.health, h.health_reason,
                     (SELECT count(*) FROM (SELECT 1 FROM association a
                                             WHERE a.host = h.name AND a.applied_at IS NULL
-                                            LIMIT 5000) few) AS unmarked
+                                            LIMIT 201) few) AS unmarked
                FROM {given} JOIN host h ON h.name = given.name",
             Given::of(reports).with("name", |one| &one.host),
         )
@@ -131,7 +131,7 @@ async fn known<T: Tx>(
             desired: row.generation("generation")?,
             observed: row.generation("observed_generation")?,
             health: rows::health(row)?,
-            many: row.int("unmarked")?.is_some_and(|unmarked| unmarked >= mark_applied::AT_ONCE),
+            many: row.int("unmarked")?.is_some_and(|unmarked| unmarked > mark_applied::AT_REPORT),
         };
         Ok((row.parsed("name")?, known))
     };

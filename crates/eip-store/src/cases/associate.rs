@@ -30,8 +30,9 @@ impl Aims for AssociateCommand {
     }
 }
 
-/// Points elastic IPs that are pointed at nothing, and that no host is letting go of, at instances
-/// that are named by their ids, in mode `nat` and wherever the instance would have it.
+/// Points elastic IPs that no host is letting go of at instances that are named by their ids, in mode
+/// `nat` and wherever the instance would have it: those that are pointed at nothing, and those that may
+/// be moved, to instances that have none.
 ///
 /// Every instance that can take an elastic IP can be reached so.
 ///
@@ -40,7 +41,12 @@ impl Aims for AssociateCommand {
 ///
 /// What it reads is of the moment at which it began, and it may have waited for locks after that. An
 /// elastic IP that has changed meanwhile has another revision and drops out, and every change of an
-/// association or of what is letting go of an address counts the revision up.
+/// association or of what is letting go of an address counts the revision up. An instance that somebody
+/// else has got an elastic IP for meanwhile is passed over by the insert, and ends all of it at the update:
+/// then nothing has changed, and each is settled as everywhere.
+///
+/// What a CTE has is not joined with what another has by address: a planner that takes a batch for ten rows
+/// would compare each with each.
 const SWIFT: &str = "
     WITH wanted AS MATERIALIZED (
         SELECT given.*, r.first,
@@ -52,63 +58,90 @@ const SWIFT: &str = "
                e.id AS elastic_ip_id, e.project, e.pool, e.name, CAST(e.tags AS text) AS tags,
                e.allocated_at, e.released_at, e.revision, e.protected, i.id AS instance_id,
                i.name AS instance_name, i.project AS instance_project, i.host, i.state,
-               i.private_ip, i.unusable, i.vpc_id
+               i.private_ip, i.unusable, i.vpc_id, wanted.may_move, a.instance_id AS left_id,
+               a.host AS left_host, other.address AS other_address
           FROM wanted
           JOIN elastic_ip e
             ON e.address = wanted.place AND e.range_first = wanted.first
            AND (wanted.address >= 0 OR e.id = wanted.id)
           JOIN elastic_ip begun ON begun.address = e.address AND begun.revision = e.revision
           JOIN instance i ON i.id = wanted.instance_id
-         WHERE NOT EXISTS (SELECT 1 FROM association a WHERE a.address = e.address)
-           AND NOT EXISTS (SELECT 1 FROM letting_go l WHERE l.address = e.address)
+          LEFT JOIN association a ON a.address = e.address
+          LEFT JOIN association other ON other.instance_id = i.id
+         WHERE NOT EXISTS (SELECT 1 FROM letting_go l WHERE l.address = e.address)
          ORDER BY e.address FOR UPDATE OF e),
     fit AS MATERIALIZED (
         SELECT * FROM (SELECT *, count(*) OVER (PARTITION BY address) AS same_address,
                               count(*) OVER (PARTITION BY instance_id) AS same_instance
                          FROM asked) all_asked
-         WHERE same_address = 1 AND same_instance = 1
+         WHERE same_address = 1 AND same_instance = 1 AND other_address IS NULL
+           AND (left_id IS NULL OR may_move)
            AND released_at IS NULL AND (scope IS NULL OR scope = project)
            AND instance_project = project AND state = 'running' AND private_ip IS NOT NULL
            AND unusable IS NULL
            AND coalesce(mode, (SELECT p.mode FROM pool p WHERE p.name = pool)) = 'nat'),
     bumped AS (
         UPDATE host SET generation = host.generation + 1
-          FROM (SELECT DISTINCT host FROM fit ORDER BY host) f WHERE host.name = f.host
+          FROM (SELECT host FROM fit UNION SELECT left_host FROM fit ORDER BY host) f
+         WHERE host.name = f.host
         RETURNING host.name AS host, host.generation, host.observed_generation, host.health,
                   host.health_reason, host.last_seen_at),
     made AS (
         INSERT INTO association (address, instance_id, host, generation, associated_at)
         SELECT fit.address, fit.instance_id, fit.host, bumped.generation, fit.now
-          FROM fit JOIN bumped ON bumped.host = fit.host
+          FROM fit JOIN bumped ON bumped.host = fit.host WHERE fit.left_id IS NULL
         ON CONFLICT DO NOTHING
         RETURNING address),
+    moved AS (
+        UPDATE association
+           SET instance_id = fit.instance_id, host = fit.host, generation = bumped.generation,
+               associated_at = fit.now, applied_at = NULL, mode = 'nat', network = NULL
+          FROM fit JOIN bumped ON bumped.host = fit.host
+         WHERE association.address = fit.address AND association.instance_id = fit.left_id
+        RETURNING fit.*, bumped.generation, bumped.observed_generation, bumped.health,
+                  bumped.health_reason, bumped.last_seen_at),
+    done AS MATERIALIZED (
+        SELECT fit.*, bumped.generation, bumped.observed_generation, bumped.health,
+               bumped.health_reason, bumped.last_seen_at
+          FROM fit JOIN bumped ON bumped.host = fit.host
+         WHERE fit.address = ANY (ARRAY(SELECT address FROM made))
+        UNION ALL SELECT * FROM moved),
     turn AS MATERIALIZED (
-        SELECT array_agg(address) AS made, {lock}, {tell}((
+        SELECT count(*) AS count, {lock}, {tell}((
                SELECT CASE WHEN sum(length(host) + 1) > 7900 THEN '*'
                            ELSE coalesce(string_agg(host, ' '), '') END FROM bumped))
-          FROM made HAVING count(*) > 0),
+          FROM done HAVING count(*) > 0),
+    leaving AS (
+        INSERT INTO letting_go (address, host, generation)
+        SELECT moved.address, moved.left_host, bumped.generation
+          FROM moved JOIN bumped ON bumped.host = moved.left_host
+         WHERE moved.left_host <> moved.host
+        ON CONFLICT (address, host) DO UPDATE SET generation = excluded.generation),
+    mended AS (
+        DELETE FROM attachment_problem USING moved WHERE attachment_problem.address = moved.address),
     touched AS (
-        UPDATE elastic_ip SET revision = elastic_ip.revision + 1, updated_at = fit.now
-          FROM fit
-         WHERE elastic_ip.address = fit.address
-           AND fit.address = ANY (ARRAY(SELECT address FROM made))),
+        UPDATE elastic_ip SET revision = elastic_ip.revision + 1, updated_at = done.now
+          FROM done WHERE elastic_ip.address = done.address),
     told AS (
         INSERT INTO event (at, kind, project, elastic_ip_id, address, instance_id, instance_name,
                            host, actor)
-        SELECT fit.now, 'associated', fit.project, fit.elastic_ip_id, fit.address, fit.instance_id,
-               fit.instance_name, fit.host, fit.actor
-          FROM turn CROSS JOIN fit WHERE fit.address = ANY (turn.made))
-    SELECT fit.n, fit.address, fit.elastic_ip_id AS id, fit.project, fit.pool, fit.name, fit.tags,
-           fit.allocated_at, fit.revision, fit.protected, fit.instance_id, fit.instance_name, fit.private_ip,
-           fit.vpc_id, fit.host, bumped.generation, bumped.observed_generation, bumped.health,
-           bumped.health_reason, bumped.last_seen_at
-      FROM turn CROSS JOIN fit JOIN bumped ON bumped.host = fit.host
-     WHERE fit.address = ANY (turn.made)";
+        SELECT done.now, CASE WHEN done.left_id IS NULL THEN 'associated' ELSE 'moved' END,
+               done.project, done.elastic_ip_id, done.address, done.instance_id,
+               done.instance_name, done.host, done.actor
+          FROM turn CROSS JOIN done)
+    SELECT done.n, done.address, done.elastic_ip_id AS id, done.project, done.pool, done.name,
+           done.tags, done.allocated_at, done.revision, done.protected, done.instance_id,
+           done.instance_name, done.private_ip, done.vpc_id, done.host, done.left_host,
+           done.generation, done.observed_generation, done.health, done.health_reason,
+           done.last_seen_at
+      FROM turn CROSS JOIN done";
 
 impl Batch for AssociateCommand {
     type Answer = Wish;
     const DOING: &'static str = "associate an elastic IP";
     const SWIFT: Option<&'static str> = Some(SWIFT);
+    /// As many as one request may be about: its hosts hear of them at once.
+    const MOST: usize = eip_model::MOST_AT_ONCE;
 
     fn about(&self) -> Option<String> {
         Some(format!("{:?}", self.target))
@@ -122,6 +155,7 @@ impl Batch for AssociateCommand {
                 InstanceRef::Id(_) | InstanceRef::Name { .. } => None,
             })
             .with("mode", |(_, one)| one.mode.map(|mode| mode.as_str()))
+            .with("may_move", |(_, one)| one.allow_reassociation)
             .with("now", |(_, one)| one.now)
             .with("actor", |(_, one)| one.actor.as_str())
             .into()
@@ -129,7 +163,10 @@ impl Batch for AssociateCommand {
 
     fn swift_answer(&self, row: &impl Cells) -> Result<Wish, StoreError> {
         let read = || -> Result<_, Wrong> {
-            let (held, host) = (read_held(row)?, Bumped::read(row)?);
+            let (held, at) = (read_held(row)?, Bumped::read(row)?);
+            let host: HostName = row.parsed("host")?;
+            let left: Option<HostName> = row.maybe("left_host")?;
+            let left = left.filter(|left| *left != host);
             let association = AssociationRecord {
                 instance_id: InstanceId::new(row.id("instance_id")?),
                 instance_name: row.words("instance_name")?,
@@ -137,17 +174,17 @@ impl Batch for AssociateCommand {
                 vpc_id: row.text("vpc_id")?,
                 mode: Mode::Nat,
                 network: None,
-                host: row.parsed("host")?,
-                view: host.view(self.now, None),
+                host,
+                view: at.view(self.now, left.clone()),
             };
-            Ok((held, host, association))
+            Ok((held, at.generation, left, association))
         };
-        let (held, host, association) = read().map_err(|e| e.within("elastic_ip"))?;
+        let (held, generation, left, association) = read().map_err(|e| e.within("elastic_ip"))?;
         Ok(Wish {
             elastic_ip: held.id,
             host: association.host.clone(),
-            generation: host.generation,
-            previous_host: None,
+            generation,
+            previous_host: left,
             changed: true,
             record: Some(held.changed(self.now, Some(association))),
         })

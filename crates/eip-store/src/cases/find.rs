@@ -29,6 +29,8 @@ impl Batch for FindElasticIp {
     type Answer = Option<ElasticIpRecord>;
     const DOING: &'static str = "find an elastic IP";
     const LOOKS: bool = true;
+    /// As many as one request may be about.
+    const MOST: usize = eip_model::MOST_AT_ONCE;
 
     async fn settle<T: Tx>(
         tx: &mut T,

@@ -8,8 +8,10 @@ use crate::rows;
 use crate::transaction::{Failure, Tx, UseCase};
 use crate::value::values;
 
+/// A report marks no more than these itself: whoever waits for what it says waits for that, too.
+pub(super) const AT_REPORT: i64 = 200;
 /// So many go into one transaction: others wait for it no longer than they notice.
-pub(super) const AT_ONCE: i64 = 5_000;
+const AT_ONCE: i64 = 5_000;
 
 #[derive(Debug)]
 pub(super) struct MarkApplied {

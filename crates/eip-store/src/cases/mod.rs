@@ -277,6 +277,12 @@ impl<D: Database> Repository for Record<D> {
         terms::rehearse(&*self.database, terms::Alone(new)).await
     }
 
+    async fn associate_all(&self, commands: &[AssociateCommand]) -> Vec<Result<Wish, StoreError>> {
+        let cut = |one: &AssociateCommand| AssociateCommand { now: micros(one.now), ..one.clone() };
+        let commands = commands.iter().map(cut).collect();
+        self.associating.settle_all(&self.database, commands).await
+    }
+
     async fn associate_under(
         &self,
         terms: &Terms,

@@ -18,6 +18,7 @@ mod inventory;
 mod listing;
 mod locks;
 mod modes;
+mod moving;
 mod once;
 mod opening;
 mod outages;
