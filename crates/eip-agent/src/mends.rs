@@ -73,7 +73,7 @@ pub(crate) async fn tell_mends(mends: Arc<Mends>, server: ServerLink, stop: Canc
 fn pause(error: &LinkError) -> Duration {
     match error {
         LinkError::Refused { status, .. } if status.is_client_error() => LONG_RETRY,
-        LinkError::Refused { .. } | LinkError::Unreached(_) => RETRY,
+        LinkError::Refused { .. } | LinkError::Unreached(_) | LinkError::Garbled(_) => RETRY,
     }
 }
 

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::server::{Ask, Fetched, ServerLink};
+use crate::server::{Ask, DEADLINE, Fetched, LinkError, REPORT_DEADLINE, ServerLink};
 use crate::{FIRST_RETRY, LONGEST_RETRY};
 
 /// How long a question for a new desired set stays open, in seconds.
@@ -26,10 +26,14 @@ pub(crate) async fn pull(
     let mut retry = FIRST_RETRY;
     let mut trouble: Option<String> = None;
     let mut ask = Ask::ForChanges;
+    let mut late = false;
     loop {
         let known = desired.borrow().as_ref().map(|set| (set.cluster_id, set.generation));
-        let asked = server.desired(known, ask, LONG_POLL_SECONDS);
+        // All of it may be very much. To who has it, a server that says nothing is one to be asked again.
+        let patience = if known.is_none() || late { REPORT_DEADLINE } else { DEADLINE };
+        let asked = server.desired(known, ask, LONG_POLL_SECONDS, patience);
         let Some(answer) = stop.run_until_cancelled(asked).await else { return };
+        late = answer.as_ref().is_err_and(LinkError::is_late);
         let pause = match answer {
             Ok(fetched) => {
                 if trouble.take().is_some() {

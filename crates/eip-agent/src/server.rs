@@ -4,16 +4,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use eip_model::{AppliedReport, ClusterId, DesiredNews, Generation};
-use reqwest::header::{HeaderMap, HeaderValue};
+use eip_model::{AppliedReport, ClusterId, DesiredNews, DesiredSet, Generation, PACKED};
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
 use serde::Serialize;
 
 use crate::dial::{ServerAddress, Unreached};
 
 /// How long a question may take to be answered, and a report to be taken in: it may be about very many.
-const DEADLINE: Duration = Duration::from_secs(10);
-const REPORT_DEADLINE: Duration = Duration::from_secs(60);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
+pub(crate) const REPORT_DEADLINE: Duration = Duration::from_secs(60);
 
 /// Where the server is, and the key of this host.
 #[derive(Debug, Clone)]
@@ -56,6 +56,8 @@ pub(crate) enum LinkError {
     Unreached(Unreached),
     #[error("the server answered {status}: {body}")]
     Refused { status: StatusCode, body: String },
+    #[error("the desired set that the server answered with cannot be read: {0}")]
+    Garbled(String),
 }
 
 impl From<reqwest::Error> for LinkError {
@@ -71,14 +73,20 @@ impl LinkError {
             Self::Refused { status, .. } => {
                 [StatusCode::NOT_FOUND, StatusCode::METHOD_NOT_ALLOWED].contains(status)
             }
-            Self::Unreached(_) => false,
+            Self::Unreached(_) | Self::Garbled(_) => false,
         }
+    }
+
+    /// Whether there was no answer in time.
+    pub(crate) const fn is_late(&self) -> bool {
+        matches!(self, Self::Unreached(Unreached::Late))
     }
 
     /// What whoever reads of it can do.
     pub(crate) fn hint(&self) -> &'static str {
         match self {
             Self::Unreached(why) => why.hint(),
+            Self::Garbled(_) => "agent and server may be of different versions",
             Self::Refused { status, .. } => match *status {
                 StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
                     "the server does not know the key of this agent: make one with eip key create"
@@ -113,12 +121,14 @@ impl ServerLink {
         Ok(Self { client, address, acknowledged: Arc::default(), in_doubt: Arc::default() })
     }
 
-    /// Waits up to `seconds` for a desired set that is not the known one.
+    /// Waits up to `seconds` for a desired set that is not the known one, and for as long as `patience` to
+    /// be told it.
     pub(crate) async fn desired(
         &self,
         known: Option<(ClusterId, Generation)>,
         ask: Ask,
         seconds: u64,
+        patience: Duration,
     ) -> Result<Fetched, LinkError> {
         let mut query = vec![("wait_seconds", seconds.to_string())];
         if let Some((cluster, known)) = known {
@@ -126,11 +136,17 @@ impl ServerLink {
             query.push(("acknowledged", self.acknowledged().to_string()));
         }
         query.push(("changes", (ask == Ask::ForChanges).to_string()));
+        query.push(("packed", true.to_string()));
         let request = self.client.get(self.at("desired")).query(&query);
-        let deadline = DEADLINE + Duration::from_secs(seconds);
+        let deadline = patience + Duration::from_secs(seconds);
         let answer = self.accepted(request.timeout(deadline)).await?;
+        let packed = answer.headers().get(CONTENT_TYPE).is_some_and(|kind| kind == PACKED);
         match answer.status() {
             StatusCode::NO_CONTENT => Ok(Fetched::Unchanged),
+            _ if packed => {
+                let set = DesiredSet::unpack(&answer.bytes().await?);
+                Ok(Fetched::News(DesiredNews::Whole(set.map_err(LinkError::Garbled)?)))
+            }
             _ => Ok(Fetched::News(match ask {
                 Ask::ForChanges => answer.json().await?,
                 Ask::ForAll => DesiredNews::Whole(answer.json().await?),

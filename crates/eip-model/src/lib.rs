@@ -20,6 +20,7 @@ mod mend;
 mod mode;
 mod names;
 mod network;
+mod packed;
 mod plan;
 mod pool;
 mod problem;
@@ -58,6 +59,7 @@ pub use mend::{LONGEST_MEND, MENDS_KEPT, Mend, MendReport};
 pub use mode::{InstanceInterface, InvalidMac, MacAddress, Mode};
 pub use names::{HostName, InvalidName, Label, PoolName, ProjectName, Tags, TagsError};
 pub use network::LocalNetwork;
+pub use packed::PACKED;
 pub use plan::{
     AliasTarget, Change, Instances, Resolution, Speaker, Surroundings, changes, resolve,
 };

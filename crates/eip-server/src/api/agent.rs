@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use eip_model::{
-    AppliedReport, ClusterId, DesiredNews, Generation, InventoryPart, InventoryReport,
-    InventoryScope, MendReport, TrafficReport,
+    AppliedReport, ClusterId, DesiredNews, DesiredSet, Generation, InventoryPart, InventoryReport,
+    InventoryScope, MendReport, PACKED, TrafficReport,
 };
 use serde::Deserialize;
+use tracing::error;
 
 use super::body::{AgentJson, Params};
 use super::{ApiState, finish};
@@ -27,7 +29,7 @@ pub(crate) struct AppliedParams {
     acknowledged: u64,
 }
 
-/// `?cluster=UUID&known=GENERATION&acknowledged=GENERATION&changes=true&wait_seconds=N`, and what newer agents say.
+/// `?cluster=UUID&known=GENERATION&acknowledged=GENERATION&changes=true&packed=true&wait_seconds=N`, and what newer agents say.
 #[derive(Debug, Deserialize)]
 pub(crate) struct DesiredParams {
     cluster: Option<ClusterId>,
@@ -36,6 +38,8 @@ pub(crate) struct DesiredParams {
     acknowledged: u64,
     #[serde(default)]
     changes: bool,
+    #[serde(default)]
+    packed: bool,
     #[serde(default)]
     wait_seconds: u64,
 }
@@ -89,7 +93,8 @@ pub(crate) async fn mends(
 }
 
 /// 200 with the desired set as soon as it is not the known one, 204 when the wait is over. An agent
-/// that asks for changes is told which of the two it gets: they, or the whole set.
+/// that asks for changes is told which of the two it gets: they, or the whole set. One that takes it packed
+/// gets a whole set so ([`PACKED`]).
 pub(crate) async fn desired(
     State(state): State<ApiState>,
     caller: Caller,
@@ -105,10 +110,20 @@ pub(crate) async fn desired(
     let set = state.service.await_desired(&caller, &holds, wait);
     match state.stop.run_until_cancelled(set).await {
         Some(set) => Ok(match set? {
+            Some(DesiredNews::Whole(set)) if params.packed => packed(set).await?,
             Some(news) if params.changes => axum::Json(news).into_response(),
             Some(DesiredNews::Whole(set)) => axum::Json(set).into_response(),
             Some(DesiredNews::Changes(_)) | None => StatusCode::NO_CONTENT.into_response(),
         }),
         None => Err(Error::Stopping),
     }
+}
+
+async fn packed(set: DesiredSet) -> Result<Response, Error> {
+    let bytes = tokio::task::spawn_blocking(move || set.pack()).await;
+    let bytes = bytes.map_err(|_| Error::Internal)?.map_err(|why| {
+        error!(why, "Could not pack a desired set");
+        Error::Internal
+    })?;
+    Ok(([(CONTENT_TYPE, PACKED)], bytes).into_response())
 }

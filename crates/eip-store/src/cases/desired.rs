@@ -1,6 +1,6 @@
 //! What should be in force on a host, and how far it has come.
 
-use eip_model::{ClusterId, DesiredChanges, DesiredSet, Generation, HostName};
+use eip_model::{Attachment, ClusterId, DesiredChanges, DesiredSet, Generation, HostName};
 
 use super::trust::ReadProgress;
 use crate::records::HostRecord;
@@ -56,6 +56,9 @@ const ATTACHMENTS: &str = "
        AND NOT EXISTS (SELECT 1 FROM letting_go l
                         WHERE l.address = a.address AND l.host <> a.host)";
 
+/// So many are read at a time: the database keeps its patience, and their rows little memory.
+const PAGE: i64 = 50_000;
+
 #[derive(Debug)]
 pub(super) struct ReadDesiredSet {
     pub(super) cluster_id: ClusterId,
@@ -69,15 +72,27 @@ impl UseCase for ReadDesiredSet {
     async fn run<T: Tx>(&self, tx: &mut T) -> Result<DesiredSet, Failure> {
         let progress = ReadProgress { host: self.host.clone() }.run(tx).await?;
         let ranges = tx.rows(RANGES, values![]).await?;
-        let all = format!("{ATTACHMENTS} ORDER BY a.address");
-        let attachments = tx.rows(&all, values![&self.host]).await?;
+        let page = format!("{ATTACHMENTS} AND a.address > $2 ORDER BY a.address LIMIT $3");
+        let mut attachments: Vec<Attachment> = Vec::new();
+        loop {
+            // -1 stands before the first address.
+            let last = attachments.last().map_or(-1, |one| i64::from(one.public_ip.to_bits()));
+            let found = tx.rows(&page, values![&self.host, last, PAGE]).await?;
+            let whole = i64::try_from(found.len()).is_ok_and(|found| found < PAGE);
+            for row in &found {
+                attachments.push(rows::attachment(row)?);
+            }
+            if whole {
+                break;
+            }
+        }
         Ok(DesiredSet {
             cluster_id: self.cluster_id,
             host: self.host.clone(),
             generation: progress.desired,
             replaces: progress.accepted,
             ranges: ranges.iter().map(rows::range).collect::<Result<_, _>>()?,
-            attachments: attachments.iter().map(rows::attachment).collect::<Result<_, _>>()?,
+            attachments,
         })
     }
 }
