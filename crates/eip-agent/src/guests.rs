@@ -6,7 +6,7 @@
 //! the instance knows of it.
 
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,6 +48,9 @@ pub(crate) struct Known<'w> {
 pub(crate) struct Guests {
     backends: BTreeMap<Backend, Place>,
     all: BTreeMap<InstanceId, Guest>,
+    /// Those of them that have, or had, an elastic IP on an interface: nothing is to be said of the others,
+    /// and of them there may be very many.
+    in_earnest: BTreeSet<InstanceId>,
     /// What was wanted last, and of which instances.
     aliases: OrdMap<Ipv4Addr, AliasTarget>,
     instances: Instances,
@@ -58,8 +61,11 @@ pub(crate) struct Guests {
     stopped: BTreeSet<InstanceId>,
     /// When those that nobody sees to now are to be seen to. May have one too early, which is found then.
     due: BTreeSet<(Instant, InstanceId)>,
-    /// The instances that have been looked at for what an earlier run left there.
+    /// The instances that have been looked at for what an earlier run left there, or will be.
     swept: BTreeSet<InstanceId>,
+    /// Those that will be, one by one, and when the next is. There may be very many.
+    to_sweep: VecDeque<InstanceId>,
+    sweep_at: Instant,
     ranges: Vec<Ipv4Range>,
     tell: mpsc::UnboundedSender<News>,
     told: mpsc::UnboundedReceiver<News>,
@@ -125,6 +131,7 @@ impl Guests {
         Self {
             backends: backends.iter().map(place).collect(),
             all: BTreeMap::new(),
+            in_earnest: BTreeSet::new(),
             aliases: OrdMap::new(),
             instances: Instances::new(),
             lives: OrdMap::new(),
@@ -132,6 +139,8 @@ impl Guests {
             stopped: BTreeSet::new(),
             due: BTreeSet::new(),
             swept: BTreeSet::new(),
+            to_sweep: VecDeque::new(),
+            sweep_at: Instant::now(),
             ranges: Vec::new(),
             tell,
             told,
@@ -157,7 +166,7 @@ impl Guests {
                 None if self.all.get(&id).is_some_and(|guest| guest.busy) => {
                     self.stopped.insert(id);
                 }
-                None => drop(self.all.remove(&id)),
+                None => self.forget(id),
             }
         }
         self.start_what_is_due();
@@ -177,6 +186,9 @@ impl Guests {
             guest.by_chance &= wish.alias.is_none();
             guest.wish = wish;
             guest.standing = Standing::New;
+        }
+        if !guest.by_chance {
+            self.in_earnest.insert(id);
         }
         self.due.extend(guest.due(Instant::now()).map(|due| (due, id)));
     }
@@ -228,8 +240,8 @@ impl Guests {
     /// earlier run may have been ended before it could take off what it had put there. The first at once,
     /// and a great many one by one: the host silences what is there.
     fn look_for_leftovers(&mut self, changed: &BTreeSet<InstanceId>, known: Known<'_>) {
-        let mut look_at = Instant::now();
-        let mut looks = 0;
+        let idle = self.to_sweep.is_empty();
+        let mut at_once = AT_FIRST;
         for id in changed {
             let Some(report) = known.instances.get(id) else {
                 self.swept.remove(id);
@@ -238,31 +250,55 @@ impl Guests {
             let place = self.backends.get(&report.backend);
             let is_free = place.is_some_and(|place| place.backend.looks_freely());
             // Without a life it is known from an earlier run alone.
-            let life = known.lives.get(id).copied();
-            let Some(life) = life.filter(|_| is_free && is_within_reach(report)) else { continue };
-            if !self.swept.insert(*id) {
+            let lives = known.lives.contains_key(id);
+            if !(is_free && lives && is_within_reach(report) && self.swept.insert(*id)) {
                 continue;
             }
-            let wish = Wish { backend: report.backend, life, alias: None };
-            if let Entry::Vacant(place) = self.all.entry(*id) {
-                looks += 1;
-                if looks > AT_FIRST {
-                    look_at += LATER;
+            match at_once.checked_sub(1) {
+                Some(left) => {
+                    at_once = left;
+                    self.look_for_leftovers_on(*id);
                 }
-                let standing = Standing::Settled { look_at };
-                place.insert(Guest { by_chance: true, standing, ..Guest::new(wish) });
-                self.due.insert((look_at, *id));
+                None => self.to_sweep.push_back(*id),
             }
         }
+        if idle {
+            self.sweep_at = Instant::now() + LATER;
+        }
+    }
+
+    /// Has an instance looked at that is not seen to anyway.
+    fn look_for_leftovers_on(&mut self, id: InstanceId) {
+        let (Some(report), Some(life)) = (self.instances.get(&id), self.lives.get(&id)) else {
+            return;
+        };
+        if !is_within_reach(report) {
+            self.swept.remove(&id);
+            return;
+        }
+        let wish = Wish { backend: report.backend, life: *life, alias: None };
+        if let Entry::Vacant(place) = self.all.entry(id) {
+            let look_at = Instant::now();
+            let standing = Standing::Settled { look_at };
+            place.insert(Guest { by_chance: true, standing, ..Guest::new(wish) });
+            self.due.insert((look_at, id));
+        }
+    }
+
+    /// When there is something to do next.
+    fn next_due(&self) -> Option<Instant> {
+        let due = self.due.first().map(|(due, _)| *due);
+        let sweep = (!self.to_sweep.is_empty()).then_some(self.sweep_at);
+        due.into_iter().chain(sweep).min()
     }
 
     /// Waits until there is something else to be said of a guest. Sees to guests meanwhile.
     pub(crate) async fn changed(&mut self) {
         loop {
-            let due = self.due.first().copied();
+            let due = self.next_due();
             let due = async {
                 match due {
-                    Some((due, _)) => tokio::time::sleep_until(due).await,
+                    Some(due) => tokio::time::sleep_until(due).await,
                     None => std::future::pending().await,
                 }
             };
@@ -286,11 +322,17 @@ impl Guests {
     /// Says what is in the way of attachments: an elastic IP that is not yet on its instance's interface, or
     /// another one that is still there.
     pub(crate) fn problems(&self, desired: &Desired) -> Vec<AttachmentProblem> {
-        let problem = |(id, guest): (&InstanceId, &Guest)| {
-            let (kind, reason) = guest.problem()?;
+        let problem = |id: &InstanceId| {
+            let (kind, reason) = self.all.get(id)?.problem()?;
             Some(AttachmentProblem { public_ip: desired.address_of(*id)?, kind, reason })
         };
-        self.all.iter().filter_map(problem).collect()
+        self.in_earnest.iter().filter_map(problem).collect()
+    }
+
+    /// Sees to it no more.
+    fn forget(&mut self, id: InstanceId) {
+        self.all.remove(&id);
+        self.in_earnest.remove(&id);
     }
 
     /// Takes in what has come of a guest. Returns whether something else is to be said of it.
@@ -323,13 +365,13 @@ impl Guests {
         match outcome {
             // Nothing is left to be done, or nothing is there any more.
             Ok(()) | Err(GuestError::Gone) if wish.alias.is_none() => {
-                self.all.remove(&id);
+                self.forget(id);
                 return before.is_some();
             }
             // What may be there after all is silenced by the host.
             Err(error) if guest.by_chance => {
                 debug!(instance = %id, %error, "Could not look at an instance's interfaces");
-                self.all.remove(&id);
+                self.forget(id);
                 return before.is_some();
             }
             Ok(()) => {
@@ -348,6 +390,12 @@ impl Guests {
 
     fn start_what_is_due(&mut self) {
         let now = Instant::now();
+        while self.sweep_at <= now
+            && let Some(id) = self.to_sweep.pop_front()
+        {
+            self.sweep_at += LATER;
+            self.look_for_leftovers_on(id);
+        }
         while let Some((_, id)) = self.due.first().copied().filter(|(due, _)| *due <= now) {
             self.due.pop_first();
             let Some(guest) = self.all.get_mut(&id) else { continue };
@@ -440,159 +488,4 @@ impl Guest {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::{Mutex, PoisonError};
-
-    use async_trait::async_trait;
-    use eip_compute::Sight;
-    use eip_model::{Attachment, ClusterId, DesiredSet, ElasticIpId, Generation};
-    use tokio::sync::watch;
-    use tokio_util::sync::CancellationToken;
-    use uuid::Uuid;
-
-    use super::*;
-
-    const PUBLIC: Ipv4Addr = Ipv4Addr::new(100, 64, 0, 1);
-
-    /// A backend whose guests end what they have begun when they may.
-    #[derive(Debug, Default)]
-    struct Slow {
-        begun: Mutex<Vec<(u128, Option<Ipv4Addr>)>>,
-        may_end: watch::Sender<usize>,
-    }
-
-    impl Slow {
-        fn begun(&self) -> Vec<(u128, Option<Ipv4Addr>)> {
-            self.begun.lock().unwrap_or_else(PoisonError::into_inner).clone()
-        }
-    }
-
-    #[async_trait]
-    impl ComputeBackend for Slow {
-        fn backend(&self) -> Backend {
-            Backend::Docker
-        }
-
-        fn place(&self) -> String {
-            "the test".to_owned()
-        }
-
-        async fn watch(&self, _: watch::Sender<Sight>, _: CancellationToken) {}
-
-        async fn settle(&self, task: &GuestTask) -> Result<(), GuestError> {
-            let number = {
-                let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
-                let public_ip = task.alias.map(|alias| alias.public_ip);
-                begun.push((task.instance_id.uuid().as_u128(), public_ip));
-                begun.len()
-            };
-            self.may_end.subscribe().wait_for(|may| *may >= number).await.unwrap();
-            Ok(())
-        }
-
-        fn looks_freely(&self) -> bool {
-            true
-        }
-    }
-
-    fn id(n: u8) -> InstanceId {
-        InstanceId::new(Uuid::from_u128(u128::from(n)))
-    }
-
-    fn private(n: u8) -> Ipv4Addr {
-        Ipv4Addr::new(172, 17, 0, n)
-    }
-
-    /// Running containers, and whether each can be reached in mode `alias`.
-    fn running(all: &[(u8, bool)]) -> Instances {
-        let report = |(n, within_reach): &(u8, bool)| InstanceReport {
-            id: id(*n),
-            backend: Backend::Docker,
-            name: format!("web-{n}"),
-            project: None,
-            state: InstanceState::Running,
-            private_ip: Some(private(*n)),
-            vpc_id: None,
-            address_source: None,
-            unusable: None,
-            modes: if *within_reach { Mode::ALL.to_vec() } else { Mode::nat_alone() },
-            interfaces: Vec::new(),
-        };
-        all.iter().map(|one| (id(one.0), Arc::new(report(one)))).collect()
-    }
-
-    fn want(guests: &mut Guests, instances: &Instances, alias: Option<u8>) {
-        let lives = instances.keys().map(|id| (*id, 1_u64)).collect();
-        let target = |n| {
-            let (instance_id, private_ip) = (id(n), private(n));
-            (PUBLIC, AliasTarget { instance_id, private_ip, speakers: BTreeSet::new() })
-        };
-        let aliases = alias.map(target).into_iter().collect();
-        guests.want(&aliases, Known { instances, lives: &lives, ranges: &[] });
-    }
-
-    /// What is said of the elastic IP while it points at this instance.
-    fn said(guests: &Guests, n: u8) -> Option<(ProblemKind, String)> {
-        let attachment = Attachment {
-            public_ip: PUBLIC,
-            elastic_ip_id: ElasticIpId::new(Uuid::nil()),
-            instance_id: id(n),
-            mode: Mode::Alias,
-            network: None,
-        };
-        let desired = Desired::new(DesiredSet {
-            cluster_id: ClusterId::new(Uuid::nil()),
-            host: "hv1".parse().unwrap(),
-            generation: Generation::default(),
-            replaces: None,
-            ranges: vec!["100.64.0.0/10".parse().unwrap()],
-            attachments: vec![attachment],
-        });
-        guests.problems(&desired.unwrap()).pop().map(|one| (one.kind, one.reason))
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn nothing_is_begun_on_a_guest_before_what_took_too_long_has_ended() {
-        let slow = Arc::new(Slow::default());
-        let backend: Arc<dyn ComputeBackend> = Arc::<Slow>::clone(&slow);
-        let mut guests = Guests::new(&[backend]);
-        let instances = running(&[(2, true)]);
-        guests.swept.insert(id(2));
-        want(&mut guests, &instances, Some(2));
-        guests.changed().await;
-        let (kind, why) = said(&guests, 2).unwrap();
-        assert_eq!(kind, ProblemKind::Failing);
-        assert!(why.ends_with("a change of it takes more than 10 s"), "{why}");
-
-        want(&mut guests, &instances, None);
-        assert!(said(&guests, 2).is_some(), "it may yet get there");
-        tokio::time::sleep(LAST_RETRY * 4).await;
-        assert_eq!(slow.begun(), [(2, Some(PUBLIC))], "the take-off waits");
-        slow.may_end.send_replace(1);
-        guests.changed().await;
-        // The next one is begun by the task that was started.
-        tokio::time::sleep(Duration::from_millis(1)).await;
-        assert_eq!(slow.begun(), [(2, Some(PUBLIC)), (2, None)]);
-        slow.may_end.send_replace(2);
-        guests.changed().await;
-        assert_eq!(said(&guests, 2), None);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn each_instance_is_looked_at_for_leftovers_once_it_is_within_reach() {
-        let slow = Arc::new(Slow::default());
-        slow.may_end.send_replace(usize::MAX);
-        let backend: Arc<dyn ComputeBackend> = Arc::<Slow>::clone(&slow);
-        let mut guests = Guests::new(&[backend]);
-        for (all, looked_at) in [
-            (&[(2, true), (3, false)][..], &[(2, None)][..]),
-            (&[(2, true), (3, true)], &[(2, None), (3, None)]),
-            (&[(2, true), (3, true), (4, true)], &[(2, None), (3, None), (4, None)]),
-        ] {
-            want(&mut guests, &running(all), None);
-            let news = tokio::time::timeout(LIMIT, guests.changed()).await;
-            assert!(news.is_err(), "nothing is said of what was looked at by chance");
-            assert_eq!(slow.begun(), looked_at);
-        }
-    }
-}
+mod tests;

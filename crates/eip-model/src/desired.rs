@@ -71,6 +71,9 @@ impl Desired {
             // Told whole, it would be refused; kept, it could not be read again.
             next.attachments.keys().try_for_each(|address| next.in_ranges(*address))?;
         }
+        if generation == since && next != *self {
+            return Err(format!("they change generation {since} and do not count it up"));
+        }
         Ok(next)
     }
 
@@ -247,6 +250,11 @@ mod tests {
         assert!(wrong(DesiredChanges { since, ..changes.clone() }).contains("of another set"));
         let generation = Generation::new(3);
         assert!(wrong(DesiredChanges { generation, ..changes.clone() }).contains("lead back"));
+        let generation = before.generation;
+        let same = DesiredChanges { generation, ..changes.clone() };
+        assert!(wrong(same).contains("do not count it up"));
+        let nothing = DesiredChanges { generation, ..before.since(&before) };
+        assert_eq!(before.with(&nothing), Ok(before.clone()));
         let narrower = DesiredChanges {
             ranges: vec!["100.64.0.0/31".parse().unwrap()],
             ..desired(5, &[(1, 1), (2, 2)]).since(&before)

@@ -41,6 +41,9 @@ impl Resolver {
             let concerned = all.filter(|one| silence_changed || one.mode == Mode::Alias);
             due.extend(concerned.map(|one| one.public_ip));
         }
+        if due.len() * 2 > desired.attachments().len() {
+            return self.begin(desired, host);
+        }
         self.attachments = desired.attachments().clone();
         self.host = host.clone();
         // An elastic IP that came or went makes a difference to whoever is pointed at its address.
@@ -52,6 +55,31 @@ impl Resolver {
         for private_ip in contested {
             self.settle(private_ip);
         }
+    }
+
+    /// Takes in all of them anew, in one walk: where most are concerned, that is less than one by one.
+    fn begin(&mut self, desired: &Desired, host: &Surroundings) {
+        self.stray.clear();
+        let attachments = desired.attachments().clone();
+        let mut found = Resolution::default();
+        let mut claims = Vec::with_capacity(attachments.len());
+        let mut taken = BTreeMap::new();
+        for (public_ip, attachment) in &attachments {
+            let lead = claim(attachment, &host.known).and_then(|(instance, target)| {
+                claims.push((target, *public_ip));
+                let holder = taken.get(&target).copied();
+                let itself = attachments.contains_key(&target);
+                let lead = lead(attachment, instance, target, Rivals { holder, itself }, host);
+                match &lead {
+                    Ok(_) => drop(taken.insert(target, *public_ip)),
+                    Err(_) => drop(self.stray.insert(*public_ip, target)),
+                }
+                lead
+            });
+            found.put(*public_ip, lead);
+        }
+        (self.attachments, self.host, self.found) = (attachments, host.clone(), found);
+        self.claims = claims.into_iter().collect();
     }
 
     /// What all of it comes to.

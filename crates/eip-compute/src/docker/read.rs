@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use bollard::models::{ContainerSummary, ContainerSummaryStateEnum, EndpointSettings, Network};
 use eip_model::{
@@ -20,18 +21,18 @@ const NETWORK_LABEL: &str = "eip.network";
 /// A container, and what decides between two that claim one UUID.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Container {
-    pub(super) report: InstanceReport,
+    /// As it is told.
+    pub(super) report: Arc<InstanceReport>,
     created: i64,
 }
 
 impl Container {
     /// Returns it as it is told. `may_enter` says whether its network namespace can be changed from here.
-    pub(super) fn told(&self, may_enter: bool) -> InstanceReport {
-        let mut report = self.report.clone();
-        if may_enter && report.unusable.is_none() {
-            report.modes = Mode::ALL.to_vec();
+    pub(super) fn told(mut self, may_enter: bool) -> Self {
+        if may_enter && self.report.unusable.is_none() {
+            Arc::make_mut(&mut self.report).modes = Mode::ALL.to_vec();
         }
-        report
+        self
     }
 }
 
@@ -88,6 +89,7 @@ pub(super) fn container(summary: ContainerSummary) -> Option<(String, Container)
         unusable,
         interfaces,
     };
+    let report = Arc::new(report);
     Some((id, Container { report, created: summary.created.unwrap_or(0) }))
 }
 
@@ -120,18 +122,17 @@ const fn state(state: Option<ContainerSummaryStateEnum>) -> InstanceState {
 
 /// Returns all instances, sorted by id. Of several containers that claim one UUID by label the
 /// oldest has it; the others get the one that follows from their own id. With each comes the id of its
-/// container. `may_enter` says whether their network namespaces can be changed from here.
+/// container.
 pub(super) fn instances(
     known: &BTreeMap<String, Container>,
-    may_enter: bool,
-) -> Vec<(InstanceReport, &String)> {
+) -> Vec<(Arc<InstanceReport>, &String)> {
     let mut by_age: Vec<(&String, &Container)> = known.iter().collect();
     by_age.sort_by_key(|(id, container)| (container.created, *id));
-    let mut instances: BTreeMap<InstanceId, (InstanceReport, &String)> = BTreeMap::new();
+    let mut instances: BTreeMap<InstanceId, (Arc<InstanceReport>, &String)> = BTreeMap::new();
     for (container_id, container) in by_age {
-        let mut report = container.told(may_enter);
+        let mut report = Arc::clone(&container.report);
         if instances.contains_key(&report.id) {
-            report.id = id_of(container_id);
+            Arc::make_mut(&mut report).id = id_of(container_id);
         }
         instances.insert(report.id, (report, container_id));
     }
@@ -199,7 +200,7 @@ mod tests {
         value["NetworkSettings"]["Networks"]["front"] = json!({"IPAddress": "172.18.0.9"});
         let one = read(value).report;
         assert_eq!(one.id.to_string(), "f47ac10b-58cc-4372-a567-0e02c7d2e3f4");
-        assert_eq!(one.project.unwrap().as_str(), "team-a");
+        assert_eq!(one.project.as_ref().unwrap().as_str(), "team-a");
         assert_eq!(one.private_ip, Some(Ipv4Addr::new(172, 18, 0, 9)));
     }
 
@@ -232,7 +233,7 @@ mod tests {
         new["Id"] = json!("ffff");
         let known =
             BTreeMap::from([("ffff".to_owned(), read(new)), ("4c01".to_owned(), read(old))]);
-        let listed = instances(&known, true);
+        let listed = instances(&known);
         assert_eq!(listed.len(), 2);
         assert!(listed.iter().any(|(one, _)| one.id == id_of("ffff")));
     }

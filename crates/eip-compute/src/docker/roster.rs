@@ -35,9 +35,10 @@ impl Roster {
         containers: Containers,
         known: BTreeMap<String, Container>,
     ) -> Self {
+        let told = |(id, one): (String, Container)| (id, one.told(may_enter));
         let mut roster = Self {
             may_enter,
-            known,
+            known: known.into_iter().map(told).collect(),
             claims: BTreeMap::new(),
             contested: 0,
             first_life,
@@ -59,6 +60,7 @@ impl Roster {
 
     /// Takes in what a container is like now.
     pub(super) fn put(&mut self, id: &str, container: Container) {
+        let container = container.told(self.may_enter);
         if self.known.get(id) == Some(&container) {
             return;
         }
@@ -93,9 +95,10 @@ impl Roster {
             return false;
         }
         let mut container = container.clone();
-        container.report.state = InstanceState::Stopped;
-        container.report.private_ip = None;
-        container.report.interfaces.iter_mut().for_each(|one| one.private_ip = None);
+        let report = Arc::make_mut(&mut container.report);
+        report.state = InstanceState::Stopped;
+        report.private_ip = None;
+        report.interfaces.iter_mut().for_each(|one| one.private_ip = None);
         *self.lives.entry(id.to_owned()).or_insert(self.first_life) += 1;
         self.put(id, container);
         true
@@ -119,10 +122,10 @@ impl Roster {
     /// Tells of a container whose UUID nobody else claims.
     fn tell(&mut self, id: &str) {
         let Some(container) = self.known.get(id) else { return };
-        let report = container.told(self.may_enter);
+        let report = Arc::clone(&container.report);
         let uuid = report.id;
         self.lives_told.insert(uuid, self.life(id));
-        self.instances.insert(uuid, Arc::new(report));
+        self.instances.insert(uuid, report);
         self.containers().insert(uuid, id.to_owned());
     }
 
@@ -133,10 +136,10 @@ impl Roster {
     }
 
     fn tell_all(&mut self) {
-        let found = read::instances(&self.known, self.may_enter);
+        let found = read::instances(&self.known);
         let lives = found.iter().map(|(report, id)| (report.id, self.life(id))).collect();
         let containers = found.iter().map(|(report, id)| (report.id, (*id).clone())).collect();
-        let report = |(report, _): (InstanceReport, _)| (report.id, Arc::new(report));
+        let report = |(report, _): (Arc<InstanceReport>, _)| (report.id, report);
         self.instances = found.into_iter().map(report).collect();
         self.lives_told = lives;
         *self.containers() = containers;
