@@ -40,10 +40,13 @@ const NF_ACCEPT: u32 = 1;
 
 /// How often the counters are read.
 const READ_EVERY: Duration = Duration::from_secs(10);
-/// So many addresses are added, removed or asked for at once. Whoever listens to changes of rules,
-/// which is us, hears of each element that is added, and has room for some thousands.
-const SLICE: usize = 1000;
-const BETWEEN_SLICES: Duration = Duration::from_millis(250);
+/// So many addresses are added or removed at once. Whoever listens to changes of rules,
+/// which is us, hears of each element that is added, and has room for some thousands; and whoever changes
+/// rules waits for a slice, 8 us for each address.
+const SLICE: usize = 200;
+const BETWEEN_SLICES: Duration = Duration::from_millis(50);
+/// So many are asked for at once.
+const ASKED: usize = 1000;
 /// How long to wait after what went wrong.
 const RETRY: Duration = Duration::from_millis(500);
 /// Reading takes at most this part of the time.
@@ -102,6 +105,7 @@ impl Meter {
             reader: reader.clone(),
             wanted: BTreeSet::new(),
             present: None,
+            pending: BTreeSet::new(),
             troubled: false,
         };
         std::thread::Builder::new()
@@ -153,6 +157,9 @@ struct Counting {
     wanted: BTreeSet<Ipv4Addr>,
     /// What is in the sets; nothing is known before the table was looked at.
     present: Option<BTreeSet<Ipv4Addr>>,
+    /// What is in one of the two and not in the other, where `present` is known: comparing all of them for
+    /// each slice would cost their square.
+    pending: BTreeSet<Ipv4Addr>,
     troubled: bool,
 }
 
@@ -192,8 +199,28 @@ impl Counting {
 
     fn learn(&mut self, news: News, asked: &mut Vec<Sender<()>>) {
         match news {
-            News::Wanted(news) => wanted::learn(&mut self.wanted, news),
+            News::Wanted(news) => self.learn_wanted(news),
             News::ReadNow(done) => asked.push(done),
+        }
+    }
+
+    fn learn_wanted(&mut self, news: wanted::News) {
+        let concerned: Option<Vec<Ipv4Addr>> = match &news {
+            wanted::News::All(_) => None,
+            wanted::News::Changed { gone, come } => Some([&gone[..], come].concat()),
+        };
+        wanted::learn(&mut self.wanted, news);
+        let Some(present) = &self.present else { return };
+        match concerned {
+            None => self.pending = differing(present, &self.wanted),
+            Some(addresses) => {
+                for address in addresses {
+                    match present.contains(&address) == self.wanted.contains(&address) {
+                        true => self.pending.remove(&address),
+                        false => self.pending.insert(address),
+                    };
+                }
+            }
         }
     }
 
@@ -222,11 +249,16 @@ impl Counting {
     fn settle(&mut self) -> io::Result<bool> {
         let mut present = match self.present.take() {
             Some(present) => present,
-            None => self.adopt_or_make()?,
+            None => {
+                let found = self.adopt_or_make()?;
+                self.pending = differing(&found, &self.wanted);
+                found
+            }
         };
-        let gone: Vec<_> = present.difference(&self.wanted).copied().take(SLICE).collect();
-        let come: Vec<_> = self.wanted.difference(&present).copied().take(SLICE).collect();
-        if !gone.is_empty() || !come.is_empty() {
+        let slice: Vec<Ipv4Addr> = self.pending.iter().copied().take(SLICE).collect();
+        let is_wanted = |address: &Ipv4Addr| self.wanted.contains(address);
+        let (come, gone): (Vec<_>, Vec<_>) = slice.iter().copied().partition(is_wanted);
+        if !slice.is_empty() {
             let mut batch = Batch::new();
             for set in SETS {
                 push_elements(&mut batch, DELSETELEM, set, &gone);
@@ -240,15 +272,19 @@ impl Counting {
                 self.present = Some(present);
                 self.read()?;
                 self.present = Some(self.make()?);
+                self.pending = self.wanted.clone();
                 return Ok(true);
             }
             for address in &gone {
                 present.remove(address);
             }
             present.extend(&come);
+            for address in &slice {
+                self.pending.remove(address);
+            }
         }
         self.present = Some(present);
-        Ok(gone.len() == SLICE || come.len() == SLICE)
+        Ok(!self.pending.is_empty())
     }
 
     /// Goes on with the table of an earlier run, or makes one. Returns what is in it.
@@ -299,7 +335,7 @@ impl Counting {
         let Some(present) = self.present.clone() else { return Ok(()) };
         let mut volumes: BTreeMap<Ipv4Addr, Volume> = BTreeMap::new();
         let addresses: Vec<_> = present.into_iter().collect();
-        for slice in addresses.chunks(SLICE) {
+        for slice in addresses.chunks(ASKED) {
             for set in SETS {
                 let request = question(0, |m| {
                     attr_str(m, 1, TABLE);
@@ -327,6 +363,11 @@ impl Counting {
         self.reader.put(volumes);
         Ok(())
     }
+}
+
+/// Returns what is in one of them and not in the other.
+fn differing(one: &BTreeSet<Ipv4Addr>, other: &BTreeSet<Ipv4Addr>) -> BTreeSet<Ipv4Addr> {
+    one.symmetric_difference(other).copied().collect()
 }
 
 fn commit(socket: &mut Netlink, batch: Batch) -> io::Result<()> {

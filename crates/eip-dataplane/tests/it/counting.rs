@@ -121,6 +121,37 @@ fn many_addresses_are_counted_soon_and_read_by_name() {
 }
 
 #[test]
+fn more_addresses_than_the_counters_were_made_for_are_counted_in_larger_ones() {
+    let world = World::with(&[(eip(1), WEB_1)]);
+    ping(&world.client, eip(1), 10);
+    assert_eq!(volume(&world, eip(1)).packets_in, 10);
+    let size = || {
+        let set = world.host.sh("nft -j list set ip eip_traffic out");
+        let listed: serde_json::Value = serde_json::from_str(&set).expect("JSON");
+        listed["nftables"][1]["set"]["size"].as_u64().expect("a size")
+    };
+    let before = size();
+    let more = u32::try_from(before).expect("a size") + 10;
+    let many: Vec<_> = (0..more)
+        .map(|n| (Ipv4Addr::from_bits(0x6440_1000 + n), Ipv4Addr::from_bits(0x0a00_0100 + n)))
+        .chain([(eip(1), WEB_1)])
+        .collect();
+    world.apply(&many);
+    // They begin anew, at nothing.
+    assert_eq!(volume(&world, eip(1)), Volume::default());
+    assert!(size() > before, "{} and {before}", size());
+    ping(&world.client, eip(1), 3);
+    assert_eq!(volume(&world, eip(1)).packets_in, 3);
+    let all = world.plane(|plane| plane.traffic().expect("counting is on").latest());
+    assert_eq!(all.len(), many.len());
+    // Those that are not wanted any more go, and no other.
+    world.apply(&many[many.len() - 5..]);
+    assert_eq!(volume(&world, eip(1)).packets_in, 3);
+    let all = world.plane(|plane| plane.traffic().expect("counting is on").latest());
+    assert_eq!(all.len(), 5);
+}
+
+#[test]
 fn counting_can_be_off() {
     let world = World::with(&[(eip(1), WEB_1)]);
     volume(&world, eip(1));

@@ -56,6 +56,37 @@ fn an_instance_cannot_speak_as_an_elastic_ip_by_itself() {
 }
 
 #[test]
+fn what_is_spoofed_is_dropped_whatever_the_ranges_become() {
+    let world = World::with(&[(eip(1), WEB_1)]);
+    let spoofed = Ipv4Addr::new(198, 18, 0, 1);
+    world.web_1.ip(&[&format!("addr add {spoofed}/32 dev eth0")]);
+    let speaks = |from: Ipv4Addr| {
+        world.web_1.run(move || {
+            let socket = UdpSocket::bind((from, 0)).expect("an address of its own");
+            socket.send_to(b"here", SocketAddrV4::new(CLIENT, UDP)).expect("a route");
+        });
+    };
+    let dropped = || {
+        let rules = world.host.sh("nft list chain ip eip speaks");
+        let count = rules.split("counter packets ").nth(1).expect("a counter");
+        count.split(' ').next().expect("a number").parse::<u64>().expect("a number")
+    };
+    speaks(spoofed);
+    assert_eq!(dropped(), 0, "it is in no range");
+    let mut state = desired(&[(eip(1), WEB_1)]);
+    for more in ["100.128.0.0/24", "198.18.0.0/24"] {
+        state.ranges.push(more.parse().expect("a range"));
+        assert!(world.apply_state(state.clone()).expect("an apply").replaced, "{more}");
+    }
+    speaks(spoofed);
+    assert_eq!(dropped(), 1);
+    // Within what they have in common it is a matter of elements.
+    state.ranges.push("198.18.1.0/24".parse().expect("a range"));
+    assert!(!world.apply_state(state).expect("an apply").replaced);
+    assert_eq!(ask(&world.web_1, CLIENT), "client saw 100.64.0.1");
+}
+
+#[test]
 fn an_address_of_the_pool_that_is_the_hosts_own_stays_the_hosts() {
     let world = World::with(&[(eip(1), WEB_1)]);
     world.host.ip(&["addr add 100.65.0.9/32 dev u0"]);
