@@ -30,7 +30,7 @@ pub(crate) const MARK: u8 = 200;
 #[derive(Debug)]
 pub(crate) struct Crowd {
     engine: Engine,
-    _answering: Responder,
+    pub(crate) answering: Responder,
 }
 
 impl Crowd {
@@ -52,7 +52,7 @@ impl Crowd {
         let addresses: Vec<Ipv4Addr> = answering.iter().map(|at| private(*at)).collect();
         let answering = Responder::start(inside, &addresses, MARK);
         let engine = Engine::start(&folder.join("docker.sock"), containers(number), networks())?;
-        Ok(Self { engine, _answering: answering })
+        Ok(Self { engine, answering })
     }
 
     /// The backend, as `--compute` names it.

@@ -108,7 +108,7 @@ impl Drop for Sandbox {
 pub(crate) struct Responder {
     over: Arc<AtomicBool>,
     /// What else answers there ends with it.
-    _inside: Namespace,
+    inside: Namespace,
 }
 
 impl Responder {
@@ -122,8 +122,24 @@ impl Responder {
             let over = over.clone();
             inside.spawn(move || send_back(&socket, mark, &over));
         }
-        Self { over, _inside: inside }
+        Self { over, inside }
     }
+
+    /// How many datagrams its threads were too slow for.
+    pub(crate) fn overflowed(&self) -> Result<u64> {
+        overflowed(&self.inside)
+    }
+}
+
+/// How many datagrams found the receive buffer of a socket full, in a namespace: whoever should have read
+/// them was kept from running.
+pub(crate) fn overflowed(inside: &Namespace) -> Result<u64> {
+    let text = inside.sh("cat /proc/net/snmp");
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("Udp: "));
+    let (names, values) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
+    let mut pairs = names.split(' ').zip(values.split(' '));
+    let found = pairs.find(|(name, _)| *name == "RcvbufErrors");
+    found.context("the kernel does not count overflows")?.1.parse().context("a count")
 }
 
 impl Drop for Responder {

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::ops::Sub;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
@@ -37,6 +38,21 @@ impl Sub for Usage {
             server: self.server.saturating_sub(earlier.server),
             postgres: self.postgres.saturating_sub(earlier.postgres),
             own: self.own.saturating_sub(earlier.own),
+        }
+    }
+}
+
+/// Waits until a process takes less than a tenth of a processor, but no longer than `patience`. Returns how
+/// long that took.
+pub(crate) async fn until_it_rests(pid: u32, patience: Duration) -> Result<Duration> {
+    const LOOK: Duration = Duration::from_millis(500);
+    let begun = Instant::now();
+    loop {
+        let (before, at) = (Stat::of(pid)?.busy, Instant::now());
+        tokio::time::sleep(LOOK).await;
+        let busy = Stat::of(pid)?.busy - before;
+        if u128::from(busy) * 10 < at.elapsed().as_micros() || begun.elapsed() > patience {
+            return Ok(begun.elapsed());
         }
     }
 }

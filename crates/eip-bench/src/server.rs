@@ -123,16 +123,39 @@ impl Server {
         path: &str,
         body: &str,
     ) -> Result<Value> {
+        self.timed(key, method, path, body).await.map(|(answer, _)| answer)
+    }
+
+    /// The same in the name of the administrator, and how long it took until the answer was there.
+    pub(crate) async fn timed_call(
+        &self,
+        method: &str,
+        path: &str,
+        body: &str,
+    ) -> Result<(Value, Duration)> {
+        self.timed(KEY, method, path, body).await
+    }
+
+    async fn timed(
+        &self,
+        key: &str,
+        method: &str,
+        path: &str,
+        body: &str,
+    ) -> Result<(Value, Duration)> {
         let mut connection = Connection::open(self.at).await?;
         let request = http::request(method, path, key, body);
+        let begun = Instant::now();
         let answer = connection.ask(&request).await?;
+        let took = begun.elapsed();
         if !answer.is_success() {
             bail!("{method} {path}: {} {}", answer.status, answer.text());
         }
         if answer.body.is_empty() {
-            return Ok(Value::Null);
+            return Ok((Value::Null, took));
         }
-        serde_json::from_slice(answer.body).with_context(|| format!("{method} {path}: no JSON"))
+        let value = serde_json::from_slice(answer.body);
+        Ok((value.with_context(|| format!("{method} {path}: no JSON"))?, took))
     }
 
     /// Makes a key, and returns it.

@@ -13,11 +13,11 @@ use crate::bench::{Bench, LARGE};
 use crate::callers::Each;
 use crate::crowd::{self, Crowd};
 use crate::http::{Answer, field};
-use crate::lab::Lab;
+use crate::lab::{Lab, overflowed};
 use crate::latencies::{median, micros};
 use crate::load::{Caller, Until};
 use crate::probe::{Packet, Probe, lost};
-use crate::process::memory;
+use crate::process::{memory, until_it_rests};
 use crate::report::{Table, Target, count, progress, time, whole};
 use crate::server::{Server, end_of};
 use crate::world::{Record, Store};
@@ -128,6 +128,9 @@ impl Scene {
         agent: Agent,
         told: bool,
     ) -> Result<()> {
+        // It announces what it has got, and tells and counts it, for a while after it is in force.
+        until_it_rests(agent.pid(), PATIENCE).await?;
+        let before = self.overflowed()?;
         let probe = Probe::start(&self.lab.client, &self.watched, RATE);
         let (mut one, mut many) = (Vec::new(), Vec::new());
         for _ in 0..if told { bench.args.runs } else { 0 } {
@@ -162,7 +165,16 @@ impl Scene {
             count(lost),
             Target::exactly(lost, 0),
         );
+        table.tell(
+            "datagrams for which the client or the instance came too late",
+            count(self.overflowed()? - before),
+        );
         bench.note(&format!("{}: datagrams lost", self.number), lost as f64, "")
+    }
+
+    /// How many datagrams were lost because who should have read them did not get to run.
+    fn overflowed(&self) -> Result<u64> {
+        Ok(overflowed(&self.lab.client)? + self.crowd.answering.overflowed()?)
     }
 
     /// Moves a thousand to instances that have none, by one call; in microseconds.
@@ -173,9 +185,9 @@ impl Scene {
             "allow_reassociation": true, "wait_seconds": 60,
         });
         let body = body.to_string();
-        let begun = Instant::now();
-        let answer = self.server.call("POST", "/elastic-ips/associate", &body).await?;
-        let took = f64::from(micros(begun.elapsed()));
+        let path = "/elastic-ips/associate";
+        let (answer, took) = self.server.timed_call("POST", path, &body).await?;
+        let took = f64::from(micros(took));
         let items = answer["items"].as_array().context("the answer has no items")?;
         let active = |item: &&Value| item["elastic_ip"]["data_plane"]["state"] == "active";
         let active = items.iter().filter(active).count();
