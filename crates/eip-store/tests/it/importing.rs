@@ -95,6 +95,8 @@ async fn eventful() -> World {
     repo.record_traffic(&host("hv1"), &[counted], at(11)).await.unwrap();
     let mend = Mend { at: at(12), what: HARD.into(), times: 2 };
     repo.record_mends(&host("hv1"), &[mend]).await.unwrap();
+    let webhook = crate::webhooks::webhook(1, Some("default"));
+    repo.make_webhook(&eip_store::Terms::default(), &webhook, &crate::world::by(13)).await.unwrap();
     // Moved while the host that had it is silent: it waits.
     world.part(&held[3]).await.unwrap();
     world.shift(&held[1], 12).await;

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use crate::races::{at_once, split};
 use crate::world::{Kind, World, at, by, new_allocation, project, refusal, scope, take};
 
-fn webhook(n: u128, of: Option<&str>) -> NewWebhook {
+pub(crate) fn webhook(n: u128, of: Option<&str>) -> NewWebhook {
     NewWebhook {
         id: WebhookId::new(Uuid::from_u128(n)),
         project: of.map(project),
