@@ -87,8 +87,8 @@ impl ServerAddress {
             Some(_) | None => return Err(AddressError::Url(url.to_owned())),
         };
         let roots = match (secured, ca_file) {
-            (false, None) => RootCertStore::empty(),
-            (_, Some(path)) => roots_of_file(path)?,
+            (false, _) => RootCertStore::empty(),
+            (true, Some(path)) => roots_of_file(path)?,
             (true, None) => roots_of_system()?,
         };
         let mut tls = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))

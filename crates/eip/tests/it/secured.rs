@@ -139,6 +139,7 @@ fn whoever_is_not_vouched_for_is_not_spoken_to_and_the_reason_is_told() {
         ("https://127.0.0.1:1", ours.file(), 8, ["refused", "--url"]),
         ("ftp://192.0.2.1", ours.file(), 2, ["neither an http nor an https", "https://"]),
         (SECURED, "/nowhere", 2, ["/nowhere", "EIP_CA_FILE"]),
+        ("http://127.0.0.1:8080", "/nowhere", 0, ["", ""]),
         (SECURED, &empty, 2, ["no certificate", "EIP_CA_FILE"]),
     ] {
         assert_eq!(told(url, ca, code, &words), Ok(()));
