@@ -311,7 +311,8 @@ mod tests {
                     continue;
                 }
                 // Along the way that an agent takes: changes, not a new set.
-                let next = story.desired();
+                let mut next = story.desired();
+                next.generation = Generation::new(desired.generation.value() + 1);
                 desired = desired.with(&next.since(&desired)).unwrap();
                 prop_assert_eq!(&desired, &next);
                 resolver.update(&desired, &story.host);
