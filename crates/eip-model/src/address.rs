@@ -90,6 +90,21 @@ impl Ipv4Range {
         self.size
     }
 
+    /// Says what the range has a part of that no host but one, or no host at all, may be reached by
+    /// (RFC 6890).
+    #[must_use]
+    pub fn set_apart(&self) -> Option<&'static str> {
+        const SET_APART: [(u32, u32, &str); 4] = [
+            (0x0000_0000, 0x00ff_ffff, "0.0.0.0/8, this host"),
+            (0x7f00_0000, 0x7fff_ffff, "127.0.0.0/8, loopback"),
+            (0xa9fe_0000, 0xa9fe_ffff, "169.254.0.0/16, link-local"),
+            (0xe000_0000, 0xffff_ffff, "224.0.0.0/3, multicast, reserved and broadcast"),
+        ];
+        let last = self.last().to_bits();
+        let within = |(from, to, _): &&(u32, u32, &str)| self.first <= *to && last >= *from;
+        SET_APART.iter().find(within).map(|(_, _, what)| *what)
+    }
+
     #[must_use]
     pub fn contains(&self, address: Ipv4Addr) -> bool {
         self.offset_of(address).is_some()

@@ -109,14 +109,19 @@ impl fmt::Display for WebhookUrl {
 }
 
 /// What messages are signed with: 256 random bits. `Debug` hides them.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct SigningSecret([u8; 32]);
 
 impl SigningSecret {
     #[must_use]
     pub const fn new(bytes: [u8; 32]) -> Self {
         Self(bytes)
+    }
+
+    /// Stands where a secret is not known. Nothing is signed with it.
+    #[must_use]
+    pub const fn nobodys() -> Self {
+        Self([0; 32])
     }
 
     #[must_use]

@@ -66,6 +66,11 @@ pub enum Refusal {
     PoolOverlaps { range: Ipv4Range, other: Ipv4Range, pool: PoolName },
     #[error("no such API key")]
     ApiKeyNotFound,
+    /// It had a project that was deleted.
+    #[error("the name is not used again")]
+    NameRetired,
+    #[error("its end has passed")]
+    Expired,
     #[error("no such webhook")]
     WebhookNotFound,
     #[error("there are as many webhooks as there may be")]

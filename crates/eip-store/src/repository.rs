@@ -161,6 +161,10 @@ pub trait Repository: Webhooks + std::fmt::Debug + Send + Sync + 'static {
 
     // Elastic IPs
 
+    /// Returns what was answered to an allocation under this key, if there was one. Refuses with
+    /// `IdempotencyConflict`.
+    async fn allocated_before(&self, once: &OnceKey) -> Result<Option<Allocated>, StoreError>;
+
     /// Says what [`Self::allocate`] would come to, and changes nothing.
     async fn rehearse_allocation(&self, new: &NewAllocation) -> Result<Allocated, StoreError>;
 
@@ -265,8 +269,15 @@ pub trait Repository: Webhooks + std::fmt::Debug + Send + Sync + 'static {
     /// time, and none when there are no more.
     async fn end_quarantines(&self, now: Timestamp) -> Result<Vec<Ipv4Addr>, StoreError>;
 
-    /// Returns the events of one elastic IP, oldest first, also after its release.
-    async fn events_of(&self, id: ElasticIpId, scope: &Scope) -> Result<Vec<Event>, StoreError>;
+    /// Returns at most `limit` events of one elastic IP behind the one whose number is `after`, oldest
+    /// first, also after its release.
+    async fn events_of(
+        &self,
+        id: ElasticIpId,
+        scope: &Scope,
+        after: u64,
+        limit: u32,
+    ) -> Result<Vec<Event>, StoreError>;
 
     /// Returns at most `limit` events behind the one whose number is `after`, in the order in which
     /// they were committed. The number of an event is its id.
@@ -274,6 +285,16 @@ pub trait Repository: Webhooks + std::fmt::Debug + Send + Sync + 'static {
     /// Whoever goes on from the last one that it got misses none and sees none twice, however many
     /// write: the number is drawn under a lock that is held until the commit.
     async fn events_after(&self, after: u64, limit: u32) -> Result<Vec<Event>, StoreError>;
+
+    /// Returns at most `limit` events of a project behind the one whose number is `after`, oldest first,
+    /// and up to which number was looked; `None` when there is nothing behind it. One look ends after
+    /// a number of events, whoever they are of.
+    async fn events_of_project(
+        &self,
+        project: &ProjectName,
+        after: u64,
+        limit: u32,
+    ) -> Result<(Vec<Event>, Option<u64>), StoreError>;
 
     /// Returns the number of the newest event; 0 when there is none.
     async fn last_event(&self) -> Result<u64, StoreError>;

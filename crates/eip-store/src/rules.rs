@@ -40,6 +40,7 @@ const TABLES: &[&str] = &[
     "host",
     "event",
     "webhook",
+    "deleted_project",
 ];
 
 /// Says what it means that PostgreSQL named this constraint.

@@ -44,8 +44,11 @@ pub struct WebhookRecord {
     pub name: Option<Label>,
     pub url: WebhookUrl,
     pub kinds: Option<Vec<EventKind>>,
+    /// Not kept with an answer: of one that is told again, see [`Webhooks::find_webhook`].
+    #[serde(skip, default = "SigningSecret::nobodys")]
     pub secret: SigningSecret,
     /// The secret before, and until when it signs, too.
+    #[serde(skip)]
     pub old_secret: Option<(SigningSecret, Timestamp)>,
     pub enabled: bool,
     pub created_at: Timestamp,

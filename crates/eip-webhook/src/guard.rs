@@ -39,7 +39,8 @@ impl Guard {
         if self.allowed.iter().any(|net| net.contains(&meant) || net.contains(&address)) {
             return Ok(());
         }
-        match forbidden(meant) {
+        let own = || is_own(meant).then_some("of this machine");
+        match forbidden(meant).or_else(own) {
             Some(what) => Err(NotAllowed { address, what }),
             None => Ok(()),
         }
@@ -98,9 +99,12 @@ fn meant(address: IpAddr) -> IpAddr {
         return mapped.into();
     }
     match segments {
-        // IPv4-compatible (RFC 4291, section 2.5.5.1), and NAT64 (RFC 6052, section 2.1).
+        // IPv4-compatible (RFC 4291, section 2.5.5.1), IPv4-translated (RFC 2765, section 2.1), NAT64 (RFC
+        // 6052, section 2.1, and RFC 8215).
         [0, 0, 0, 0, 0, 0, high, _] if high != 0 => low().into(),
-        [0x64, 0xff9b, 0, 0, 0, 0, _, _] => low().into(),
+        [0, 0, 0, 0, 0xffff, 0, _, _]
+        | [0x64, 0xff9b, 0, 0, 0, 0, _, _]
+        | [0x64, 0xff9b, 1, _, _, _, _, _] => low().into(),
         // 6to4 (RFC 3056, section 2).
         [0x2002, high, rest, ..] => {
             let ([a, b], [c, d]) = (high.to_be_bytes(), rest.to_be_bytes());
@@ -110,6 +114,16 @@ fn meant(address: IpAddr) -> IpAddr {
     }
 }
 
+/// Whether a connection to the address ends at this machine.
+fn is_own(address: IpAddr) -> bool {
+    let Ok(interfaces) = nix::ifaddrs::getifaddrs() else { return false };
+    interfaces.filter_map(|one| one.address).any(|own| {
+        let v4 = own.as_sockaddr_in().map(|own| IpAddr::from(own.ip()));
+        let v6 = || own.as_sockaddr_in6().map(|own| IpAddr::from(own.ip()));
+        v4.or_else(v6) == Some(address)
+    })
+}
+
 fn forbidden(address: IpAddr) -> Option<&'static str> {
     match address {
         IpAddr::V4(v4) => forbidden_v4(v4),
@@ -117,12 +131,16 @@ fn forbidden(address: IpAddr) -> Option<&'static str> {
     }
 }
 
+/// What the clouds have at addresses of their own.
+const METADATA: &str = "where machines ask for credentials";
+
 fn forbidden_v4(address: Ipv4Addr) -> Option<&'static str> {
     match address.octets() {
         // Linux takes all of 0.0.0.0/8 but for the first for foreign, and that for itself.
         [0, ..] => Some("this machine (RFC 1122, section 3.2.1.3)"),
         [127, ..] => Some("this machine (loopback, RFC 1122, section 3.2.1.3)"),
         [169, 254, ..] => Some("on the link alone (RFC 3927)"),
+        [100, 100, 100, 200] | [192, 0, 0, 192] => Some(METADATA),
         [224..=239, ..] => Some("a group (multicast, RFC 5771)"),
         [240..=255, ..] => Some("reserved, or the broadcast address (RFC 1112, section 4)"),
         _ => None,
@@ -130,8 +148,6 @@ fn forbidden_v4(address: Ipv4Addr) -> Option<&'static str> {
 }
 
 fn forbidden_v6(address: Ipv6Addr) -> Option<&'static str> {
-    /// Where Amazon's machines ask for their credentials.
-    const EC2_METADATA: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
     if address.is_unspecified() || address.is_loopback() {
         return Some("this machine (RFC 4291, sections 2.5.2 and 2.5.3)");
     }
@@ -141,7 +157,14 @@ fn forbidden_v6(address: Ipv6Addr) -> Option<&'static str> {
     if address.is_multicast() {
         return Some("a group (multicast, RFC 4291, section 2.7)");
     }
-    (address == EC2_METADATA).then_some("where machines ask for credentials")
+    match address.segments() {
+        // Site-local, deprecated (RFC 3879), and Teredo (RFC 4380), which leads to an IPv4 address.
+        [0xfec0..=0xfeff, ..] => Some("on the site alone (RFC 3879)"),
+        [0x2001, 0, ..] => Some("behind a tunnel (Teredo, RFC 4380)"),
+        // Amazon's and Google's.
+        [0xfd00, 0xec2, ..] | [0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254] => Some(METADATA),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -176,6 +199,14 @@ mod tests {
             "http://[febf::1]/",
             "http://[ff02::1]/",
             "http://[fd00:ec2::254]/",
+            "http://[fd00:ec2::23]/",
+            "http://[fd20:ce::254]/",
+            "http://100.100.100.200/",
+            "http://192.0.0.192/",
+            "http://[::ffff:0:7f00:1]/",
+            "http://[64:ff9b:1::7f00:1]/",
+            "http://[fec0::1]/",
+            "http://[2001:0:7f00:1::]/",
             "http://localhost/",
             "http://LOCALHOST./",
             "http://eip.localhost/",

@@ -8,7 +8,7 @@ use crate::args::LogFormat;
 use crate::exit::Failure;
 
 /// What is written unless told otherwise.
-const DEFAULT: &str = "info,refinery_core=warn,tokio_postgres=warn";
+const DEFAULT: &str = "info,refinery_core=warn";
 
 /// Starts it. `EIP_LOG` says what is written, as `info` or `eip_agent=debug,info`.
 pub(crate) fn start(format: LogFormat) -> Result<(), Failure> {
@@ -17,6 +17,11 @@ pub(crate) fn start(format: LogFormat) -> Result<(), Failure> {
         let detail = format!("EIP_LOG is \"{wanted}\": {error}");
         Failure::usage(detail, "write it as info or eip_agent=debug,info")
     })?;
+    // Below that it writes what goes into the database, secrets of webhooks among it.
+    let filter = match "tokio_postgres=warn".parse() {
+        Ok(quiet) => filter.add_directive(quiet),
+        Err(_) => filter,
+    };
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match format {
         LogFormat::Text => {

@@ -214,6 +214,10 @@ fn default_pool(command: &args::Serve, settings: &Settings) -> Result<PoolConfig
         let range: Ipv4Range = text.trim().parse().map_err(|error: eip_model::RangeError| {
             Failure::usage(error.to_string(), "write a pool as 203.0.113.0/24")
         })?;
+        if let Some(what) = range.set_apart() {
+            let detail = format!("{range} has a part of {what}");
+            return Err(Failure::usage(detail, "name addresses that are routed to your hosts"));
+        }
         if let Some(other) = ranges.iter().find(|other| other.overlaps(&range)) {
             let detail = format!("the ranges {other} and {range} overlap");
             return Err(Failure::usage(detail, "name every address once"));

@@ -17,7 +17,7 @@ use utoipa::IntoParams;
 use super::asked::Tagged;
 use super::body::{Json, LongJson, Params, Target};
 use super::cursor::Turn;
-use super::events::EventList;
+use super::events::{EventList, EventParams};
 use super::openapi::{DryRun, IfMatch, OfElasticIp, OnceHeader, problems};
 use super::problem::problem;
 use super::trace::RequestId;
@@ -274,14 +274,18 @@ pub(crate) async fn traffic(
 /// List the events of an elastic IP
 #[utoipa::path(
     get, path = "/elastic-ips/{id}/events", tag = "elastic-ips", operation_id = "elastic_ip_events",
-    params(OfElasticIp),
+    params(OfElasticIp, EventParams),
     responses((status = 200, description = "Its events, oldest first.", body = EventList), Showing)
 )]
 pub(crate) async fn events(
     State(state): State<ApiState>,
     caller: Caller,
     Target(target): Target,
+    Params(params): Params<EventParams>,
 ) -> Result<axum::Json<EventList>, Error> {
-    let items = state.service.events_of(&caller, target).await?;
-    Ok(axum::Json(EventList { items, next_cursor: None }))
+    let (after, limit) = params.read()?;
+    let items = state.service.events_of(&caller, target, after, limit).await?;
+    let full = items.len() >= usize::try_from(limit).unwrap_or(usize::MAX);
+    let next_cursor = items.last().filter(|_| full).map(|last| last.id.clone());
+    Ok(axum::Json(EventList { items, next_cursor }))
 }

@@ -14,8 +14,10 @@ use tracing::error;
 use utoipa::{IntoParams, ToSchema};
 
 use super::body::Params;
+use super::caller::presented;
 use super::openapi::problems;
 use super::{ApiState, cursor};
+use crate::service::keys::ApiKey;
 use crate::service::{Caller, Error, Follower};
 
 /// How often a stream says that it is still there when nothing happens.
@@ -25,13 +27,21 @@ const HEARTBEAT: Duration = Duration::from_secs(10);
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub(crate) struct ListParams {
+pub(crate) struct EventParams {
     /// The id of the event behind which the list begins; by default it begins with the first one.
     #[param(nullable = false, pattern = "^[0-9]+$")]
     after: Option<String>,
     /// How many events at most; by default 50.
     #[param(nullable = false, minimum = 1, maximum = 500)]
     limit: Option<u32>,
+}
+
+impl EventParams {
+    /// Returns behind which event the page begins, and how many it may have.
+    pub(crate) fn read(&self) -> Result<(u64, u32), Error> {
+        let limit = cursor::limit(self.limit, "ask for the next page with after")?;
+        Ok((self.after.as_deref().map_or(Ok(0), place)?, limit))
+    }
 }
 
 /// `?after=ID`, for those who cannot send `Last-Event-ID`.
@@ -48,7 +58,8 @@ pub(crate) struct StreamParams {
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct EventList {
     pub(crate) items: Vec<Event>,
-    /// The id of the last event, where there may be more behind it.
+    /// What to ask for with `after` to go on, where there may be more. Then a page may have fewer events
+    /// than were asked for, or none.
     pub(crate) next_cursor: Option<String>,
 }
 
@@ -70,26 +81,24 @@ problems! {
 ///
 /// Oldest first: of all projects for an administrator, of its own for any other key.
 #[utoipa::path(
-    get, path = "/events", tag = "events", operation_id = "list_events", params(ListParams),
+    get, path = "/events", tag = "events", operation_id = "list_events", params(EventParams),
     responses((status = 200, description = "A page of events.", body = EventList), Looking)
 )]
 pub(crate) async fn list(
     State(state): State<ApiState>,
     caller: Caller,
-    Params(params): Params<ListParams>,
+    Params(params): Params<EventParams>,
 ) -> Result<axum::Json<EventList>, Error> {
-    let limit = cursor::limit(params.limit, "ask for the next page with after")?;
-    let after = params.after.as_deref().map_or(Ok(0), place)?;
-    let items = state.service.events_after(&caller, after, limit).await?;
-    let full = items.len() >= usize::try_from(limit).unwrap_or(usize::MAX);
-    let next_cursor = items.last().filter(|_| full).map(|last| last.id.clone());
-    Ok(axum::Json(EventList { items, next_cursor }))
+    let (after, limit) = params.read()?;
+    let (items, next) = state.service.events_after(&caller, after, limit).await?;
+    Ok(axum::Json(EventList { items, next_cursor: next.map(|next| format!("{next:019}")) }))
 }
 
 /// Follow events
 ///
 /// Server-Sent Events (WHATWG HTML, 9.2): every change from now on, or from behind the event that
-/// `Last-Event-ID` names, once each and in the order of their commits.
+/// `Last-Event-ID` names, once each and in the order of their commits. It ends within a second when the key
+/// is good no more.
 #[utoipa::path(
     get, path = "/events/stream", tag = "events", operation_id = "stream_events",
     params(StreamParams, LastEventId),
@@ -110,7 +119,8 @@ pub(crate) async fn stream(
         None => params.after,
     };
     let after = named.as_deref().map(place).transpose()?;
-    let follower = state.service.follow_events(&caller, after).await?;
+    let key = ApiKey::presented(presented(&headers).unwrap_or_default());
+    let follower = state.service.follow_events(&caller, key, after).await?;
     let stop = state.stop.clone();
     let events = stream::unfold((state, follower), next)
         .flat_map(|events| stream::iter(events.into_iter().map(Ok)))
@@ -124,6 +134,8 @@ async fn next(
     let service = Arc::clone(&state.service);
     match service.next_events(&mut follower).await {
         Ok(events) => Some((events.iter().filter_map(written).collect(), (state, follower))),
+        // It was revoked, or its time is up.
+        Err(Error::Unauthenticated { .. }) => None,
         // The client comes again with the last id that it got.
         Err(error) => {
             error!(error = %chain(&error), "Could not follow the events; a stream was ended");

@@ -16,7 +16,7 @@ use crate::service::keys::ApiKey;
 use crate::service::{Asked, Caller, Done, Error};
 
 problems! {
-    takes Creating: IdempotencyConflict;
+    takes Creating: NameInUse IdempotencyConflict;
     looks Listing: ;
     looks OfKey: ApiKeyNotFound;
     looks Revoking: ApiKeyNotFound LastAdminKey;

@@ -17,6 +17,8 @@ pub(crate) enum AdminError {
     ApiKeyNotFound { id: String },
     #[error("API key {id} is the last one that may administer the service")]
     LastAdminKey { id: String },
+    #[error("a project named {name} was deleted, and names are not used again")]
+    NameRetired { name: String },
     #[error("there is no webhook {id}")]
     WebhookNotFound { id: String },
     #[error("there are {MOST_WEBHOOKS} webhooks of {of}, as many as there may be")]
@@ -40,7 +42,7 @@ impl AdminError {
             Self::LastAdminKey { .. } => ErrorCode::LastAdminKey,
             Self::WebhookNotFound { .. } => ErrorCode::WebhookNotFound,
             Self::TooManyWebhooks { .. } => ErrorCode::QuotaExceeded,
-            Self::Exists { .. } => ErrorCode::NameInUse,
+            Self::Exists { .. } | Self::NameRetired { .. } => ErrorCode::NameInUse,
             Self::PoolInUse { .. } => ErrorCode::PoolInUse,
             Self::PoolOverlaps { .. } => ErrorCode::PoolOverlaps,
             Self::ReservedInUse { .. } => ErrorCode::AddressInUse,
@@ -58,7 +60,7 @@ impl AdminError {
             Self::TooManyWebhooks { .. } => {
                 "delete one first; one webhook can get every kind of event"
             }
-            Self::Exists { .. } => "choose another name",
+            Self::Exists { .. } | Self::NameRetired { .. } => "choose another name",
             Self::PoolInUse { .. } => "drain it, have its addresses released, then repeat",
             Self::PoolOverlaps { .. } => "name addresses that no pool has; see GET /pools",
             Self::ReservedInUse { .. } => "have it released first",
@@ -74,7 +76,7 @@ impl AdminError {
             Self::ApiKeyNotFound { id } | Self::LastAdminKey { id } => json!({ "api_key": id }),
             Self::WebhookNotFound { id } => json!({ "webhook": id }),
             Self::TooManyWebhooks { .. } => json!({ "quota": MOST_WEBHOOKS }),
-            Self::Exists { name, .. } => json!({ "name": name }),
+            Self::Exists { name, .. } | Self::NameRetired { name } => json!({ "name": name }),
             Self::ReservedInUse { pool } => json!({ "pool": pool }),
             Self::PoolInUse { pool, held, asleep } => {
                 json!({ "pool": pool, "allocated": held, "quarantined": asleep })
@@ -96,6 +98,11 @@ pub(crate) fn explained(error: StoreError, what: &'static str, named: &str) -> E
         Refusal::ProjectInUse { what } => AdminError::ProjectInUse { name: named, what }.into(),
         Refusal::ApiKeyNotFound => AdminError::ApiKeyNotFound { id: named }.into(),
         Refusal::LastAdminKey => AdminError::LastAdminKey { id: named }.into(),
+        Refusal::NameRetired => AdminError::NameRetired { name: named }.into(),
+        Refusal::Expired => {
+            let hint = "give a time that is to come, or none";
+            Error::invalid("expires_at has passed", hint)
+        }
         Refusal::WebhookNotFound => AdminError::WebhookNotFound { id: named }.into(),
         Refusal::TooManyWebhooks => AdminError::TooManyWebhooks { of: named }.into(),
         Refusal::PoolNotFound => Error::PoolNotFound { pool: named },

@@ -191,7 +191,7 @@ impl Service {
         asked: &Asked,
     ) -> Result<Done<Host>, Error> {
         caller.may_administer()?;
-        let terms = asked.terms(caller, &("accept", named));
+        let terms = asked.no_version()?.terms(caller, &("accept", named));
         let unknown = || Error::HostNotFound { named: named.to_owned() };
         let host: HostName = named.parse().map_err(|_| unknown())?;
         let accepted = self.repository().accept_host(&terms, &host, &caller.by()).await;

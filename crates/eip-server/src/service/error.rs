@@ -365,6 +365,8 @@ impl About<'_> {
             | Refusal::ApiKeyNotFound
             | Refusal::WebhookNotFound
             | Refusal::TooManyWebhooks
+            | Refusal::NameRetired
+            | Refusal::Expired
             | Refusal::LastAdminKey
             | Refusal::Rehearsed => Error::Store(StoreError::Refused(refusal)),
         }

@@ -149,8 +149,7 @@ impl KeyRing {
         }
         let found = repository.find_api_key(&digest).await.map_err(Error::Store)?;
         let Some(record) = found.filter(|record| record.digest.ct_eq(&digest).into()) else {
-            let damaged = presented.starts_with("eip_") && !well_formed(presented);
-            let detail = if damaged {
+            let detail = if !well_formed(presented) {
                 "the API key is malformed: a part of it is missing or mistyped"
             } else {
                 "the API key is unknown"

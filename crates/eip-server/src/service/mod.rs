@@ -3,6 +3,7 @@
 
 mod admin_error;
 mod agents;
+mod allocation;
 mod allocator;
 mod caller;
 mod elastic_ips;

@@ -14,6 +14,9 @@ use super::{Caller, Error, Service};
 /// How many cells a map has at most.
 const MOST_CELLS: u64 = 4_096;
 
+/// How many addresses a cell stands for at least: a map of single ones would be a list of who holds what.
+const LEAST_CELL: u32 = 4;
+
 /// What a picture may cost without being shown again.
 const CHEAP: Duration = Duration::from_millis(25);
 
@@ -73,7 +76,7 @@ fn step(ranges: &[Ipv4Range]) -> u32 {
     let cells = |step: u32| -> u64 {
         ranges.iter().map(|range| u64::from(range.size().div_ceil(step))).sum()
     };
-    let mut step = 1;
+    let mut step = LEAST_CELL;
     while cells(step) > MOST_CELLS && step < 1 << 24 {
         step *= 2;
     }

@@ -1,6 +1,8 @@
 //! Pools: what there is in them, and what administrators do with them.
 
-use eip_model::{CreatePoolRequest, Pool, PoolConfig, PoolName, UpdatePoolRequest, chain};
+use eip_model::{
+    CreatePoolRequest, Ipv4Range, Pool, PoolConfig, PoolName, UpdatePoolRequest, chain,
+};
 use eip_store::{Page, PoolChange, PoolCounts};
 use tracing::{info, warn};
 
@@ -14,6 +16,8 @@ const QUARANTINE_SECONDS: u32 = 600;
 
 /// How many ranges a request may name, and how many reserved addresses a pool may have.
 const MOST_RANGES: usize = 256;
+/// How many it may come to have.
+const MOST_RANGES_IN_ALL: usize = 1_024;
 const MOST_RESERVED: usize = 4_096;
 
 impl Service {
@@ -74,7 +78,7 @@ impl Service {
         asked: &Asked,
     ) -> Result<Done<Pool>, Error> {
         caller.may_administer()?;
-        let terms = asked.terms(caller, &("POST /pools", &request));
+        let terms = asked.no_version()?.terms(caller, &("POST /pools", &request));
         let pool = PoolConfig {
             quarantine_seconds: request.quarantine_seconds.unwrap_or(QUARANTINE_SECONDS),
             mode: request.mode,
@@ -90,6 +94,7 @@ impl Service {
             };
             return Err(Error::invalid(detail, hint));
         }
+        reachable(&pool.ranges)?;
         reserved_lie_in(&pool)?;
         let made = self.repository().make_pool(&terms, &pool, &caller.by()).await;
         let made = made.map_err(|error| explained(error, "pool", pool.name.as_str()))?;
@@ -120,6 +125,11 @@ impl Service {
             let detail = format!("add_ranges are at most {MOST_RANGES}");
             return Err(Error::invalid(detail, "add them in several requests"));
         }
+        if before.ranges.len() + request.add_ranges.len() > MOST_RANGES_IN_ALL {
+            let detail = format!("a pool has at most {MOST_RANGES_IN_ALL} ranges");
+            return Err(Error::invalid(detail, "make another pool"));
+        }
+        reachable(&request.add_ranges)?;
         let ranges = before.ranges.iter().chain(&request.add_ranges).copied().collect();
         let reserved = request.reserved.clone().unwrap_or_else(|| before.reserved.clone());
         reserved_lie_in(&PoolConfig { ranges, reserved, ..before.clone() })?;
@@ -131,7 +141,7 @@ impl Service {
             projects: request.projects,
             draining: request.draining,
         };
-        let terms = asked.terms(caller, &());
+        let terms = asked.no_version()?.unkeyed();
         // What is in it is counted before: once it is changed, the answer is that it is.
         let counts = self.counts(&before.name).await?;
         let by = caller.by();
@@ -152,7 +162,7 @@ impl Service {
     ) -> Result<Done<()>, Error> {
         caller.may_administer()?;
         let name: PoolName = named.parse().map_err(|_| no_pool(named))?;
-        let terms = asked.terms(caller, &());
+        let terms = asked.no_version()?.unkeyed();
         let deleted = self.repository().delete_pool(&terms, &name, &caller.by()).await;
         deleted.map_err(|error| explained(error, "pool", name.as_str()))?;
         if !asked.dry_run {
@@ -195,6 +205,17 @@ fn shown(config: PoolConfig, counts: PoolCounts) -> Pool {
         projects: config.projects,
         draining: config.draining,
     }
+}
+
+/// Refuses ranges by which no instance could be reached.
+fn reachable(ranges: &[Ipv4Range]) -> Result<(), Error> {
+    for range in ranges {
+        if let Some(what) = range.set_apart() {
+            let hint = "name addresses that are routed to your hosts";
+            return Err(Error::invalid(format!("{range} has a part of {what}"), hint));
+        }
+    }
+    Ok(())
 }
 
 fn reserved_lie_in(pool: &PoolConfig) -> Result<(), Error> {

@@ -6,7 +6,7 @@ use eip_model::{
     ApiKeyInfo, CreateKeyRequest, CreateProjectRequest, CreatedKey, KeyId, Project, ProjectName,
     Role, UpdateProjectRequest,
 };
-use eip_store::{ApiKeyRecord, KeyPlace, NewApiKey, Page, Terms};
+use eip_store::{ApiKeyRecord, KeyPlace, NewApiKey, Page};
 use jiff::Timestamp;
 use tracing::{info, warn};
 
@@ -42,7 +42,7 @@ impl Service {
         asked: &Asked,
     ) -> Result<Done<Project>, Error> {
         caller.may_administer()?;
-        let terms = asked.terms(caller, &("POST /projects", &request));
+        let terms = asked.no_version()?.terms(caller, &("POST /projects", &request));
         let quota = request.quota.unwrap_or(Some(QUOTA));
         let by = caller.by();
         let made = self.repository().make_project(&terms, &request.name, quota, &by);
@@ -60,7 +60,7 @@ impl Service {
     ) -> Result<Done<Project>, Error> {
         caller.may_administer()?;
         let name: ProjectName = named.parse().map_err(|_| no_project(named))?;
-        let terms = asked.terms(caller, &());
+        let terms = asked.no_version()?.unkeyed();
         let by = caller.by();
         let changed = self.repository().set_quota(&terms, &name, request.quota, &by);
         let project = changed.await.map_err(|error| explained(error, "project", named))?;
@@ -79,7 +79,7 @@ impl Service {
             let what = "it is the service's own, or that of your key".to_owned();
             return Err(AdminError::ProjectInUse { name: named.to_owned(), what }.into());
         }
-        let terms = asked.terms(caller, &());
+        let terms = asked.no_version()?.unkeyed();
         let deleted = self.repository().delete_project(&terms, &name, &caller.by()).await;
         deleted.map_err(|error| explained(error, "project", named))?;
         Ok(asked.done((), false))
@@ -115,7 +115,7 @@ impl Service {
         asked: &Asked,
     ) -> Result<Done<CreatedKey>, Error> {
         let own = caller.may_administer()?;
-        let terms = asked.terms(caller, &("POST /api-keys", &request));
+        let terms = asked.no_version()?.terms(caller, &("POST /api-keys", &request));
         let CreateKeyRequest { role: word, project, host, name, expires_at } = request;
         let project = match host {
             Some(_) => project,
@@ -126,10 +126,6 @@ impl Service {
             Error::invalid(error.to_string(), hint)
         })?;
         let now = Timestamp::now();
-        if expires_at.is_some_and(|end| end <= now) {
-            let hint = "give a time that is to come, or none";
-            return Err(Error::invalid("expires_at has passed", hint));
-        }
         let salt = uuid::Uuid::new_v4().simple().to_string();
         // Any, or under an `Idempotency-Key` the one that follows from it.
         let derive = |salt: &str| asked.key.as_ref().map(|once| presented.derive(once, salt));
@@ -137,7 +133,8 @@ impl Service {
         let new = NewApiKey { id: key.id(), digest: key.digest(), role, name, expires_at, now };
         let made =
             self.repository().make_api_key(&terms, &new, &salt, Some(QUOTA), &caller.actor()).await;
-        let made = made.map_err(|error| explained(error, "key", ""))?;
+        let named = project.as_ref().map(ToString::to_string).unwrap_or_default();
+        let made = made.map_err(|error| explained(error, "key", &named))?;
         let info = made.answer.info;
         let key = derive(&made.answer.note).unwrap_or(key);
         if !made.repeated && !asked.dry_run {
@@ -163,7 +160,7 @@ impl Service {
     ) -> Result<Done<()>, Error> {
         caller.may_administer()?;
         let id = KeyId::new(id);
-        let terms = Terms { rehearse: asked.dry_run, ..Terms::default() };
+        let terms = asked.no_version()?.unkeyed();
         let revoked = self.repository().revoke_api_key(&terms, &id, &caller.by()).await;
         revoked.map_err(|error| explained(error, "key", id.as_str()))?;
         if !asked.dry_run {

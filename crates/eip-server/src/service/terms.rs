@@ -38,6 +38,23 @@ impl Asked {
         }
     }
 
+    /// Of a change by PATCH or DELETE, which comes to the same however often it is asked for: an
+    /// `Idempotency-Key` is for POST.
+    pub(crate) fn unkeyed(&self) -> Terms {
+        Terms { once: None, if_match: self.if_match.clone(), rehearse: self.dry_run }
+    }
+
+    /// Refuses an `If-Match` where there is no `ETag`: it is never left unheeded.
+    pub(crate) fn no_version(&self) -> Result<&Self, Error> {
+        match self.if_match {
+            None => Ok(self),
+            Some(_) => {
+                let hint = "leave it out; only elastic IPs have an ETag";
+                Err(Error::invalid("If-Match is for changes of an elastic IP", hint))
+            }
+        }
+    }
+
     pub(crate) fn once(&self, caller: &Caller, what: &impl Serialize) -> Option<OnceKey> {
         self.key.as_ref().map(|key| OnceKey {
             owner: caller.key.clone(),

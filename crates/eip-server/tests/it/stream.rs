@@ -202,3 +202,54 @@ async fn what_is_no_event_is_refused(#[case] id: &str) {
     let (status, body) = crate::world::read(asked).await;
     assert_eq!((status, &body["code"]), (StatusCode::BAD_REQUEST, &"invalid_request".into()));
 }
+
+#[rstest]
+#[tokio::test]
+async fn a_stream_ends_when_its_key_is_revoked(
+    #[values(Store::Sqlite, Store::Postgres)] store: Store,
+) {
+    let world = World::new(store).await;
+    let _tending = world.tend();
+    let (_, key) = world.post("/api-keys", r#"{"role": "reader"}"#).await;
+    let reader = world.with_key(key["key"].as_str().unwrap());
+    let mut following = Following::from(&reader, None).await;
+    world.allocate().await;
+    assert_eq!(following.next().await.unwrap().1["kind"], "allocated");
+    world.delete(&format!("/api-keys/{}", key["id"].as_str().unwrap())).await;
+    // What happened in the second until it is seen may still come.
+    let mut told = 0;
+    while following.next().await.is_some() {
+        told += 1;
+    }
+    assert!(told <= 1, "{told}");
+}
+
+/// The events of others are passed over, however many there are, and the pages lead on.
+#[tokio::test]
+async fn the_events_of_an_elastic_ip_and_of_a_project_come_in_pages() {
+    let world = World::new(Store::Sqlite).await;
+    let (_, key) = world.post("/api-keys", r#"{"role": "member", "project": "other"}"#).await;
+    let other = world.with_key(key["key"].as_str().unwrap());
+    let own = other.allocate().await;
+    for n in 0..7 {
+        world.allocate().await;
+        let change = json!({"name": format!("n{n}")});
+        let path = format!("/elastic-ips/{own}");
+        other.request(Method::PATCH, &path).json(&change).send().await.unwrap();
+    }
+    for (path, expected) in [(format!("/elastic-ips/{own}/events"), 8), ("/events".to_owned(), 10)]
+    {
+        let (mut seen, mut after) = (Vec::new(), String::from("0"));
+        loop {
+            let (status, page) = other.get(&format!("{path}?limit=3&after={after}")).await;
+            assert_eq!(status, StatusCode::OK, "{page}");
+            let items = page["items"].as_array().unwrap();
+            assert!(items.len() <= 3);
+            seen.extend(items.iter().map(|one| one["id"].as_str().unwrap().to_owned()));
+            let Some(next) = page["next_cursor"].as_str() else { break };
+            after = next.to_owned();
+        }
+        assert_eq!(seen.len(), expected, "{path}: {seen:?}");
+        assert!(seen.is_sorted_by(|one, next| one < next), "{seen:?}");
+    }
+}

@@ -321,10 +321,69 @@ async fn a_map_counts_what_the_pool_counts_in_at_most_4096_cells(
         (now["as_of"] != map["as_of"] && held.map(Option::unwrap).sum::<u64>() == 3).then_some(())
     };
     eventually_async("a newer map", SOON, newer).await;
-    made(&world, "/pools", json!({"name": "tiny", "ranges": ["203.0.113.0/30"]})).await;
+    // No cell is of one address: that would say who holds what.
+    made(&world, "/pools", json!({"name": "tiny", "ranges": ["203.0.113.0/29"]})).await;
     let (_, map) = world.get("/pools/tiny/map").await;
     assert_eq!(
         (map["cells"].as_array().unwrap().len(), &map["addresses_per_cell"]),
-        (4, &1.into())
+        (2, &4.into())
     );
+}
+
+/// History goes by names: a project of the same name would inherit it.
+#[rstest]
+#[tokio::test]
+async fn the_name_of_a_deleted_project_is_not_used_again(
+    #[values(Store::Sqlite, Store::Postgres)] store: Store,
+) {
+    let world = World::new(store).await;
+    made(&world, "/projects", json!({"name": "acme"})).await;
+    assert_eq!(world.delete("/projects/acme").await.0, StatusCode::NO_CONTENT);
+    let again = world.post("/projects", json!({"name": "acme"}).to_string()).await;
+    is(&again, StatusCode::CONFLICT, "name_in_use");
+    assert!(again.1["detail"].as_str().unwrap().contains("was deleted"), "{}", again.1);
+    let key = json!({"role": "member", "project": "acme"}).to_string();
+    is(&world.post("/api-keys", key).await, StatusCode::CONFLICT, "name_in_use");
+}
+
+/// Two servers, so that nothing but the record keeps them apart.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn no_key_is_good_for_a_project_that_is_gone() {
+    let url = eip_testkit::postgres::TestCluster::shared().fresh_database().await;
+    let (one, other) = (World::on(&url).await, World::on(&url).await);
+    let mut deleted = 0;
+    for round in 0..25 {
+        let name = format!("p{round}");
+        made(&one, "/projects", json!({"name": name})).await;
+        let key = json!({"role": "member", "project": name}).to_string();
+        let path = format!("/projects/{name}");
+        let (made, gone) = tokio::join!(one.post("/api-keys", key), other.delete(&path));
+        let there = one.get(&path).await.0 == StatusCode::OK;
+        deleted += u32::from(gone.0 == StatusCode::NO_CONTENT);
+        assert_eq!(there, gone.0 != StatusCode::NO_CONTENT, "{gone:?}");
+        assert!(there || made.0 != StatusCode::CREATED, "{made:?}");
+    }
+    assert!((1..25).contains(&deleted), "one side always won: {deleted}");
+}
+
+#[tokio::test]
+async fn a_pool_has_no_addresses_by_which_nothing_is_reached() {
+    let world = World::new(Store::Sqlite).await;
+    for range in ["0.0.0.0/8", "127.0.0.0/24", "169.254.1.0/24", "224.0.0.0/24", "255.255.255.0/24"]
+    {
+        let pool = json!({"name": "odd", "ranges": [range]}).to_string();
+        is(&world.post("/pools", pool).await, StatusCode::BAD_REQUEST, "invalid_request");
+        let grown = patch(&world, "/pools/public", json!({"add_ranges": [range]})).await;
+        is(&grown, StatusCode::BAD_REQUEST, "invalid_request");
+    }
+}
+
+#[tokio::test]
+async fn an_address_that_another_server_has_reserved_is_not_handed_out_by_name() {
+    let url = eip_testkit::postgres::TestCluster::shared().fresh_database().await;
+    let (one, other) = (World::on(&url).await, World::on(&url).await);
+    let reserve = json!({"reserved": ["100.64.7.7"]});
+    assert_eq!(patch(&one, "/pools/public", reserve).await.0, StatusCode::OK);
+    let asked = other.post("/elastic-ips", r#"{"address": "100.64.7.7"}"#).await;
+    is(&asked, StatusCode::CONFLICT, "address_in_use");
 }

@@ -285,3 +285,88 @@ async fn a_pool_that_is_exhausted_says_when_an_address_wakes(
     let wakes: jiff::Timestamp = full["next_quarantine_ends_at"].as_str().unwrap().parse().unwrap();
     assert!(wakes > jiff::Timestamp::now());
 }
+
+/// An `Idempotency-Key` is for POST: what is changed or deleted is so each time, whatever comes with it.
+#[rstest]
+#[tokio::test]
+async fn a_change_by_patch_or_delete_is_made_whatever_key_it_names(
+    #[values(Store::Sqlite, Store::Postgres)] store: Store,
+) {
+    let world = World::new(store).await;
+    let ask = async |method: Method, path: &str, body: Value| {
+        said(world.request(method, path).header("Idempotency-Key", "k").json(&body)).await
+    };
+    for name in ["pa", "pb"] {
+        world.post("/projects", json!({"name": name}).to_string()).await;
+        let range = if name == "pa" { "203.0.113.0/28" } else { "203.0.113.16/28" };
+        let pool = json!({"name": name, "ranges": [range]});
+        assert_eq!(world.post("/pools", pool.to_string()).await.0, StatusCode::CREATED);
+    }
+    for (name, quota) in [("pa", 5), ("pa", 10), ("pb", 7)] {
+        let path = format!("/projects/{name}");
+        let (status, _, _, body) = ask(Method::PATCH, &path, json!({"quota": quota})).await;
+        assert_eq!(
+            (status, &body["name"], &body["quota"]),
+            (StatusCode::OK, &name.into(), &quota.into())
+        );
+        let path = format!("/pools/{name}");
+        let change = json!({"quarantine_seconds": quota});
+        let (status, _, _, body) = ask(Method::PATCH, &path, change).await;
+        let told = (&body["name"], &body["quarantine_seconds"]);
+        assert_eq!((status, told), (StatusCode::OK, (&name.into(), &quota.into())));
+    }
+    for path in ["/projects/pa", "/projects/pb", "/pools/pa", "/pools/pb"] {
+        assert_eq!(ask(Method::DELETE, path, json!({})).await.0, StatusCode::NO_CONTENT, "{path}");
+        assert_eq!(world.get(path).await.0, StatusCode::NOT_FOUND, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn an_if_match_where_there_is_no_etag_is_refused() {
+    let world = World::new(Store::Sqlite).await;
+    let hook = json!({"url": "https://hooks.example.com/"});
+    for (method, path, body) in [
+        (Method::POST, "/elastic-ips", json!({})),
+        (Method::POST, "/projects", json!({"name": "acme"})),
+        (Method::PATCH, "/projects/default", json!({"quota": 1})),
+        (Method::PATCH, "/pools/public", json!({"draining": true})),
+        (Method::POST, "/webhooks", hook),
+    ] {
+        let request = world.request(method, path).header("If-Match", "\"x\"").json(&body);
+        let (status, _, _, problem) = said(request).await;
+        assert_eq!(
+            (status, &problem["code"]),
+            (StatusCode::BAD_REQUEST, &"invalid_request".into()),
+            "{path}"
+        );
+    }
+}
+
+/// What stands against a request now did not when it was made.
+#[rstest]
+#[tokio::test]
+async fn a_repeated_allocation_is_answered_also_when_nothing_is_left_of_its_pool(
+    #[values(Store::Sqlite, Store::Postgres)] store: Store,
+) {
+    let world = World::new(store).await;
+    let pool = json!({"name": "one", "ranges": ["198.51.100.0/30"], "reserved": ["198.51.100.2"]});
+    assert_eq!(world.post("/pools", pool.to_string()).await.0, StatusCode::CREATED);
+    let post = |key: &str, body: Value| {
+        let request = world.request(Method::POST, "/elastic-ips");
+        said(request.header("Idempotency-Key", key).json(&body))
+    };
+    let body = json!({"pool": "one"});
+    let first = post("k", body.clone()).await;
+    assert_eq!((first.0, first.1), (StatusCode::CREATED, false));
+    let again = post("k", body.clone()).await;
+    assert_eq!((again.0, again.1, &again.3["id"]), (StatusCode::CREATED, true, &first.3["id"]));
+    assert_eq!(post("other", body.clone()).await.3["code"], "pool_exhausted");
+    let drain = json!({"draining": true});
+    world.request(Method::PATCH, "/pools/one").json(&drain).send().await.unwrap();
+    assert_eq!(post("k", body.clone()).await.3["id"], first.3["id"]);
+    assert_eq!(
+        post("k", json!({"pool": "one", "name": "x"})).await.3["code"],
+        "idempotency_conflict"
+    );
+    assert_eq!(post("other", body).await.3["code"], "pool_draining");
+}

@@ -32,8 +32,6 @@ CREATE TABLE webhook (
     failures         bigint           NOT NULL DEFAULT 0,
     failing_since    timestamptz,
     next_at          timestamptz,
-    last_at          timestamptz,
-    last_status      bigint,
     last_error       text COLLATE "C",
     delivered_at     timestamptz,
     -- The server that sends, and until when it may.
@@ -48,3 +46,10 @@ CREATE TABLE webhook (
 );
 
 CREATE INDEX webhook_of_project ON webhook (project);
+
+-- Names that are not used again: the history of addresses goes by them.
+CREATE TABLE deleted_project (
+    name       text COLLATE "C" NOT NULL,
+    deleted_at timestamptz      NOT NULL,
+    CONSTRAINT deleted_project_pkey PRIMARY KEY (name)
+);

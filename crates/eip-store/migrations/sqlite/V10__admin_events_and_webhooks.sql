@@ -49,8 +49,6 @@ CREATE TABLE webhook (
     failures         INTEGER NOT NULL DEFAULT 0,
     failing_since    INTEGER,
     next_at          INTEGER,
-    last_at          INTEGER,
-    last_status      INTEGER,
     last_error       TEXT,
     delivered_at     INTEGER,
     holder           BLOB,
@@ -61,3 +59,10 @@ CREATE TABLE webhook (
 ) STRICT;
 
 CREATE INDEX webhook_of_project ON webhook (project);
+
+-- Names that are not used again: the history of addresses goes by them.
+CREATE TABLE deleted_project (
+    name       TEXT    NOT NULL,
+    deleted_at INTEGER NOT NULL,
+    CONSTRAINT deleted_project_pkey PRIMARY KEY (name)
+) STRICT, WITHOUT ROWID;

@@ -138,6 +138,28 @@ fn kept(row: &impl Cells) -> Result<ElasticIpRecord, Wrong> {
     Ok(kept.record())
 }
 
+/// What was answered to an allocation under this key.
+#[derive(Debug)]
+pub(super) struct AllocatedBefore(pub(super) OnceKey);
+
+impl UseCase for AllocatedBefore {
+    type Answer = Option<Allocated>;
+    const DOING: &'static str = "look up an answer";
+
+    async fn run<T: Tx>(&self, tx: &mut T) -> Result<Option<Allocated>, Failure> {
+        let (owner, key) = name(&self.0);
+        let sql = "SELECT fingerprint, CAST(outcome AS text) AS outcome FROM answer
+                    WHERE owner = $1 AND key = $2";
+        let Some(row) = tx.row(sql, values![owner, key]).await? else { return Ok(None) };
+        let fingerprint = row.bytes("fingerprint").map_err(|e| e.within("answer"))?;
+        if fingerprint.unwrap_or_default() != self.0.fingerprint {
+            return Err(Refusal::IdempotencyConflict.into());
+        }
+        let record = kept(&row).map_err(|e| e.within("answer"))?;
+        Ok(Some(Allocated { record, repeated: true }))
+    }
+}
+
 /// Takes out the answers of commands that were not carried out.
 pub(super) async fn withdraw<T: Tx>(
     tx: &mut T,

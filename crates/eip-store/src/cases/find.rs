@@ -1,6 +1,8 @@
 //! Finding and listing.
 
-use eip_model::{ElasticIpId, ElasticIpRef, ElasticIpStatus, Event, Instance, InstanceRef};
+use eip_model::{
+    ElasticIpId, ElasticIpRef, ElasticIpStatus, Event, Instance, InstanceRef, ProjectName,
+};
 
 use super::held::{AMONG, Aims, MEANT, aims, numbered, offset_of, place, sees};
 use crate::pages::InstancePlace;
@@ -145,6 +147,8 @@ impl UseCase for InstanceFilter {
 pub(super) struct EventsOf {
     pub(super) id: ElasticIpId,
     pub(super) scope: Scope,
+    pub(super) after: u64,
+    pub(super) limit: u32,
 }
 
 impl UseCase for EventsOf {
@@ -154,10 +158,12 @@ impl UseCase for EventsOf {
     async fn run<T: Tx>(&self, tx: &mut T) -> Result<Vec<Event>, Failure> {
         let stands_for = T::DIALECT.stands_for;
         let number = offset_of(self.id);
-        let mut list = Statement::new(rows::EVENT, values![]);
+        let after = i64::try_from(self.after).unwrap_or(i64::MAX);
+        let mut list = Statement::new("SELECT * FROM (", values![]);
+        list.add(rows::EVENT, values![]);
         list.add(" WHERE kind <> 'allocated' AND elastic_ip_id = ? AND address", values![self.id]);
         list.add(stands_for, values![number]);
-        list.add(" UNION ALL ", values![]);
+        list.add(" AND seq > ? UNION ALL ", values![after]);
         list.add(rows::EVENT, values![]);
         list.add(
             " WHERE kind = 'allocated' AND elastic_ip_id = ?
@@ -171,12 +177,13 @@ impl UseCase for EventsOf {
             values![self.id],
         );
         list.add(stands_for, values![number]);
-        list.add(") ORDER BY seq", values![]);
+        list.add(")) told WHERE seq > ?", values![after]);
+        if let Some(project) = self.scope.project() {
+            list.add(" AND project = ?", values![project]);
+        }
+        list.add(" ORDER BY seq LIMIT ?", values![self.limit]);
         let found = tx.rows(&list.text, &list.values).await?;
-        let events = found.iter().map(rows::event).collect::<Result<Vec<_>, _>>()?;
-        let only = self.scope.project();
-        let seen = |event: &Event| only.is_none_or(|only| event.project.as_ref() == Some(only));
-        Ok(events.into_iter().filter(seen).collect())
+        Ok(found.iter().map(rows::event).collect::<Result<_, _>>()?)
     }
 }
 
@@ -185,6 +192,43 @@ impl UseCase for EventsOf {
 pub(super) struct EventsAfter {
     pub(super) after: u64,
     pub(super) limit: u32,
+}
+
+/// How many events are looked through for those of one project: what one look costs does not grow with
+/// what others do.
+const WINDOW: i64 = 20_000;
+
+/// The events of a project behind a place, and how far was looked; `None` when nothing is behind it.
+#[derive(Debug)]
+pub(super) struct EventsOfProject {
+    pub(super) after: u64,
+    pub(super) limit: u32,
+    pub(super) project: ProjectName,
+}
+
+impl UseCase for EventsOfProject {
+    type Answer = (Vec<Event>, Option<u64>);
+    const DOING: &'static str = "follow the events of a project";
+
+    async fn run<T: Tx>(&self, tx: &mut T) -> Result<Self::Answer, Failure> {
+        let last = LastEvent.run(tx).await?;
+        if last <= self.after {
+            return Ok((Vec::new(), None));
+        }
+        let after = i64::try_from(self.after).unwrap_or(i64::MAX);
+        let end = after.saturating_add(WINDOW).min(i64::try_from(last).unwrap_or(i64::MAX));
+        let mut list = Statement::new(rows::EVENT, values![]);
+        list.add(" WHERE seq > ? AND seq <= ? AND project = ?", values![after, end, &self.project]);
+        list.add(" ORDER BY seq LIMIT ?", values![self.limit]);
+        let found = tx.rows(&list.text, &list.values).await?;
+        let events = found.iter().map(rows::event).collect::<Result<Vec<_>, _>>()?;
+        let full = events.len() >= usize::try_from(self.limit).unwrap_or(usize::MAX);
+        let reached = match events.last().filter(|_| full) {
+            Some(last) => last.id.parse().unwrap_or(self.after),
+            None => u64::try_from(end).unwrap_or(last),
+        };
+        Ok((events, Some(reached)))
+    }
 }
 
 impl UseCase for EventsAfter {

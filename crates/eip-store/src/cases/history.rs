@@ -34,7 +34,10 @@ impl UseCase for HistoryFilter {
         let (Some(first), Some(last)) = (periods.last(), periods.first()) else {
             return Ok(periods);
         };
-        let events = self.events(tx, first.from, last.to).await?;
+        let events = match self.at {
+            Some(at) => self.around(tx, at).await?,
+            None => self.events(tx, first.from, last.to).await?,
+        };
         for period in &mut periods {
             tell(period, &events);
             if let Some(at) = self.at {
@@ -93,11 +96,35 @@ impl HistoryFilter {
         if let Some(to) = to {
             list.add(" AND at <= ?", values![to]);
         }
-        list.add(" ORDER BY seq", values![]);
+        // The newest are told.
+        list.add(" ORDER BY seq DESC LIMIT ?", values![MOST_EVENTS]);
         let found = tx.rows(&list.text, &list.values).await?;
-        Ok(found.iter().map(rows::event).collect::<Result<_, _>>()?)
+        let mut events = found.iter().map(rows::event).collect::<Result<Vec<_>, _>>()?;
+        events.reverse();
+        Ok(events)
+    }
+
+    /// The last event before a time that tells what the address leads to, and the next one.
+    async fn around<T: Tx>(&self, tx: &mut T, at: Timestamp) -> Result<Vec<Event>, Failure> {
+        let mut events = Vec::new();
+        for side in [" AND at <= ? ORDER BY seq DESC LIMIT 1", " AND at > ? ORDER BY seq LIMIT 1"] {
+            let mut list = Statement::new(rows::EVENT, values![]);
+            list.add(
+                " WHERE kind <> 'allocated' AND address = ?
+                    AND kind IN ('associated', 'moved', 'disassociated', 'instance_removed',
+                                 'released')",
+                values![self.address],
+            );
+            list.add(side, values![at]);
+            let row = tx.row(&list.text, &list.values).await?;
+            events.extend(row.as_ref().map(rows::event).transpose()?);
+        }
+        Ok(events)
     }
 }
+
+/// How many events of the periods of a page are read at most.
+const MOST_EVENTS: i64 = 10_000;
 
 fn period(row: &impl Cells) -> Result<AllocationPeriod, Wrong> {
     Ok(AllocationPeriod {

@@ -11,31 +11,38 @@ use crate::pages::{KeyPlace, Page};
 use crate::records::{ApiKeyRecord, By, MadeApiKey, NewApiKey};
 use crate::rows::{self, Cells};
 use crate::transaction::{Failure, Tx, UseCase};
-use crate::value::{Statement, values};
+use crate::value::{Statement, Value, values};
 
 impl UseCase for NewApiKey {
     type Answer = ();
     const DOING: &'static str = "make a key known";
 
     async fn run<T: Tx>(&self, tx: &mut T) -> Result<(), Failure> {
-        tx.run(
-            "INSERT INTO api_key (id, digest, role, project, host, created_at, name, expires_at)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
-             ON CONFLICT (id) DO UPDATE
+        let sql = format!(
+            "{INSERT} ON CONFLICT (id) DO UPDATE
                 SET digest = excluded.digest, role = excluded.role,
-                    project = excluded.project, host = excluded.host",
-            values![
-                &self.id,
-                &self.digest[..],
-                self.role.as_str(),
-                self.role.project(),
-                self.role.host(),
-                self.now,
-                self.name.as_ref(),
-                self.expires_at,
-            ],
-        )
-        .await
+                    project = excluded.project, host = excluded.host"
+        );
+        tx.run(&sql, &self.values()).await
+    }
+}
+
+const INSERT: &str = "
+    INSERT INTO api_key (id, digest, role, project, host, created_at, name, expires_at)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
+
+impl NewApiKey {
+    fn values(&self) -> [Value<'_>; 8] {
+        [
+            Value::from(&self.id),
+            Value::from(&self.digest[..]),
+            Value::from(self.role.as_str()),
+            Value::from(self.role.project()),
+            Value::from(self.role.host()),
+            Value::from(self.now),
+            Value::from(self.name.as_ref()),
+            Value::from(self.expires_at),
+        ]
     }
 }
 
@@ -54,10 +61,23 @@ impl UseCase for MakeApiKey {
     const DOING: &'static str = "make a key";
 
     async fn run<T: Tx>(&self, tx: &mut T) -> Result<MadeApiKey, Failure> {
-        if let Some(project) = self.key.role.project() {
-            new_project(tx, project, self.quota, &self.by).await?;
+        if self.key.expires_at.is_some_and(|end| end <= self.by.at) {
+            return Err(Refusal::Expired.into());
         }
-        NewApiKey { now: self.by.at, ..self.key.clone() }.run(tx).await?;
+        if let Some(project) = self.key.role.project() {
+            let made = new_project(tx, project, self.quota, &self.by).await?;
+            // Held to the end: it is not deleted while a key for it is made.
+            let sql = "SELECT name FROM project WHERE name = $1 FOR SHARE";
+            if made.is_none() && tx.row(sql, values![project]).await?.is_none() {
+                return Err(Failure::Again("the project was deleted meanwhile".into()));
+            }
+        }
+        let key = NewApiKey { now: self.by.at, ..self.key.clone() };
+        let sql = format!("{INSERT} ON CONFLICT DO NOTHING RETURNING id");
+        // Ids have 32 bits: one that another key has is not given to this one.
+        if tx.row(&sql, &key.values()).await?.is_none() {
+            return Err(Refusal::Exists.into());
+        }
         let sql = format!("{} WHERE id = $1", rows::API_KEY);
         let row = tx.row(&sql, values![&self.key.id]).await?;
         let gone = || Failure::Again("the key went away".into());
@@ -136,10 +156,10 @@ impl UseCase for RevokeApiKey {
             .row(
                 "SELECT count(*) AS others FROM api_key k
                   WHERE k.role = 'admin' AND k.id <> $1 AND k.revoked_at IS NULL
-                    AND (k.expires_at IS NULL OR k.expires_at > $2)
+                    AND k.expires_at IS NULL
                  HAVING EXISTS (SELECT 1 FROM api_key own
                                  WHERE own.id = $1 AND own.role = 'admin')",
-                values![&self.id, self.by.at],
+                values![&self.id],
             )
             .await?;
         let others = others.map(|row| row.number::<u64>("others")).transpose();

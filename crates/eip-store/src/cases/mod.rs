@@ -272,6 +272,10 @@ impl<D: Database> Repository for Record<D> {
         self.database.read(filter.clone()).await
     }
 
+    async fn allocated_before(&self, once: &OnceKey) -> Result<Option<Allocated>, StoreError> {
+        self.database.look(answers::AllocatedBefore(once.clone())).await
+    }
+
     async fn rehearse_allocation(&self, new: &NewAllocation) -> Result<Allocated, StoreError> {
         let new = NewAllocation { now: micros(new.now), once: None, ..new.clone() };
         terms::rehearse(&*self.database, terms::Alone(new)).await
@@ -391,12 +395,28 @@ impl<D: Database> Repository for Record<D> {
         self.database.change(release::EndQuarantines { now: micros(now) }).await
     }
 
-    async fn events_of(&self, id: ElasticIpId, scope: &Scope) -> Result<Vec<Event>, StoreError> {
-        self.database.look(find::EventsOf { id, scope: scope.clone() }).await
+    async fn events_of(
+        &self,
+        id: ElasticIpId,
+        scope: &Scope,
+        after: u64,
+        limit: u32,
+    ) -> Result<Vec<Event>, StoreError> {
+        self.database.look(find::EventsOf { id, scope: scope.clone(), after, limit }).await
     }
 
     async fn events_after(&self, after: u64, limit: u32) -> Result<Vec<Event>, StoreError> {
         self.database.look(find::EventsAfter { after, limit }).await
+    }
+
+    async fn events_of_project(
+        &self,
+        project: &ProjectName,
+        after: u64,
+        limit: u32,
+    ) -> Result<(Vec<Event>, Option<u64>), StoreError> {
+        let project = project.clone();
+        self.database.read(find::EventsOfProject { after, limit, project }).await
     }
 
     async fn last_event(&self) -> Result<u64, StoreError> {

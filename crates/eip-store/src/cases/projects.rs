@@ -56,6 +56,12 @@ pub(super) async fn new_project<T: Tx>(
         )
         .await?;
     let Some(made) = made else { return Ok(None) };
+    // Who had an address is told by the name of the project: nobody gets another one's history. Asked
+    // now, as a deletion that was under way is over.
+    let sql = "SELECT name FROM deleted_project WHERE name = $1";
+    if tx.row(sql, values![name]).await?.is_some() {
+        return Err(Refusal::NameRetired.into());
+    }
     tx.tell(event(EventKind::ProjectCreated, by, name, format!("with {}", told(quota))));
     Ok(Some(project(&made)?))
 }
@@ -166,6 +172,8 @@ impl UseCase for DeleteProject {
             return Err(Refusal::ProjectInUse { what }.into());
         }
         tx.run("DELETE FROM project WHERE name = $1", values![&self.name]).await?;
+        let sql = "INSERT INTO deleted_project (name, deleted_at) VALUES ($1, $2)";
+        tx.run(sql, values![&self.name, self.by.at]).await?;
         let detail = "with its webhooks".to_owned();
         tx.tell(event(EventKind::ProjectDeleted, &self.by, &self.name, detail));
         Ok(())

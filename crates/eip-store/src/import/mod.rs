@@ -9,7 +9,7 @@ use crate::postgres::import::Target;
 pub(crate) use source::{Column, Kind, Piece, Source};
 
 /// The tables of the record, each behind those that it refers to.
-pub(crate) const TABLES: [&str; 16] = [
+pub(crate) const TABLES: [&str; 17] = [
     "cluster",
     "project",
     "pool",
@@ -26,6 +26,7 @@ pub(crate) const TABLES: [&str; 16] = [
     "answer",
     "traffic",
     "webhook",
+    "deleted_project",
 ];
 
 /// A record that was imported.

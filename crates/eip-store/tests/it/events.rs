@@ -23,7 +23,7 @@ async fn every_change_is_told_once_with_who_made_it(
     world.repo.associate(&command).await.unwrap();
     world.part(&eip).await.unwrap();
     world.release(&eip).await.unwrap();
-    let events = world.repo.events_of(eip.id, &scope("default")).await.unwrap();
+    let events = world.repo.events_of(eip.id, &scope("default"), 0, 10_000).await.unwrap();
     let told: Vec<_> = events.iter().map(|e| (e.kind, e.actor.as_str(), e.at)).collect();
     assert_eq!(
         told,
@@ -60,8 +60,11 @@ async fn two_holders_of_one_address_have_a_story_each(
     let second = take(&world.repo, &new).await.unwrap();
     assert_eq!(world.told(&first).await, ["allocated", "released"]);
     assert_eq!(world.told(&second).await, ["allocated"]);
-    assert!(world.repo.events_of(first.id, &scope("other")).await.unwrap().is_empty());
-    assert_eq!(world.repo.events_of(second.id, &Scope::Everything).await.unwrap().len(), 1);
+    assert!(world.repo.events_of(first.id, &scope("other"), 0, 10_000).await.unwrap().is_empty());
+    assert_eq!(
+        world.repo.events_of(second.id, &Scope::Everything, 0, 10_000).await.unwrap().len(),
+        1
+    );
 }
 
 #[rstest]

@@ -6,7 +6,8 @@ use std::time::Duration;
 use eip_store::News;
 use rstest::rstest;
 
-use crate::world::{Kind, World, host, new_allocation, take};
+use crate::raw::execute;
+use crate::world::{Kind, World, host, new_allocation, project, take};
 
 const WRITERS: u32 = 64;
 const EACH: u32 = 40;
@@ -79,4 +80,38 @@ async fn a_commit_is_news_and_says_which_hosts_it_concerns(
 
 async fn within_seconds<A>(waiting: impl Future<Output = A>) -> A {
     tokio::time::timeout(Duration::from_secs(5), waiting).await.unwrap()
+}
+
+/// One look ends after so many events, whoever they are of.
+#[rstest]
+#[tokio::test]
+async fn a_look_for_the_events_of_a_project_ends_among_those_of_others(
+    #[values(Kind::Sqlite, Kind::Postgres)] kind: Kind,
+) {
+    let world = World::new(kind).await;
+    let own = take(&world.repo, &new_allocation(1, "default")).await.unwrap();
+    let (rows, now) = match kind {
+        Kind::Sqlite => {
+            ("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 45000)", "1")
+        }
+        Kind::Postgres | Kind::Bouncer => {
+            ("WITH n(i) AS (SELECT generate_series(1, 45000))", "now()")
+        }
+    };
+    let insert = format!(
+        "{rows} INSERT INTO event (at, actor, kind, host, detail)
+           SELECT {now}, 'agent:hv1', 'data_plane_mended', 'hv1', 'x' FROM n"
+    );
+    execute(&world.url, &insert).await;
+    let last = take(&world.repo, &new_allocation(2, "default")).await.unwrap();
+    let (mut looks, mut seen, mut after) = (0, Vec::new(), 0);
+    loop {
+        let (events, reached) =
+            world.repo.events_of_project(&project("default"), after, 100).await.unwrap();
+        seen.extend(events.into_iter().filter_map(|event| event.elastic_ip_id));
+        let Some(reached) = reached else { break };
+        assert!(reached > after && reached <= after + 20_000, "{after} to {reached}");
+        (after, looks) = (reached, looks + 1);
+    }
+    assert_eq!((looks, seen), (3, vec![own.id, last.id]));
 }

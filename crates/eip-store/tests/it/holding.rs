@@ -58,7 +58,9 @@ async fn what_belongs_to_another_project_is_not_found_and_cannot_be_changed(
     }
     assert_eq!(refusal(world.release(&theirs).await), Refusal::ElasticIpNotFound);
     assert_eq!(refusal(world.part(&theirs).await), Refusal::ElasticIpNotFound);
-    assert!(world.repo.events_of(theirs.id, &scope("default")).await.unwrap().is_empty());
+    assert!(
+        world.repo.events_of(theirs.id, &scope("default"), 0, 10_000).await.unwrap().is_empty()
+    );
     assert_eq!(world.told(&theirs).await, ["allocated"]);
 }
 

@@ -95,6 +95,9 @@ async fn eventful() -> World {
     repo.record_traffic(&host("hv1"), &[counted], at(11)).await.unwrap();
     let mend = Mend { at: at(12), what: HARD.into(), times: 2 };
     repo.record_mends(&host("hv1"), &[mend]).await.unwrap();
+    let (terms, brief) = (eip_store::Terms::default(), project("brief"));
+    repo.make_project(&terms, &brief, None, &crate::world::by(12)).await.unwrap();
+    repo.delete_project(&terms, &brief, &crate::world::by(12)).await.unwrap();
     let webhook = crate::webhooks::webhook(1, Some("default"));
     repo.make_webhook(&eip_store::Terms::default(), &webhook, &crate::world::by(13)).await.unwrap();
     // Moved while the host that had it is silent: it waits.

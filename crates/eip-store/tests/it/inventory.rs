@@ -44,7 +44,7 @@ async fn a_removed_instance_loses_its_association_and_the_hold_stays(
         assert_eq!(shown.revision, 3);
         assert_eq!(world.told(eip).await, ["allocated", "associated", "instance_removed"]);
     }
-    let events = world.repo.events_of(first.id, &scope("default")).await.unwrap();
+    let events = world.repo.events_of(first.id, &scope("default"), 0, 10_000).await.unwrap();
     let event = events.last().unwrap();
     assert_eq!(event.actor, "agent:hv1");
     assert_eq!(event.instance_id, Some(instance_id(1)));

@@ -1,14 +1,15 @@
 //! Webhooks: made, changed, held by one server at a time, and never ahead of what was noted.
 
-use eip_model::{Event, EventKind, SigningSecret, WebhookId};
+use eip_model::{Event, EventKind, KeyId, SigningSecret, WebhookId};
 use eip_store::{
-    Deliveries, DeliveryFailure, Hold, MOST_WEBHOOKS, NewWebhook, Refusal, Scope, Terms,
+    Deliveries, DeliveryFailure, Hold, MOST_WEBHOOKS, NewWebhook, OnceKey, Refusal, Scope, Terms,
     WebhookChange, WebhookRecord,
 };
 use rstest::rstest;
 use uuid::Uuid;
 
 use crate::races::{at_once, split};
+use crate::raw::ask;
 use crate::world::{Kind, World, at, by, new_allocation, project, refusal, scope, take};
 
 pub(crate) fn webhook(n: u128, of: Option<&str>) -> NewWebhook {
@@ -237,4 +238,22 @@ async fn the_webhooks_of_a_project_go_with_it(#[values(Kind::Sqlite, Kind::Postg
     assert_eq!(left.iter().map(|one| one.id).collect::<Vec<_>>(), [stays.id]);
     let event = last(&world).await;
     assert_eq!((event.kind, event.subject.as_deref()), (EventKind::ProjectDeleted, Some("brief")));
+}
+
+#[rstest]
+#[tokio::test]
+async fn what_is_kept_for_who_asks_again_has_no_secret(
+    #[values(Kind::Sqlite, Kind::Postgres)] kind: Kind,
+) {
+    let world = world(kind).await;
+    let once = OnceKey { owner: KeyId::new("k1"), key: "a".to_owned(), fingerprint: [1; 32] };
+    let terms = Terms { once: Some(once), ..Terms::default() };
+    let new = webhook(1, Some("acme"));
+    let first = world.repo.make_webhook(&terms, &new, &by(10)).await.unwrap();
+    assert_eq!((first.repeated, &first.answer.secret), (false, &new.secret));
+    let again = world.repo.make_webhook(&terms, &webhook(2, Some("acme")), &by(11)).await.unwrap();
+    assert_eq!((again.repeated, again.answer.id), (true, new.id));
+    let answers = ask(&world.url, "SELECT CAST(outcome AS text) FROM answer").await;
+    assert!(answers[0][0].contains("hooks.example.com"), "{answers:?}");
+    assert!(!answers[0][0].contains("secret"), "{answers:?}");
 }

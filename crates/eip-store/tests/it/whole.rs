@@ -46,7 +46,7 @@ impl Whole {
         ids.dedup();
         let mut stories = Vec::new();
         for id in ids {
-            stories.push((id, repo.events_of(id, &Scope::Everything).await.unwrap()));
+            stories.push((id, repo.events_of(id, &Scope::Everything, 0, 10_000).await.unwrap()));
         }
         let hosts = repo.list_hosts().await.unwrap();
         let mut desired = Vec::new();

@@ -306,7 +306,7 @@ impl World {
     /// The kinds of the events of an elastic IP, oldest first.
     /// The same, with what the events say besides.
     pub(crate) async fn told_in_full(&self, eip: &ElasticIpRecord) -> Vec<String> {
-        let events = self.repo.events_of(eip.id, &Scope::Everything).await.unwrap();
+        let events = self.repo.events_of(eip.id, &Scope::Everything, 0, 10_000).await.unwrap();
         let text = |event: &eip_model::Event| {
             let detail = event.detail.as_ref().map(|detail| format!(": {detail}"));
             format!("{}{}", event.kind.as_str(), detail.unwrap_or_default())
@@ -315,7 +315,7 @@ impl World {
     }
 
     pub(crate) async fn told(&self, eip: &ElasticIpRecord) -> Vec<&'static str> {
-        let events = self.repo.events_of(eip.id, &Scope::Everything).await.unwrap();
+        let events = self.repo.events_of(eip.id, &Scope::Everything, 0, 10_000).await.unwrap();
         events.iter().map(|event| event.kind.as_str()).collect()
     }
 }

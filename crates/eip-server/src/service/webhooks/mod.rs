@@ -52,7 +52,7 @@ impl Service {
         asked: &Asked,
     ) -> Result<Done<WebhookWithSecret>, Error> {
         let scope = caller.may_write()?;
-        let terms = asked.terms(caller, &("POST /webhooks", &request));
+        let terms = asked.no_version()?.terms(caller, &("POST /webhooks", &request));
         let CreateWebhookRequest { url, project, name, kinds } = request;
         let project = match (scope, project) {
             (Scope::Everything, project) => project,
@@ -72,7 +72,7 @@ impl Service {
         if !made.repeated && !asked.dry_run {
             info!(key.id = %caller.key, webhook = %made.answer.id, "Made a webhook");
         }
-        Ok(with_secret(asked, made))
+        self.with_secret(asked, made).await
     }
 
     pub(crate) async fn update_webhook(
@@ -88,7 +88,7 @@ impl Service {
         few_enough(request.kinds.as_ref().and_then(Option::as_ref))?;
         let UpdateWebhookRequest { url, name, kinds, enabled } = request;
         let change = WebhookChange { url, name, kinds, enabled, secret: None };
-        let terms = Terms { rehearse: asked.dry_run, ..Terms::default() };
+        let terms = asked.no_version()?.unkeyed();
         let changed = self.change_webhook(caller, named, &terms, &change).await?;
         Ok(asked.done(changed.answer.told(), false))
     }
@@ -100,12 +100,31 @@ impl Service {
         named: &str,
         asked: &Asked,
     ) -> Result<Done<WebhookWithSecret>, Error> {
-        let terms = asked.terms(caller, &("rotate a webhook", named));
+        let terms = asked.no_version()?.terms(caller, &("rotate a webhook", named));
         let until = Timestamp::now() + BOTH_SIGN_HOURS.hours();
         let secret = Some((SigningSecret::new(rand::random()), until));
         let change = WebhookChange { secret, ..WebhookChange::default() };
         let changed = self.change_webhook(caller, named, &terms, &change).await?;
-        Ok(with_secret(asked, changed))
+        self.with_secret(asked, changed).await
+    }
+
+    /// The secret is kept with the webhook and not with answers: whoever asks again gets the one that
+    /// it has now.
+    async fn with_secret(
+        &self,
+        asked: &Asked,
+        settled: Settled<WebhookRecord>,
+    ) -> Result<Done<WebhookWithSecret>, Error> {
+        let Settled { answer, repeated, .. } = settled;
+        let secret = match repeated {
+            true => {
+                let now = self.repository().find_webhook(answer.id, &Scope::Everything).await;
+                now.map_err(|error| explained(error, "webhook", &answer.id.to_string()))?.secret
+            }
+            false => answer.secret.clone(),
+        };
+        let answer = WebhookWithSecret { webhook: answer.told(), secret: shown(&secret) };
+        Ok(asked.done(answer, repeated))
     }
 
     async fn change_webhook(
@@ -132,7 +151,7 @@ impl Service {
         asked: &Asked,
     ) -> Result<Done<()>, Error> {
         let scope = caller.may_write()?;
-        let terms = Terms { rehearse: asked.dry_run, ..Terms::default() };
+        let terms = asked.no_version()?.unkeyed();
         let id = id(named)?;
         let gone = self.repository().delete_webhook(&terms, id, &scope, &caller.by()).await;
         gone.map_err(|error| explained(error, "webhook", named))?;
@@ -147,12 +166,6 @@ impl Service {
 fn id(named: &str) -> Result<WebhookId, Error> {
     let id = Uuid::try_parse(named);
     id.map(WebhookId::new).map_err(|_| AdminError::WebhookNotFound { id: named.to_owned() }.into())
-}
-
-fn with_secret(asked: &Asked, settled: Settled<WebhookRecord>) -> Done<WebhookWithSecret> {
-    let secret = shown(&settled.answer.secret);
-    let answer = WebhookWithSecret { webhook: settled.answer.told(), secret };
-    asked.done(answer, settled.repeated)
 }
 
 fn not_there(refused: &NotAllowed) -> Error {
