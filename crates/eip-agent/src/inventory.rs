@@ -5,8 +5,9 @@ use std::ops::Bound;
 
 use eip_model::{
     Backend, BackendInventory, BackendListing, DiffItem, InstanceId, Instances, InventoryPart,
-    InventoryReport, InventoryScope,
+    InventoryReport, InventoryScope, PartOrder,
 };
+use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -14,6 +15,9 @@ use tracing::info;
 use crate::server::{LinkError, ServerLink};
 use crate::tell::{Trouble, wait};
 use crate::world::{Inventory, Told};
+
+/// By how much a run is put forward first, in microseconds: an hour.
+const AHEAD: u64 = 3_600_000_000;
 
 /// So many instances go into one part: some megabytes.
 const PART: usize = 10_000;
@@ -28,12 +32,13 @@ pub(crate) async fn tell_inventory(
     mut news: watch::Receiver<Option<Inventory>>,
     stop: CancellationToken,
 ) {
-    let mut told = Telling::default();
+    let now = Timestamp::now().as_microsecond();
+    let mut told = Telling::begin(u64::try_from(now).unwrap_or_default());
     let mut trouble = Trouble::about("the inventory of this host");
     loop {
         let now = news.borrow_and_update().clone();
         if server.was_in_doubt() {
-            told = Telling::default();
+            told = Telling { order: told.order, ahead: told.ahead, ..Telling::begin(0) };
         }
         let sent = async {
             match &now {
@@ -50,8 +55,12 @@ pub(crate) async fn tell_inventory(
 }
 
 /// What a server has heard.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Telling {
+    /// Where the last part that was sent stands among all.
+    order: PartOrder,
+    /// By how much the run is put forward, in microseconds, should a server have one of the future.
+    ahead: u64,
     /// What it has heard last, once it has heard all.
     heard: Option<Inventory>,
     /// The last list of each backend that it has heard.
@@ -63,6 +72,26 @@ struct Telling {
 }
 
 impl Telling {
+    /// Nothing was heard of what this run has to tell, that began at `run`.
+    fn begin(run: u64) -> Self {
+        let order = PartOrder { run, number: 0 };
+        let (heard, lists) = (None, BTreeMap::new());
+        Self { order, ahead: AHEAD, heard, lists, behind: None, in_one: false }
+    }
+
+    /// Sends a part. A server that says it has heard a newer one has heard it of a run that began later: then
+    /// the clock has been put back since.
+    async fn send(&mut self, server: &ServerLink, part: InventoryPart) -> Result<(), LinkError> {
+        self.order.number += 1;
+        let part = InventoryPart { order: Some(self.order), ..part };
+        let sent = server.put("inventory/part", &part).await;
+        if sent.as_ref().is_err_and(LinkError::is_of_the_past) {
+            self.order.run = self.order.run.saturating_add(self.ahead);
+            self.ahead = self.ahead.saturating_mul(2);
+        }
+        sent
+    }
+
     async fn tell(&mut self, server: &ServerLink, now: &Inventory) -> Result<(), LinkError> {
         if self.in_one {
             return server.put("inventory", &whole(now)).await;
@@ -82,14 +111,14 @@ impl Telling {
         match &self.heard {
             Some(heard) if changed.len() <= PART => {
                 let next = if heard == now { self.next(now) } else { these(now, &changed) };
-                server.put("inventory/part", &next).await?;
+                self.send(server, next).await?;
             }
             // All of it, as fast as it goes.
             Some(_) | None => {
                 self.behind = None;
                 loop {
                     let part = self.next(now);
-                    server.put("inventory/part", &part).await?;
+                    self.send(server, part).await?;
                     if self.behind.is_none() {
                         break;
                     }
@@ -139,7 +168,8 @@ impl Telling {
         let listed = |instances: &Instances| {
             instances.range(first..=last).map(|(_, one)| (**one).clone()).collect()
         };
-        InventoryPart { scope: InventoryScope::Range { first, last }, backends: told(now, listed) }
+        let scope = InventoryScope::Range { first, last };
+        InventoryPart { order: None, scope, backends: told(now, listed) }
     }
 }
 
@@ -149,7 +179,7 @@ fn these(now: &Inventory, ids: &BTreeSet<InstanceId>) -> InventoryPart {
         ids.iter().filter_map(|id| instances.get(id)).map(|one| (**one).clone()).collect()
     };
     let scope = InventoryScope::These { ids: ids.iter().copied().collect() };
-    InventoryPart { scope, backends: told(now, listed) }
+    InventoryPart { order: None, scope, backends: told(now, listed) }
 }
 
 /// Returns all of it as it is told in one piece.
@@ -198,7 +228,7 @@ mod tests {
                 ),
                 (Backend::Sandbox, Told::Unreachable("timed out".into())),
             ]);
-            let mut telling = Telling::default();
+            let mut telling = Telling::begin(1);
             let (mut names, mut begins) = (BTreeSet::new(), InstanceId::FIRST);
             loop {
                 let part = telling.next(&now);
@@ -229,7 +259,7 @@ mod tests {
             (backend, Told::Listed(instances(backend, numbers.iter().copied())))
         };
         let before = Inventory::from([list(Backend::Docker, &[1, 2, 3])]);
-        let mut telling = Telling { heard: Some(before.clone()), ..Telling::default() };
+        let mut telling = Telling { heard: Some(before.clone()), ..Telling::begin(1) };
         telling.lists = BTreeMap::from([(Backend::Docker, instances(Backend::Docker, 1..=3))]);
         assert!(telling.changed(&before).is_empty());
         let silent = Inventory::from([(Backend::Docker, Told::Unreachable("timed out".into()))]);

@@ -77,6 +77,14 @@ impl LinkError {
         }
     }
 
+    /// Whether the server has heard something newer than what it was told.
+    pub(crate) fn is_of_the_past(&self) -> bool {
+        match self {
+            Self::Refused { status, .. } => *status == StatusCode::PRECONDITION_FAILED,
+            Self::Unreached(_) | Self::Garbled(_) => false,
+        }
+    }
+
     /// Whether there was no answer in time.
     pub(crate) const fn is_late(&self) -> bool {
         matches!(self, Self::Unreached(Unreached::Late))

@@ -83,9 +83,22 @@ pub struct InventoryReport {
 /// A host with very many tells them in parts, and what has changed by the ids that it is about.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InventoryPart {
+    /// Older agents tell none: what they send is taken as it comes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order: Option<PartOrder>,
     pub scope: InventoryScope,
     /// Every backend, with those of its instances that are in the scope.
     pub backends: Vec<BackendInventory>,
+}
+
+/// Where a part stands among all that the agents of a host have sent. One that took so long that a newer one
+/// was faster must not be taken after it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct PartOrder {
+    /// When the agent began, in microseconds since 1970; later where the host's clock has been put back.
+    pub run: u64,
+    /// Which of its parts it is.
+    pub number: u64,
 }
 
 /// Which instances of a host something is about.

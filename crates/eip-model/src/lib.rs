@@ -34,7 +34,7 @@ pub use address::{CraftError, Ipv4Range, OFFSET_SPACE, RangeError, craft_id, der
 pub use agent::{
     AppliedReport, Attachment, AttachmentProblem, BackendInventory, BackendListing,
     DataPlaneHealth, DesiredChanges, DesiredNews, DesiredSet, InventoryPart, InventoryReport,
-    InventoryScope, ProblemKind, REPORT_INTERVAL_SECONDS, REPORT_SILENCE_SECONDS,
+    InventoryScope, PartOrder, ProblemKind, REPORT_INTERVAL_SECONDS, REPORT_SILENCE_SECONDS,
 };
 pub use chain::chain;
 pub use desired::Desired;

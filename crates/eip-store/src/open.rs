@@ -10,7 +10,7 @@ use crate::repository::Repository;
 use crate::sqlite::Sqlite;
 
 /// The newest schema that this program knows; both databases count alike.
-pub(crate) const SCHEMA: i32 = 10;
+pub(crate) const SCHEMA: i32 = 11;
 
 /// The record cannot be opened. No message holds a password.
 #[derive(Debug, thiserror::Error)]

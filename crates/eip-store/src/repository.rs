@@ -316,7 +316,8 @@ pub trait Repository: Webhooks + std::fmt::Debug + Send + Sync + 'static {
     ///
     /// What a listed backend no longer has is removed, and its association ends with an event; what
     /// an unreachable backend had stays. A host that is new is made known. An instance whose id
-    /// belongs to another host is left out. `default_project` owns what names no project.
+    /// belongs to another host is left out. `default_project` owns what names no project. Refuses with
+    /// `PreconditionFailed` a part that was sent before one that has been taken in.
     async fn record_inventory(
         &self,
         host: &HostName,

@@ -49,7 +49,8 @@ pub(crate) async fn inventory(
     caller: Caller,
     AgentJson(report): AgentJson<InventoryReport>,
 ) -> Result<StatusCode, Error> {
-    let part = InventoryPart { scope: InventoryScope::All, backends: report.backends };
+    let (scope, backends) = (InventoryScope::All, report.backends);
+    let part = InventoryPart { order: None, scope, backends };
     finish(async move { state.service.take_inventory(&caller, &part).await }).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -70,7 +70,7 @@ impl Service {
             .repository()
             .record_inventory(host, &self.default_project, part, Timestamp::now())
             .await
-            .map_err(Error::Store)?;
+            .map_err(|error| About { target: &"the inventory", named: host }.explain(error))?;
         for instance in &outcome.refused {
             warn!(%host, instance.id = %instance, "Another host has an instance of this id; left out");
         }

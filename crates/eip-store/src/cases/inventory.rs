@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use super::held::{Aim, Held, lock_all, pointed, touch};
 use super::hosts::{Ending, bump, end_associations, ensure, letting_go};
 use super::inventory_diff::{Changes, changes, statuses};
-use crate::error::StoreError;
+use crate::error::{Refusal, StoreError};
 use crate::given::Given;
 use crate::records::{InventoryOutcome, Scope};
 use crate::rows::{self, Cells, Wrong};
@@ -60,6 +60,7 @@ impl UseCase for RecordInventory {
         // Two reports of one host, compared with the same record, would undo each other.
         tx.alone(&format!("inventory of {}", self.host)).await?;
         ensure(tx, &[&self.host], self.now).await?;
+        self.refuse_late(tx).await?;
         let known = self.known(tx).await?;
         let backends = &self.part.backends;
         let Changes { written, removed } = changes(&known, backends, &self.default_project);
@@ -78,11 +79,45 @@ impl UseCase for RecordInventory {
             values![&self.host, Value::Json(statuses), self.now],
         )
         .await?;
+        if let Some((run, number)) = self.order() {
+            tx.run(
+                "UPDATE host SET inventory_run = $2, inventory_number = $3 WHERE name = $1",
+                values![&self.host, run, number],
+            )
+            .await?;
+        }
         Ok(InventoryOutcome { ended, refused })
     }
 }
 
 impl RecordInventory {
+    /// No record comes near the end of i64, but a part may say anything.
+    fn order(&self) -> Option<(i64, i64)> {
+        let number = |of: u64| i64::try_from(of).unwrap_or(i64::MAX);
+        self.part.order.map(|order| (number(order.run), number(order.number)))
+    }
+
+    /// Refuses what was sent before something that has been taken in. What it is compared with cannot change
+    /// meanwhile: a host's inventories are taken in one by one.
+    async fn refuse_late<T: Tx>(&self, tx: &mut T) -> Result<(), Failure> {
+        let Some(order) = self.order() else { return Ok(()) };
+        let last = tx
+            .row(
+                "SELECT inventory_run, inventory_number FROM host WHERE name = $1",
+                values![&self.host],
+            )
+            .await?;
+        let read = |row: &T::Row| -> Result<_, Wrong> {
+            let number = |column| row.int(column).map(Option::unwrap_or_default);
+            Ok((number("inventory_run")?, number("inventory_number")?))
+        };
+        let last = last.as_ref().map(read).transpose().map_err(|e| e.within("host"))?;
+        match last {
+            Some(last) if last >= order => Err(Refusal::PreconditionFailed.into()),
+            Some(_) | None => Ok(()),
+        }
+    }
+
     async fn known<T: Tx>(
         &self,
         tx: &mut T,

@@ -31,6 +31,10 @@ const MIGRATIONS: &[(&str, &str)] = &[
         "V10__admin_events_and_webhooks",
         include_str!("../../migrations/postgres/V10__admin_events_and_webhooks.sql"),
     ),
+    (
+        "V11__order_of_inventories",
+        include_str!("../../migrations/postgres/V11__order_of_inventories.sql"),
+    ),
 ];
 
 /// The lock that servers which start at once take in turn: "eip" in ASCII.

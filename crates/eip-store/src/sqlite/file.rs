@@ -23,6 +23,10 @@ const MIGRATIONS: &[(&str, &str)] = &[
         "V10__admin_events_and_webhooks",
         include_str!("../../migrations/sqlite/V10__admin_events_and_webhooks.sql"),
     ),
+    (
+        "V11__order_of_inventories",
+        include_str!("../../migrations/sqlite/V11__order_of_inventories.sql"),
+    ),
 ];
 
 /// Makes the folder and the file for this user only, and takes the lock that keeps others out.

@@ -2,13 +2,13 @@
 
 use eip_model::{
     BackendInventory, DataPlaneState, Generation, InstanceId, InventoryPart, InventoryScope,
-    data_plane,
+    PartOrder, data_plane,
 };
-use eip_store::{InstanceFilter, InventoryOutcome, Page, Reported, Scope};
+use eip_store::{InstanceFilter, InventoryOutcome, Page, Refusal, Reported, Scope};
 use futures_util::future::join_all;
 use rstest::rstest;
 
-use crate::world::{Kind, World, at, docker, host, instance, instance_id, project};
+use crate::world::{Kind, World, at, docker, host, instance, instance_id, project, refusal, whole};
 
 impl World {
     async fn tell(
@@ -16,7 +16,7 @@ impl World {
         scope: InventoryScope,
         backends: Vec<BackendInventory>,
     ) -> InventoryOutcome {
-        let part = InventoryPart { scope, backends };
+        let part = InventoryPart { order: None, scope, backends };
         assert_eq!(part.check(), Ok(()));
         let (host, owner) = (host("hv1"), project("default"));
         self.repo.record_inventory(&host, &owner, &part, at(5)).await.unwrap()
@@ -29,6 +29,40 @@ impl World {
         ids.sort();
         ids
     }
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_part_that_comes_late_is_not_taken_after_a_newer_one(
+    #[values(Kind::Sqlite, Kind::Postgres, Kind::Bouncer)] kind: Kind,
+) {
+    let world = World::new(kind).await;
+    let tell = async |order: Option<(u64, u64)>, numbers: &[u128]| {
+        let instances = numbers.iter().map(|n| instance(*n)).collect();
+        let order = order.map(|(run, number)| PartOrder { run, number });
+        let part = InventoryPart { order, ..whole(&[docker(instances)]) };
+        let (host, owner) = (host("hv1"), project("default"));
+        world.repo.record_inventory(&host, &owner, &part, at(5)).await
+    };
+    let ids = |all: &[u128]| -> Vec<InstanceId> { all.iter().copied().map(instance_id).collect() };
+    tell(Some((7, 1)), &[1]).await.unwrap();
+    tell(Some((7, 3)), &[1, 2, 3]).await.unwrap();
+    for late in [(7, 2), (7, 3), (6, 9)] {
+        let refused = refusal(tell(Some(late), &[1]).await);
+        assert_eq!(refused, Refusal::PreconditionFailed, "{late:?}");
+        assert_eq!(world.known().await, ids(&[1, 2, 3]));
+    }
+    // The next run of the agent begins anew, and an older agent tells no order.
+    tell(Some((8, 0)), &[2]).await.unwrap();
+    tell(None, &[3]).await.unwrap();
+    assert_eq!(world.known().await, ids(&[3]));
+    assert!(tell(Some((8, 0)), &[]).await.is_err());
+    tell(Some((8, 1)), &[]).await.unwrap();
+    assert_eq!(world.known().await, ids(&[]));
+    // Another host has an order of its own.
+    let part = InventoryPart { order: Some(PartOrder { run: 1, number: 1 }), ..whole(&[]) };
+    let owner = project("default");
+    world.repo.record_inventory(&host("hv2"), &owner, &part, at(5)).await.unwrap();
 }
 
 #[rstest]
@@ -63,7 +97,7 @@ async fn a_part_says_nothing_of_what_is_not_in_its_scope(
 #[test]
 fn what_is_not_in_the_scope_of_a_part_is_found() {
     let backends = vec![docker(vec![instance(3)])];
-    let part = |scope| InventoryPart { scope, backends: backends.clone() }.check();
+    let part = |scope| InventoryPart { order: None, scope, backends: backends.clone() }.check();
     assert!(part(InventoryScope::These { ids: vec![instance_id(2)] }).is_err());
     let (first, last) = (instance_id(4), instance_id(9));
     assert!(part(InventoryScope::Range { first, last }).unwrap_err().contains("not in the scope"));

@@ -61,7 +61,7 @@ macro_rules! migration {
 }
 
 /// The schemas that were: name, SQLite, PostgreSQL.
-const SCHEMAS: [(&str, &str, &str); 8] = [
+const SCHEMAS: [(&str, &str, &str); 9] = [
     migration!("V1__the_record"),
     migration!("V2__batches"),
     migration!("V3__address_source"),
@@ -70,6 +70,7 @@ const SCHEMAS: [(&str, &str, &str); 8] = [
     migration!("V7__mends"),
     migration!("V8__rows_in_order"),
     migration!("V9__tenants"),
+    migration!("V10__admin_events_and_webhooks"),
 ];
 
 /// Brings a database to one of the schemas that were.
@@ -139,7 +140,7 @@ fn told_to(kind: Kind, rows: &str) -> String {
 async fn a_record_of_the_first_program_is_all_there_in_this_one(
     #[values(Kind::Sqlite, Kind::Postgres)] kind: Kind,
     // By way of each of the programs since.
-    #[values(1, 2, 3, 4, 6, 7, 8, 9)] schema: i32,
+    #[values(1, 2, 3, 4, 6, 7, 8, 9, 10)] schema: i32,
 ) {
     let earlier = Earlier::new(kind).await;
     migrate(&earlier.url, schema).await;
@@ -296,7 +297,7 @@ async fn a_migration_that_fails_changes_nothing_and_the_next_start_makes_up_for_
         execute(&earlier.url, obstacle).await;
         let before = dump(&earlier.url).await;
         let error = open(&earlier.url).await.unwrap_err();
-        assert!(matches!(error, OpenError::Upgrade { to: 10, .. }), "{error:?}");
+        assert!(matches!(error, OpenError::Upgrade { to: 11, .. }), "{error:?}");
         assert_eq!(dump(&earlier.url).await, before, "{obstacle}");
         execute(&earlier.url, removal).await;
         let repo = open(&earlier.url).await.unwrap();

@@ -322,5 +322,6 @@ impl World {
 
 /// All instances of a host.
 pub(crate) fn whole(backends: &[BackendInventory]) -> InventoryPart {
-    InventoryPart { scope: InventoryScope::All, backends: backends.to_vec() }
+    let (scope, backends) = (InventoryScope::All, backends.to_vec());
+    InventoryPart { order: None, scope, backends }
 }
