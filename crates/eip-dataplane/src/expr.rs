@@ -4,8 +4,6 @@
 //! network byte order; the *values* that are compared are in the order in which the kernel loads
 //! them into a register: addresses as on the wire, marks and status bits as the host has them.
 
-use eip_model::Ipv4Range;
-
 use crate::wire::{attr, attr_be32, attr_str, nest};
 
 /// A register; 4-byte values may sit side by side to make a concatenation.
@@ -43,9 +41,6 @@ pub(crate) enum Expr {
     OifName,
     SourceAddress,
     DestinationAddress,
-    /// `ip saddr & MASK == PREFIX`, of what all ranges have in common: most packets go on without a look into
-    /// a set of intervals. Encoded by [`Prefix::encode`], as it differs from table to table.
-    SourceMayBeOurs,
     /// The interface, the source address and the MAC address that the packet came from.
     Speaker,
     /// Goes on if the value is (not) in the set.
@@ -120,43 +115,6 @@ const NFT_RETURN: u32 = 0xffff_fffb;
 const LINK_HEADER: u32 = 0;
 const NETWORK_HEADER: u32 = 1;
 
-/// The first bits that all addresses of some ranges have in common; perhaps none.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Prefix {
-    first: u32,
-    length: u32,
-}
-
-impl Prefix {
-    /// Not of any range that is asked for: for a rehearsal.
-    pub(crate) const EXAMPLE: Self = Self { first: 0x6440_0000, length: 10 };
-
-    pub(crate) fn of(ranges: &[Ipv4Range]) -> Self {
-        let least = ranges.iter().map(|range| range.first().to_bits()).min();
-        let most = ranges.iter().map(|range| range.last().to_bits()).max();
-        let (Some(first), Some(last)) = (least, most) else { return Self::default() };
-        Self { first, length: (first ^ last).leading_zeros() }
-    }
-
-    const fn mask(self) -> u32 {
-        match u32::MAX.checked_shl(32 - self.length) {
-            Some(mask) => mask,
-            None => 0,
-        }
-    }
-
-    /// Goes on if the source of the packet has them.
-    pub(crate) fn encode(self, buf: &mut Vec<u8>) {
-        if self.length == 0 {
-            return;
-        }
-        let mask = self.mask();
-        Expr::SourceAddress.encode(buf);
-        bitwise(buf, mask.to_be(), 0);
-        compare(buf, CMP_EQ, &(self.first & mask).to_be_bytes());
-    }
-}
-
 impl Expr {
     /// Returns the option that a kernel may be built without, and that this needs. Lookups,
     /// comparisons, counters and verdicts are part of `nf_tables` itself.
@@ -177,7 +135,6 @@ impl Expr {
             Self::IifName
             | Self::OifName
             | Self::SourceAddress
-            | Self::SourceMayBeOurs
             | Self::DestinationAddress
             | Self::In(_)
             | Self::NotIn(_)
@@ -198,7 +155,6 @@ impl Expr {
             Self::IifName => load_meta(buf, META_IIFNAME),
             Self::OifName => load_meta(buf, META_OIFNAME),
             Self::SourceAddress => load_header(buf, NETWORK_HEADER, 12, 4, Register::First),
-            Self::SourceMayBeOurs => (),
             Self::DestinationAddress => load_header(buf, NETWORK_HEADER, 16, 4, Register::First),
             Self::Speaker => {
                 load_meta(buf, META_IIFNAME);
@@ -353,23 +309,4 @@ fn nat(buf: &mut Vec<u8>, kind: u32) {
         attr_be32(b, 2, NFPROTO_IPV4);
         attr_be32(b, 3, Register::First.number());
     });
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_prefix_is_what_the_first_and_the_last_address_have_in_common() {
-        let of = |ranges: &[&str]| {
-            let ranges: Vec<Ipv4Range> = ranges.iter().map(|text| text.parse().unwrap()).collect();
-            let prefix = Prefix::of(&ranges);
-            (prefix.length, prefix.mask(), prefix.first & prefix.mask())
-        };
-        assert_eq!(of(&["100.64.0.0/10"]), (10, 0xffc0_0000, 0x6440_0000));
-        assert_eq!(of(&["100.64.0.9/32"]), (32, 0xffff_ffff, 0x6440_0009));
-        assert_eq!(of(&["100.64.1.0/24", "100.64.0.0/24"]), (23, 0xffff_fe00, 0x6440_0000));
-        assert_eq!(of(&["100.64.0.0/10", "198.18.0.0/15"]), (0, 0, 0));
-        assert_eq!(of(&[]), (0, 0, 0));
-    }
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use nix::sys::socket::SockProtocol;
 
 use crate::elements::{Element, encode_elements, encode_set_name};
-use crate::expr::{Expr, Prefix};
+use crate::expr::Expr;
 use crate::socket::Netlink;
 use crate::table::{self, CHAINS, SETS, SUB_CHAINS, TABLE};
 use crate::wire::{self, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLMSG_ERROR, Received};
@@ -88,12 +88,11 @@ impl Batch {
         });
     }
 
-    /// Replaces the whole table, whether there is one or not; maps hold up to `capacity` elements. `ours` is
-    /// what the addresses of all ranges have in common.
+    /// Replaces the whole table, whether there is one or not; maps hold up to `capacity` elements.
     ///
     /// The deletion of a table that is not there fails, so it is added first. `flush` would not
     /// do: it keeps the elements of maps.
-    pub(crate) fn replace_table(&mut self, capacity: u32, ours: Prefix) {
+    pub(crate) fn replace_table(&mut self, capacity: u32) {
         self.push(NEWTABLE, NLM_F_CREATE, OUR_TABLE.into(), table::encode_table);
         self.push(DELTABLE, 0, "removal of table eip".into(), table::encode_table);
         self.push(NEWTABLE, NLM_F_CREATE, OUR_TABLE.into(), table::encode_table);
@@ -107,21 +106,21 @@ impl Batch {
             self.push(NEWCHAIN, NLM_F_CREATE, format!("chain {}", chain.name).into(), |m| {
                 table::encode_sub_chain(m, chain);
             });
-            self.push_rules(chain.name, chain.rules, ours);
+            self.push_rules(chain.name, chain.rules);
         }
         for chain in &CHAINS {
             self.push(NEWCHAIN, NLM_F_CREATE, table::chain_label(chain), |m| {
                 table::encode_chain(m, chain);
             });
-            self.push_rules(chain.name, chain.rules, ours);
+            self.push_rules(chain.name, chain.rules);
         }
     }
 
-    fn push_rules(&mut self, chain: &str, rules: &[&[Expr]], ours: Prefix) {
+    fn push_rules(&mut self, chain: &str, rules: &[&[Expr]]) {
         for (number, rule) in (1..).zip(rules) {
             let label = table::rule_label(chain, number, rule);
             self.push(NEWRULE, NLM_F_CREATE | NLM_F_APPEND, label, |m| {
-                table::encode_rule(m, chain, rule, ours);
+                table::encode_rule(m, chain, rule);
             });
         }
     }
@@ -207,7 +206,7 @@ impl Nft {
     /// A batch without an end is checked in full and then undone.
     pub(crate) fn rehearse(&mut self) -> Result<(), Refused> {
         let mut batch = Batch::new();
-        batch.replace_table(1, Prefix::EXAMPLE);
+        batch.replace_table(1);
         batch.acknowledge_last();
         self.exchange(&batch).map(|_| ())
     }

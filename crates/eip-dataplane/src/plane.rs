@@ -312,7 +312,7 @@ impl DataPlane {
                 return Ok(steps);
             }
             let elements = now.targets.len() + now.aliases.len() + applied.attached;
-            if elements <= now.capacity && now.sets.ours == sets.ours {
+            if elements <= now.capacity {
                 let batch = element_changes(&now.sets, &sets, &steps, &aliases);
                 match self.nft.commit_elements(batch) {
                     Ok(()) => {
@@ -345,7 +345,7 @@ impl DataPlane {
         let next = InForce { sets, targets, aliases, holders, capacity };
         let mut batch = Batch::new();
         batch.reserve(elements);
-        batch.replace_table(u32::try_from(capacity).unwrap_or(u32::MAX), next.sets.ours);
+        batch.replace_table(u32::try_from(capacity).unwrap_or(u32::MAX));
         for (set, elements) in next.sets.elements() {
             batch.add(set, elements.into_iter());
         }

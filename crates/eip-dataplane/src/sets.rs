@@ -9,14 +9,11 @@ use crate::elements::{
     Element, Intervals, interface_elements, interval_elements, near_intervals, pool_intervals,
     private_intervals,
 };
-use crate::expr::Prefix;
 use crate::table::{HIDDEN, INSIDE, POOL, PRIVNETS};
 
 /// What is in them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Sets {
-    /// Not in a set, but in the rules.
-    pub(crate) ours: Prefix,
     inside: BTreeSet<String>,
     pub(crate) pool: Intervals,
     private: Intervals,
@@ -34,7 +31,6 @@ impl Sets {
     ) -> Self {
         let own: Vec<Ipv4Addr> = own.collect();
         Self {
-            ours: Prefix::of(ranges),
             inside: networks.iter().map(|network| network.interface.clone()).collect(),
             pool: pool_intervals(ranges, networks, own.iter().copied()),
             private: private_intervals(networks.iter()),

@@ -1,5 +1,4 @@
-//! The table `ip eip`: its sets, chains and rules. Rules never change while the ranges have the same first
-//! bits in common; addresses live in sets.
+//! The table `ip eip`: its sets, chains and rules. Rules never change; addresses live in sets.
 //!
 //! In nft's own words (`nft list table ip eip` shows the same):
 //!
@@ -50,7 +49,6 @@ use std::collections::BTreeSet;
 
 use crate::expr::Direction::{Original, Reply};
 use crate::expr::Expr::{self, *};
-use crate::expr::Prefix;
 use crate::expr::Register::{First, Second};
 use crate::wire::{attr, attr_be32, attr_str, nest};
 
@@ -184,7 +182,7 @@ pub(crate) const CHAINS: [Chain; 9] = [
         hook: Hook::Prerouting,
         priority: -290,
         rules: &[
-            &[SourceMayBeOurs, SourceAddress, In(POOL), Jump(SPEAKS.name)],
+            &[SourceAddress, In(POOL), Jump(SPEAKS.name)],
             &[DestinationAddress, Map(ZD), SetOriginalZone],
         ],
     },
@@ -369,19 +367,10 @@ pub(crate) fn encode_sub_chain(buf: &mut Vec<u8>, chain: &SubChain) {
     attr_str(buf, 3, chain.name);
 }
 
-/// `ours` is what the addresses of all ranges have in common.
-pub(crate) fn encode_rule(buf: &mut Vec<u8>, chain: &str, rule: &[Expr], ours: Prefix) {
+pub(crate) fn encode_rule(buf: &mut Vec<u8>, chain: &str, rule: &[Expr]) {
     attr_str(buf, 1, TABLE);
     attr_str(buf, 2, chain);
-    nest(buf, 4, |b| {
-        for one in rule {
-            // It encodes to nothing by itself.
-            if *one == SourceMayBeOurs {
-                ours.encode(b);
-            }
-            one.encode(b);
-        }
-    });
+    nest(buf, 4, |b| rule.iter().for_each(|one| one.encode(b)));
 }
 
 /// Names a rule for an error, with the kernel's options that it needs.

@@ -76,13 +76,11 @@ fn what_is_spoofed_is_dropped_whatever_the_ranges_become() {
     let mut state = desired(&[(eip(1), WEB_1)]);
     for more in ["100.128.0.0/24", "198.18.0.0/24"] {
         state.ranges.push(more.parse().expect("a range"));
-        assert!(world.apply_state(state.clone()).expect("an apply").replaced, "{more}");
+        // Rules never change: it is a matter of elements.
+        assert!(!world.apply_state(state.clone()).expect("an apply").replaced, "{more}");
     }
     speaks(spoofed);
     assert_eq!(dropped(), 1);
-    // Within what they have in common it is a matter of elements.
-    state.ranges.push("198.18.1.0/24".parse().expect("a range"));
-    assert!(!world.apply_state(state).expect("an apply").replaced);
     assert_eq!(ask(&world.web_1, CLIENT), "client saw 100.64.0.1");
 }
 
