@@ -1,10 +1,10 @@
 //! What administrators do: each change has one event, and what changes nothing has none.
 
 use eip_model::{EventKind, Generation, KeyId, PoolConfig, Role};
-use eip_store::{Acceptance, Ahead, NewApiKey, Page, PoolChange, Terms};
+use eip_store::{Acceptance, Ahead, NewApiKey, Page, PoolChange, Refusal, Terms};
 use rstest::rstest;
 
-use crate::world::{Kind, World, at, by, host, project};
+use crate::world::{Kind, World, at, by, host, project, refusal};
 
 fn key(id: &str, role: Role) -> NewApiKey {
     NewApiKey {
@@ -113,4 +113,27 @@ async fn a_host_that_is_accepted_has_an_event_and_one_that_was_not_ahead_none(
     let events = world.repo.events_after(before, 10).await.unwrap();
     let [event] = &events[..] else { panic!("{events:?}") };
     assert_eq!((event.kind, &event.host), (EventKind::HostAccepted, &Some(hv1)));
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_key_never_takes_the_place_of_another_and_one_that_ends_administers_for_a_while_only(
+    #[values(Kind::Sqlite, Kind::Postgres)] kind: Kind,
+) {
+    let world = World::new(kind).await;
+    let (repo, terms) = (&world.repo, Terms::default());
+    let make = async |key: &NewApiKey| repo.make_api_key(&terms, key, "", None, "key:k1").await;
+    let admin = || Role::Admin { project: project("default") };
+    let first = key("k-1", admin());
+    make(&first).await.unwrap();
+    let same_id = NewApiKey { digest: [99; 32], ..key("k-1", admin()) };
+    assert_eq!(refusal(make(&same_id).await), Refusal::Exists);
+    assert_eq!(repo.find_api_key(&[99; 32]).await.unwrap(), None);
+    assert!(repo.find_api_key(&first.digest).await.unwrap().is_some());
+    // By the time that the other one has ended, nobody would be left.
+    make(&NewApiKey { expires_at: Some(at(1_000)), ..key("k-22", admin()) }).await.unwrap();
+    let last = repo.revoke_api_key(&terms, &KeyId::new("k-1"), &by(5)).await;
+    assert_eq!(refusal(last), Refusal::LastAdminKey);
+    let over = NewApiKey { expires_at: Some(at(2)), ..key("k-333", admin()) };
+    assert_eq!(refusal(make(&over).await), Refusal::Expired);
 }

@@ -98,6 +98,8 @@ fn a_webhook_that_cannot_be_is_refused_with_what_to_do() {
     for (args, says) in [
         ("create ftp://x/", "begins with https://"),
         ("create http://127.0.0.1:8080/", "--webhook-allow"),
+        // The address of its cable.
+        ("create http://192.0.2.1:8080/", "of this machine"),
         ("create http://hooks.example.com/ --kind molested", "molested"),
         ("set 7", "required"),
     ] {
