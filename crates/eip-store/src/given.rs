@@ -39,7 +39,7 @@ impl List {
             Self::Uuid(list) => Value::Uuid(list[row]),
             Self::Bytes(list) => Value::Bytes(&list[row]),
             Self::Time(list) => Value::Time(list[row]),
-            Self::Json(list) => Value::Json(list[row].clone()),
+            Self::Json(list) => Value::Json(Some(list[row].clone())),
         }
     }
 }

@@ -362,12 +362,16 @@ pub(crate) fn api_key(row: &impl Cells) -> Result<ApiKeyRecord, StoreError> {
     read().map_err(|e| e.within("api_key"))
 }
 
-/// What [`webhook`] reads; a `WHERE` goes behind it.
-pub(crate) const WEBHOOK: &str = "
-    SELECT id, project, name, url, CAST(kinds AS text) AS kinds, secret, old_secret,
+/// What [`webhook`] reads.
+pub(crate) const WEBHOOK_CELLS: &str = "
+           id, project, name, url, CAST(kinds AS text) AS kinds, secret, old_secret,
            old_secret_until, enabled, created_at, updated_at, seen, failures, failing_since, next_at,
-           last_error, delivered_at, held_until
-      FROM webhook";
+           last_error, delivered_at, held_until";
+
+/// What reads webhooks; a `WHERE` goes behind it.
+pub(crate) fn webhooks() -> String {
+    format!("SELECT {WEBHOOK_CELLS} FROM webhook")
+}
 
 pub(crate) fn webhook(row: &impl Cells) -> Result<WebhookRecord, StoreError> {
     let secret = |column: &str, bytes: Vec<u8>| {

@@ -17,7 +17,7 @@ pub(crate) enum Value<'a> {
     Uuid(Option<Uuid>),
     Bytes(&'a [u8]),
     Time(Option<Timestamp>),
-    Json(serde_json::Value),
+    Json(Option<serde_json::Value>),
 }
 
 /// Writes the parameters of a statement, each as it is.
@@ -48,7 +48,8 @@ from! {
     &'a [u8], one => Self::Bytes(one);
     Timestamp, one => Self::Time(Some(one));
     Option<Timestamp>, one => Self::Time(one);
-    serde_json::Value, one => Self::Json(one);
+    serde_json::Value, one => Self::Json(Some(one));
+    Option<serde_json::Value>, one => Self::Json(one);
     Ipv4Addr, one => Self::Int(Some(i64::from(one.to_bits())));
     Option<Ipv4Addr>, one => Self::Int(one.map(|one| i64::from(one.to_bits())));
     ElasticIpId, one => Self::Uuid(Some(one.uuid()));

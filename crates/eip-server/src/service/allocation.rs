@@ -72,7 +72,7 @@ impl Service {
     ) -> Result<Allocated, Error> {
         // Another server may have reserved it just now, or given the pool to others.
         self.follow_pools().await?;
-        let pool = self.usable_pool(caller, |all| all.pool_of(address)).await?;
+        let pool = self.allocator.pool_of(address).filter(|pool| caller.may_use(pool));
         let Some(pool) = pool else {
             let hint = "see GET /pools for the addresses that there are";
             return Err(Error::invalid(format!("{address} lies in no pool"), hint));

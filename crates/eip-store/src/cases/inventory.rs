@@ -17,7 +17,7 @@ use crate::given::Given;
 use crate::records::{InventoryOutcome, Scope};
 use crate::rows::{self, Cells, Wrong};
 use crate::transaction::{Failure, Tx, UseCase};
-use crate::value::{Value, values};
+use crate::value::values;
 
 #[derive(Debug)]
 pub(super) struct RecordInventory {
@@ -76,7 +76,7 @@ impl UseCase for RecordInventory {
             .map_err(|e| StoreError::Corrupt { table: "host", what: e.to_string() })?;
         tx.run(
             "UPDATE host SET backends = $2, last_seen_at = $3 WHERE name = $1",
-            values![&self.host, Value::Json(statuses), self.now],
+            values![&self.host, statuses, self.now],
         )
         .await?;
         if let Some((run, number)) = self.order() {

@@ -3,20 +3,16 @@
 use eip_model::{EventKind, Ipv4Range, Mode, PoolConfig, PoolName, ProjectName};
 use std::net::Ipv4Addr;
 
-use super::setup::{Pools, add_ranges, new_pool};
+use super::setup::{Pools, add_ranges, list, new_pool};
 use crate::error::Refusal;
 use crate::news::NewEvent;
 use crate::records::By;
 use crate::rows::{self, Cells};
 use crate::transaction::{Failure, Tx, UseCase};
-use crate::value::{Value, values};
+use crate::value::values;
 
 /// What keeps two from giving the same addresses to two pools.
 const TURN: &str = "pools";
-
-fn list<V: serde::Serialize>(values: &[V]) -> serde_json::Value {
-    serde_json::to_value(values).unwrap_or_default()
-}
 
 async fn all<T: Tx>(tx: &mut T) -> Result<Vec<PoolConfig>, Failure> {
     Pools.run(tx).await
@@ -118,28 +114,18 @@ impl UseCase for UpdatePool {
         let draining = change.draining.unwrap_or(before.draining);
         tx.run(
             "UPDATE pool
-                SET quarantine_seconds = $2, mode = $3, reserved = $4, draining = $5
+                SET quarantine_seconds = $2, mode = $3, reserved = $4, draining = $5, projects = $6
               WHERE name = $1",
             values![
                 &self.name,
                 quarantine,
                 mode.as_str(),
-                Value::Json(list(change.reserved.as_ref().unwrap_or(&before.reserved))),
+                list(change.reserved.as_ref().unwrap_or(&before.reserved)),
                 i64::from(draining),
+                projects.as_deref().map(list),
             ],
         )
         .await?;
-        match projects {
-            Some(some) => {
-                let some = Value::Json(list(some));
-                tx.run("UPDATE pool SET projects = $2 WHERE name = $1", values![&self.name, some])
-                    .await?;
-            }
-            None => {
-                tx.run("UPDATE pool SET projects = NULL WHERE name = $1", values![&self.name])
-                    .await?;
-            }
-        }
         if !change.add_ranges.is_empty() {
             add_ranges(tx, &self.name, before.ranges.len(), &change.add_ranges).await?;
             wake_all(tx).await?;

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use crate::records::{PoolCounts, PoolLoad};
 use crate::rows::{self, Cells};
 use crate::transaction::{Failure, Tx, UseCase};
-use crate::value::{Value, values};
+use crate::value::values;
 
 #[derive(Debug)]
 pub(super) struct Ping;
@@ -60,34 +60,34 @@ impl UseCase for EnsurePool {
     }
 }
 
+/// A list, as a row has it.
+pub(super) fn list<V: serde::Serialize>(values: &[V]) -> serde_json::Value {
+    serde_json::to_value(values).unwrap_or_default()
+}
+
 /// Makes a pool, unless there is one of its name.
 pub(super) async fn new_pool<T: Tx>(
     tx: &mut T,
     pool: &PoolConfig,
     now: Timestamp,
 ) -> Result<bool, Failure> {
-    let list = |list| serde_json::to_value(list).unwrap_or_default();
     let made = tx
         .row(
-            "INSERT INTO pool (name, quarantine_seconds, mode, reserved, created_at)
-             VALUES ($1, $2, $3, $4, $5)
+            "INSERT INTO pool (name, quarantine_seconds, mode, reserved, projects, created_at)
+             VALUES ($1, $2, $3, $4, $5, $6)
              ON CONFLICT DO NOTHING RETURNING name",
             values![
                 &pool.name,
                 pool.quarantine_seconds,
                 pool.mode.as_str(),
-                Value::Json(list(&pool.reserved)),
+                list(&pool.reserved),
+                pool.projects.as_deref().map(list),
                 now,
             ],
         )
         .await?;
     if made.is_none() {
         return Ok(false);
-    }
-    if let Some(projects) = &pool.projects {
-        let projects = Value::Json(serde_json::to_value(projects).unwrap_or_default());
-        tx.run("UPDATE pool SET projects = $2 WHERE name = $1", values![&pool.name, projects])
-            .await?;
     }
     add_ranges(tx, &pool.name, 0, &pool.ranges).await?;
     Ok(true)

@@ -12,7 +12,7 @@ use crate::error::{Refusal, StoreError};
 use crate::records::{OnceKey, Settled, Terms, UpdateCommand, Version};
 use crate::rows::{Cells, Wrong};
 use crate::transaction::{Batch, Database, Failure, Outcome, Tx, UseCase};
-use crate::value::{Value, values};
+use crate::value::values;
 
 /// One command of those that are otherwise settled together.
 #[derive(Debug)]
@@ -107,13 +107,7 @@ where
                  ON CONFLICT (owner, key) DO UPDATE SET repeated = answer.repeated + 1
                  RETURNING fingerprint, repeated, CAST(outcome AS text) AS outcome,
                            CAST(body AS text) AS body",
-                values![
-                    owner,
-                    key,
-                    &once.fingerprint[..],
-                    Value::Json(serde_json::Value::Null),
-                    self.now
-                ],
+                values![owner, key, &once.fingerprint[..], serde_json::Value::Null, self.now],
             )
             .await?;
         let again = || Failure::Again("the answer went away".into());
@@ -126,7 +120,7 @@ where
             .map_err(|e| StoreError::Corrupt { table: "answer", what: e.to_string() })?;
         tx.run(
             "UPDATE answer SET outcome = $3 WHERE owner = $1 AND key = $2",
-            values![owner, key, Value::Json(outcome)],
+            values![owner, key, outcome],
         )
         .await?;
         Ok(Settled::first(answer))
@@ -164,11 +158,7 @@ impl UseCase for NoteBody {
     async fn run<T: Tx>(&self, tx: &mut T) -> Result<(), Failure> {
         tx.run(
             "UPDATE answer SET body = $3 WHERE owner = $1 AND key = $2 AND body IS NULL",
-            values![
-                self.once.owner.as_str(),
-                self.once.key.as_str(),
-                Value::Json(self.body.clone())
-            ],
+            values![self.once.owner.as_str(), self.once.key.as_str(), self.body.clone()],
         )
         .await
     }

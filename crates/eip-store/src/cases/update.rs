@@ -7,7 +7,7 @@ use crate::given::pairs;
 use crate::records::{ElasticIpRecord, UpdateCommand};
 use crate::rows;
 use crate::transaction::{Failure, Tx, UseCase};
-use crate::value::{Value, values};
+use crate::value::values;
 
 impl UseCase for UpdateCommand {
     type Answer = ElasticIpRecord;
@@ -25,13 +25,7 @@ impl UseCase for UpdateCommand {
                     SET revision = revision + 1, updated_at = $2, name = $3, tags = $4,
                         protected = $5
                   WHERE address = $1",
-                values![
-                    held.address,
-                    self.now,
-                    name.as_ref(),
-                    Value::Json(pairs(tags)),
-                    i64::from(protected),
-                ],
+                values![held.address, self.now, name.as_ref(), pairs(tags), i64::from(protected),],
             )
             .await?;
             let (kind, party) = (EventKind::Updated, Party::default());

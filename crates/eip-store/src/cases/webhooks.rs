@@ -3,13 +3,14 @@
 use async_trait::async_trait;
 use eip_model::{EventKind, WebhookId};
 
+use super::setup::list;
 use super::{Record, micros};
 use crate::error::{Refusal, StoreError};
 use crate::news::NewEvent;
 use crate::records::{By, Scope, Settled, Terms};
 use crate::rows::{self, Cells};
 use crate::transaction::{Database, Failure, Tx, UseCase};
-use crate::value::{Statement, Value, values};
+use crate::value::{Statement, values};
 use crate::webhooks::{
     Deliveries, Hold, MOST_WEBHOOKS, NewWebhook, WebhookChange, WebhookRecord, Webhooks,
 };
@@ -26,7 +27,7 @@ async fn find<T: Tx>(
     scope: &Scope,
     lock: &str,
 ) -> Result<WebhookRecord, Failure> {
-    let mut list = Statement::new(rows::WEBHOOK, values![]);
+    let mut list = Statement::new(&rows::webhooks(), values![]);
     list.add(" WHERE id = ?", values![id.uuid()]);
     if let Some(project) = scope.project() {
         list.add(" AND project = ?", values![project]);
@@ -42,10 +43,6 @@ impl WebhookRecord {
     }
 }
 
-fn kinds(kinds: Option<&Vec<EventKind>>) -> serde_json::Value {
-    serde_json::to_value(kinds).unwrap_or_default()
-}
-
 #[derive(Debug)]
 struct MakeWebhook {
     new: NewWebhook,
@@ -59,7 +56,7 @@ impl UseCase for MakeWebhook {
     /// It has seen all that is committed. Its own event comes behind that, as every one does that is
     /// written in a transaction which is not yet committed.
     async fn run<T: Tx>(&self, tx: &mut T) -> Result<WebhookRecord, Failure> {
-        let NewWebhook { id, project, name, url, secret, .. } = &self.new;
+        let NewWebhook { id, project, name, url, kinds, secret } = &self.new;
         tx.alone("webhooks").await?;
         if let Some(project) = project {
             let sql = "SELECT name FROM project WHERE name = $1 FOR SHARE";
@@ -76,22 +73,19 @@ impl UseCase for MakeWebhook {
             return Err(Refusal::TooManyWebhooks.into());
         }
         tx.run(
-            "INSERT INTO webhook (id, project, name, url, secret, created_at, updated_at, seen)
-             SELECT $1, $2, $3, $4, $5, $6, $6, coalesce(max(seq), 0) FROM event",
+            "INSERT INTO webhook (id, project, name, url, kinds, secret, created_at, updated_at, seen)
+             SELECT $1, $2, $3, $4, $5, $6, $7, $7, coalesce(max(seq), 0) FROM event",
             values![
                 id.uuid(),
                 project.as_ref(),
                 name.as_ref(),
                 url.as_str(),
+                kinds.as_deref().map(list),
                 &secret.expose()[..],
                 self.by.at
             ],
         )
         .await?;
-        if let Some(some) = &self.new.kinds {
-            let some = Value::Json(kinds(Some(some)));
-            tx.run("UPDATE webhook SET kinds = $2 WHERE id = $1", values![id.uuid(), some]).await?;
-        }
         let made = find(tx, *id, &Scope::Everything, "").await?;
         tx.tell(made.event(EventKind::WebhookCreated, &self.by, format!("to {}", url.place())));
         Ok(made)
@@ -110,7 +104,7 @@ impl UseCase for ListWebhooks {
     const DOING: &'static str = "list the webhooks";
 
     async fn run<T: Tx>(&self, tx: &mut T) -> Result<Vec<WebhookRecord>, Failure> {
-        let mut list = Statement::new(rows::WEBHOOK, values![]);
+        let mut list = Statement::new(&rows::webhooks(), values![]);
         list.add(" WHERE 1 = 1", values![]);
         if let Some(project) = self.scope.project() {
             list.add(" AND project = ?", values![project]);
@@ -190,7 +184,7 @@ impl UseCase for ChangeWebhook {
         let (id, change) = (self.id.uuid(), &self.change);
         tx.run(
             "UPDATE webhook
-                SET url = $2, name = $3, enabled = $4, updated_at = $5,
+                SET url = $2, name = $3, enabled = $4, updated_at = $5, kinds = $6,
                     failures = 0, failing_since = NULL, next_at = NULL, last_error = NULL
               WHERE id = $1",
             values![
@@ -199,19 +193,10 @@ impl UseCase for ChangeWebhook {
                 change.name.as_ref().unwrap_or(&before.name).as_ref(),
                 i64::from(change.enabled.unwrap_or(before.enabled)),
                 self.by.at,
+                change.kinds.as_ref().unwrap_or(&before.kinds).as_deref().map(list),
             ],
         )
         .await?;
-        match &change.kinds {
-            Some(Some(some)) => {
-                let some = Value::Json(kinds(Some(some)));
-                tx.run("UPDATE webhook SET kinds = $2 WHERE id = $1", values![id, some]).await?;
-            }
-            Some(None) => {
-                tx.run("UPDATE webhook SET kinds = NULL WHERE id = $1", values![id]).await?;
-            }
-            None => {}
-        }
         if let Some((secret, until)) = &change.secret {
             tx.run(
                 "UPDATE webhook SET old_secret = secret, old_secret_until = $3, secret = $2
@@ -249,25 +234,19 @@ impl UseCase for DeleteWebhook {
     }
 }
 
-/// Holds a webhook and returns it as it is then, if it may be held.
+/// Holds a webhook, or lets go of it when the hold ends at once, and returns it as it is then, if it may
+/// be held.
 async fn hold<T: Tx>(tx: &mut T, hold: &Hold) -> Result<Option<WebhookRecord>, Failure> {
-    let held = tx
-        .row(
-            "UPDATE webhook SET holder = $2, held_until = $4
-              WHERE id = $1 AND enabled = 1 AND (next_at IS NULL OR next_at <= $3)
-                AND (holder IS NULL OR holder = $2 OR held_until <= $3)
-             RETURNING id",
-            values![hold.id.uuid(), hold.holder, hold.now, hold.until],
-        )
-        .await?;
-    if held.is_none() {
-        return Ok(None);
-    }
-    if hold.until <= hold.now {
-        let sql = "UPDATE webhook SET holder = NULL, held_until = NULL WHERE id = $1";
-        tx.run(sql, values![hold.id.uuid()]).await?;
-    }
-    find(tx, hold.id, &Scope::Everything, "").await.map(Some)
+    let sql = format!(
+        "UPDATE webhook
+            SET holder = CASE WHEN $4 > $3 THEN $2 END, held_until = CASE WHEN $4 > $3 THEN $4 END
+          WHERE id = $1 AND enabled = 1 AND (next_at IS NULL OR next_at <= $3)
+            AND (holder IS NULL OR holder = $2 OR held_until <= $3)
+         RETURNING {}",
+        rows::WEBHOOK_CELLS
+    );
+    let held = tx.row(&sql, values![hold.id.uuid(), hold.holder, hold.now, hold.until]).await?;
+    Ok(held.as_ref().map(rows::webhook).transpose()?)
 }
 
 /// Goes on holding a webhook, or lets go of it if there is nothing more to do for it: whoever enables it

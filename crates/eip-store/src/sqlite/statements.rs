@@ -234,7 +234,9 @@ fn bind(
         Value::Uuid(None) => statement.raw_bind_parameter(at, Null),
         Value::Bytes(bytes) => statement.raw_bind_parameter(at, *bytes),
         Value::Time(time) => statement.raw_bind_parameter(at, time.map(|t| t.as_microsecond())),
-        Value::Json(json) => statement.raw_bind_parameter(at, json.to_string()),
+        Value::Json(json) => {
+            statement.raw_bind_parameter(at, json.as_ref().map(ToString::to_string))
+        }
     }
 }
 
