@@ -4,10 +4,11 @@
 //! event leads to one look at the container that it names. An event that says that a container has
 //! died is believed at once, before anything is asked: another container may inherit its address.
 
+mod list;
 mod read;
 mod roster;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -18,16 +19,16 @@ use async_trait::async_trait;
 use bollard::Docker;
 use bollard::models::{EventMessage, EventMessageTypeEnum};
 use bollard::query_parameters::{
-    EventsOptionsBuilder, InspectContainerOptions, ListContainersOptionsBuilder,
-    ListNetworksOptions,
+    EventsOptionsBuilder, InspectContainerOptions, ListNetworksOptions,
 };
-use eip_model::{Backend, InstanceId, LocalNetwork};
+use eip_model::{Backend, InstanceId, LocalNetwork, chain};
 use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
+use self::list::ListError;
 use self::roster::{Containers, Roster};
 use crate::guest::{GuestError, GuestTask, Memory, may_enter, settle_namespace};
 use crate::sight::{self, ComputeBackend, Listing, Sight};
@@ -122,7 +123,7 @@ async fn process_of(docker: &Docker, id: &str) -> Result<i64, GuestError> {
 }
 
 impl DockerBackend {
-    fn container(&self, of: InstanceId) -> Option<String> {
+    fn container(&self, of: InstanceId) -> Option<Arc<str>> {
         self.containers.lock().unwrap_or_else(PoisonError::into_inner).get(&of).cloned()
     }
 
@@ -149,9 +150,11 @@ impl DockerBackend {
         let since = jiff::Timestamp::now().as_second() - 1;
         // What happened while nobody followed may have been a life's end.
         let life = u64::from(self.follows.fetch_add(1, Ordering::Relaxed)) << 32;
-        let known = look_at_all(&docker).await?;
+        let listed = list::all(&self.socket);
+        let known = answer_within(WHOLE_ANSWER, "list its containers", listed).await?;
         let mut engine = Engine {
             docker,
+            socket: self.socket.clone(),
             roster: Roster::new(may_enter(), life, Arc::clone(&self.containers), known),
             networks: Vec::new(),
             unsettled: BTreeSet::new(),
@@ -201,43 +204,56 @@ impl DockerBackend {
 enum Lost {
     #[error("could not {what}: {source}")]
     Asking { what: &'static str, source: bollard::errors::Error },
+    #[error("could not {what}: {}", chain(source))]
+    Listing { what: &'static str, source: ListError },
     #[error("no answer within {} s when asked to {what}", limit.as_secs())]
     Silent { what: &'static str, limit: Duration },
     #[error("it closed its event stream")]
     Ended,
 }
 
-/// Asks one question, with a deadline.
-async fn answer<T>(
-    what: &'static str,
-    question: impl Future<Output = Result<T, bollard::errors::Error>>,
-) -> Result<T, Lost> {
-    answer_within(ANSWER, what, question).await
-}
-
-async fn answer_within<T>(
-    limit: Duration,
-    what: &'static str,
-    question: impl Future<Output = Result<T, bollard::errors::Error>>,
-) -> Result<T, Lost> {
-    match tokio::time::timeout(limit, question).await {
-        Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(source)) => Err(Lost::Asking { what, source }),
-        Err(_) => Err(Lost::Silent { what, limit }),
+impl From<(&'static str, bollard::errors::Error)> for Lost {
+    fn from((what, source): (&'static str, bollard::errors::Error)) -> Self {
+        Self::Asking { what, source }
     }
 }
 
-async fn look_at_all(docker: &Docker) -> Result<BTreeMap<String, read::Container>, Lost> {
-    let options = ListContainersOptionsBuilder::new().all(true).build();
-    let question = docker.list_containers(Some(options));
-    let listed = answer_within(WHOLE_ANSWER, "list its containers", question).await?;
-    Ok(listed.into_iter().filter_map(read::container).collect())
+impl From<(&'static str, ListError)> for Lost {
+    fn from((what, source): (&'static str, ListError)) -> Self {
+        Self::Listing { what, source }
+    }
+}
+
+/// Asks one question, with a deadline.
+async fn answer<T, E>(
+    what: &'static str,
+    question: impl Future<Output = Result<T, E>>,
+) -> Result<T, Lost>
+where
+    (&'static str, E): Into<Lost>,
+{
+    answer_within(ANSWER, what, question).await
+}
+
+async fn answer_within<T, E>(
+    limit: Duration,
+    what: &'static str,
+    question: impl Future<Output = Result<T, E>>,
+) -> Result<T, Lost>
+where
+    (&'static str, E): Into<Lost>,
+{
+    match tokio::time::timeout(limit, question).await {
+        Ok(answer) => answer.map_err(|source| (what, source).into()),
+        Err(_) => Err(Lost::Silent { what, limit }),
+    }
 }
 
 /// One engine and what is known of it.
 #[derive(Debug)]
 struct Engine {
     docker: Docker,
+    socket: PathBuf,
     roster: Roster,
     networks: Vec<LocalNetwork>,
     /// Containers whose networks have just changed, and when they are looked at again.
@@ -294,14 +310,11 @@ impl Engine {
     }
 
     async fn look_at(&mut self, id: &str) -> Result<(), Lost> {
-        let only = std::collections::HashMap::from([("id", vec![id])]);
-        let options = ListContainersOptionsBuilder::new().all(true).filters(&only).build();
-        let found = answer("look at a container", self.docker.list_containers(Some(options)));
-        let found = found.await?;
+        let found = answer("look at a container", list::one(&self.socket, id)).await?;
         if found.is_empty() {
             self.roster.remove(id);
         }
-        for (id, container) in found.into_iter().filter_map(read::container) {
+        for (id, container) in found {
             self.roster.put(&id, container);
         }
         Ok(())

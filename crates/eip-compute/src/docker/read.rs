@@ -1,22 +1,72 @@
 //! From what Docker says of its containers and networks to instances.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use bollard::models::{ContainerSummary, ContainerSummaryStateEnum, EndpointSettings, Network};
+use bollard::models::Network;
 use eip_model::{
     Backend, InstanceId, InstanceInterface, InstanceReport, InstanceState, LocalNetwork, Mode,
     ProjectName, Unusable,
 };
+use serde::Deserialize;
 use uuid::Uuid;
 
-/// The label that gives a container its UUID; without it the UUID follows from the container's id.
-const ID_LABEL: &str = "eip.instance-id";
-/// The label that says which project owns a container.
-const PROJECT_LABEL: &str = "eip.project";
-/// The label that says which of several networks an elastic IP leads to.
-const NETWORK_LABEL: &str = "eip.network";
+/// What is read of a container in Docker's list of them (`ContainerSummary` in its API); anything in it
+/// may be missing or null. All else there is skipped, and text without escapes is not copied.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct Summary<'t> {
+    #[serde(borrow)]
+    id: Option<Text<'t>>,
+    names: Option<Vec<Text<'t>>>,
+    /// In seconds since 1970.
+    created: Option<i64>,
+    state: Option<Text<'t>>,
+    labels: Option<Labels<'t>>,
+    host_config: Option<HostConfig<'t>>,
+    network_settings: Option<NetworkSettings<'t>>,
+}
+
+/// A text that is borrowed also where it is a part of something else.
+#[derive(Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+struct Text<'t>(#[serde(borrow)] Cow<'t, str>);
+
+#[derive(Debug, Default, Deserialize)]
+struct Labels<'t> {
+    /// Gives a container its UUID; without it the UUID follows from the container's id.
+    #[serde(rename = "eip.instance-id", borrow)]
+    id: Option<Text<'t>>,
+    /// Says which project owns it.
+    #[serde(rename = "eip.project")]
+    project: Option<Text<'t>>,
+    /// Says which of several networks an elastic IP leads to.
+    #[serde(rename = "eip.network")]
+    network: Option<Text<'t>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct HostConfig<'t> {
+    #[serde(borrow)]
+    network_mode: Option<Text<'t>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct NetworkSettings<'t> {
+    /// By the name of the network, sorted: the engine's order is none.
+    #[serde(borrow)]
+    networks: Option<BTreeMap<Text<'t>, Endpoint<'t>>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Endpoint<'t> {
+    #[serde(rename = "IPAddress", borrow)]
+    ip_address: Option<Text<'t>>,
+    mac_address: Option<Text<'t>>,
+}
 
 /// A container, and what decides between two that claim one UUID.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,38 +87,35 @@ impl Container {
 }
 
 /// Reads one container; one without an id is none.
-pub(super) fn container(summary: ContainerSummary) -> Option<(String, Container)> {
-    let id = summary.id?;
+pub(super) fn container(summary: Summary<'_>) -> Option<(Arc<str>, Container)> {
+    let id: Arc<str> = summary.id?.0.into();
     let labels = summary.labels.unwrap_or_default();
     let names = summary.names.unwrap_or_default();
     // A name with a second slash is a link of the old kind: `/web/db`.
     let name =
-        names.iter().map(|name| name.trim_start_matches('/')).find(|name| !name.contains('/'));
-    let state = state(summary.state);
+        names.iter().map(|name| name.0.trim_start_matches('/')).find(|name| !name.contains('/'));
+    let state = summary.state.map_or(InstanceState::Stopped, |state| state_of(&state.0));
     let mode = summary.host_config.and_then(|config| config.network_mode).unwrap_or_default();
     let networks = summary.network_settings.and_then(|one| one.networks).unwrap_or_default();
-    // Sorted by name, as hash maps are not.
-    let networks: BTreeMap<_, _> = networks.into_iter().collect();
-    let interface = |(network, endpoint): (String, EndpointSettings)| InstanceInterface {
-        network,
-        private_ip: endpoint.ip_address.and_then(|text| text.parse().ok()),
-        mac: endpoint.mac_address.and_then(|text| text.parse().ok()),
+    let interface = |(network, endpoint): (Text<'_>, Endpoint<'_>)| InstanceInterface {
+        network: network.0.into_owned(),
+        private_ip: endpoint.ip_address.and_then(|text| text.0.parse().ok()),
+        mac: endpoint.mac_address.and_then(|text| text.0.parse().ok()),
     };
     let interfaces: Vec<InstanceInterface> = networks.into_iter().map(interface).collect();
-    let addresses: BTreeMap<&String, Ipv4Addr> =
-        interfaces.iter().filter_map(|one| Some((&one.network, one.private_ip?))).collect();
+    let mut addresses =
+        interfaces.iter().filter_map(|one| Some((one.network.as_str(), one.private_ip?)));
     // The first by name is the one that Docker routes by, when none is preferred.
-    let chosen = match labels.get(NETWORK_LABEL) {
-        Some(wanted) => addresses.get_key_value(wanted),
-        None => addresses.first_key_value(),
+    let chosen = match &labels.network {
+        Some(wanted) => addresses.find(|(network, _)| *network == wanted.0),
+        None => addresses.next(),
     };
-    let chosen = chosen.map(|(network, address)| ((*network).clone(), *address));
-    let (project, bad_project) = match labels.get(PROJECT_LABEL).map(|text| text.parse()) {
+    let (project, bad_project) = match labels.project.map(|text| text.0.parse()) {
         Some(Ok(project)) => (Some(project), false),
         Some(Err(_)) => (None, true),
         None => (None::<ProjectName>, false),
     };
-    let unusable = match mode.as_str() {
+    let unusable = match mode.0.as_ref() {
         _ if bad_project => Some(Unusable::BadProject),
         "host" => Some(Unusable::HostNetwork),
         "none" => Some(Unusable::NoAddress),
@@ -77,13 +124,13 @@ pub(super) fn container(summary: ContainerSummary) -> Option<(String, Container)
         _ => None,
     };
     let report = InstanceReport {
-        id: labelled_id(labels.get(ID_LABEL)).unwrap_or_else(|| id_of(&id)),
+        id: labelled_id(labels.id.as_ref()).unwrap_or_else(|| id_of(&id)),
         backend: Backend::Docker,
-        name: name.unwrap_or(&id[..id.len().min(12)]).to_owned(),
+        name: name.unwrap_or(short(&id)).to_owned(),
         project,
         state,
-        private_ip: chosen.as_ref().map(|(_, address)| *address),
-        vpc_id: chosen.map(|(network, _)| network),
+        private_ip: chosen.map(|(_, address)| address),
+        vpc_id: chosen.map(|(network, _)| network.to_owned()),
         address_source: None,
         modes: if unusable.is_none() { Mode::nat_alone() } else { Vec::new() },
         unusable,
@@ -93,8 +140,8 @@ pub(super) fn container(summary: ContainerSummary) -> Option<(String, Container)
     Some((id, Container { report, created: summary.created.unwrap_or(0) }))
 }
 
-fn labelled_id(label: Option<&String>) -> Option<InstanceId> {
-    label.and_then(|text| Uuid::try_parse(text).ok()).map(InstanceId::new)
+fn labelled_id(label: Option<&Text<'_>>) -> Option<InstanceId> {
+    label.and_then(|text| Uuid::try_parse(&text.0).ok()).map(InstanceId::new)
 }
 
 /// The UUID of a container that names none: version 5 (RFC 9562, section 5.5) of its full id in the
@@ -103,20 +150,17 @@ pub(super) fn id_of(container_id: &str) -> InstanceId {
     InstanceId::new(Uuid::new_v5(&Uuid::NAMESPACE_OID, container_id.as_bytes()))
 }
 
-const fn state(state: Option<ContainerSummaryStateEnum>) -> InstanceState {
-    match state {
-        Some(ContainerSummaryStateEnum::RUNNING) => InstanceState::Running,
-        Some(ContainerSummaryStateEnum::PAUSED) => InstanceState::Paused,
-        Some(
-            ContainerSummaryStateEnum::EMPTY
-            | ContainerSummaryStateEnum::CREATED
-            | ContainerSummaryStateEnum::RESTARTING
-            | ContainerSummaryStateEnum::EXITED
-            | ContainerSummaryStateEnum::REMOVING
-            | ContainerSummaryStateEnum::DEAD
-            | ContainerSummaryStateEnum::STOPPING,
-        )
-        | None => InstanceState::Stopped,
+/// An id as Docker shortens it.
+fn short(id: &str) -> &str {
+    id.get(..12).unwrap_or(id)
+}
+
+/// Only what is known to run does: `created`, `restarting`, `exited`, and whatever comes yet, does not.
+fn state_of(word: &str) -> InstanceState {
+    match word {
+        "running" => InstanceState::Running,
+        "paused" => InstanceState::Paused,
+        _ => InstanceState::Stopped,
     }
 }
 
@@ -124,11 +168,11 @@ const fn state(state: Option<ContainerSummaryStateEnum>) -> InstanceState {
 /// oldest has it; the others get the one that follows from their own id. With each comes the id of its
 /// container.
 pub(super) fn instances(
-    known: &BTreeMap<String, Container>,
-) -> Vec<(Arc<InstanceReport>, &String)> {
-    let mut by_age: Vec<(&String, &Container)> = known.iter().collect();
+    known: &BTreeMap<Arc<str>, Container>,
+) -> Vec<(Arc<InstanceReport>, &Arc<str>)> {
+    let mut by_age: Vec<(&Arc<str>, &Container)> = known.iter().collect();
     by_age.sort_by_key(|(id, container)| (container.created, *id));
-    let mut instances: BTreeMap<InstanceId, (Arc<InstanceReport>, &String)> = BTreeMap::new();
+    let mut instances: BTreeMap<InstanceId, (Arc<InstanceReport>, &Arc<str>)> = BTreeMap::new();
     for (container_id, container) in by_age {
         let mut report = Arc::clone(&container.report);
         if instances.contains_key(&report.id) {
@@ -148,7 +192,7 @@ pub(super) fn networks(networks: Vec<Network>) -> Vec<LocalNetwork> {
             network.options.as_ref().and_then(|map| map.get("com.docker.network.bridge.name"));
         let interface = match named {
             Some(name) => name.clone(),
-            None => format!("br-{}", &id[..id.len().min(12)]),
+            None => format!("br-{}", short(id)),
         };
         let pools = network.ipam.and_then(|ipam| ipam.config).unwrap_or_default();
         let subnets = pools.into_iter().filter_map(|pool| pool.subnet?.parse().ok());
@@ -165,11 +209,13 @@ pub(super) fn networks(networks: Vec<Network>) -> Vec<LocalNetwork> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
     use serde_json::json;
 
-    fn read(value: serde_json::Value) -> Container {
-        container(serde_json::from_value(value).unwrap()).unwrap().1
+    fn read(value: &serde_json::Value) -> Container {
+        container(serde_json::from_str(&value.to_string()).unwrap()).unwrap().1
     }
 
     fn web() -> serde_json::Value {
@@ -183,7 +229,7 @@ mod tests {
 
     #[test]
     fn a_running_container_is_an_instance_at_its_address() {
-        let one = read(web()).report;
+        let one = read(&web()).report;
         assert_eq!(one.name, "web");
         assert_eq!(one.target(), Some(Ipv4Addr::new(172, 17, 0, 2)));
         assert_eq!(one.vpc_id.as_deref(), Some("bridge"));
@@ -198,7 +244,7 @@ mod tests {
             "eip.project": "team-a", "eip.network": "front",
         });
         value["NetworkSettings"]["Networks"]["front"] = json!({"IPAddress": "172.18.0.9"});
-        let one = read(value).report;
+        let one = read(&value).report;
         assert_eq!(one.id.to_string(), "f47ac10b-58cc-4372-a567-0e02c7d2e3f4");
         assert_eq!(one.project.as_ref().unwrap().as_str(), "team-a");
         assert_eq!(one.private_ip, Some(Ipv4Addr::new(172, 18, 0, 9)));
@@ -209,7 +255,7 @@ mod tests {
         let with = |path: &str, new: serde_json::Value| {
             let mut value = web();
             *value.pointer_mut(path).unwrap() = new;
-            read(value).report
+            read(&value).report
         };
         let mode = "/HostConfig/NetworkMode";
         assert_eq!(with(mode, json!("host")).unusable, Some(Unusable::HostNetwork));
@@ -231,8 +277,7 @@ mod tests {
         new["Labels"] = claim;
         new["Created"] = json!(200);
         new["Id"] = json!("ffff");
-        let known =
-            BTreeMap::from([("ffff".to_owned(), read(new)), ("4c01".to_owned(), read(old))]);
+        let known = BTreeMap::from([("ffff".into(), read(&new)), ("4c01".into(), read(&old))]);
         let listed = instances(&known);
         assert_eq!(listed.len(), 2);
         assert!(listed.iter().any(|(one, _)| one.id == id_of("ffff")));

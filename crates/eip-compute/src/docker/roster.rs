@@ -5,24 +5,25 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use eip_model::{InstanceId, InstanceReport, InstanceState, Instances, OrdMap};
 
+use super::list::Listed;
 use super::read::{self, Container};
 
 /// Which container each instance is.
-pub(super) type Containers = Arc<Mutex<BTreeMap<InstanceId, String>>>;
+pub(super) type Containers = Arc<Mutex<BTreeMap<InstanceId, Arc<str>>>>;
 
 #[derive(Debug)]
 pub(super) struct Roster {
     /// Whether the network namespaces of containers can be changed from here.
     may_enter: bool,
     /// By the container's id.
-    known: BTreeMap<String, Container>,
+    known: BTreeMap<Arc<str>, Container>,
     /// How many containers claim each UUID.
     claims: BTreeMap<InstanceId, usize>,
     /// How many UUIDs several claim: then who has which depends on all of them.
     contested: usize,
     /// The number of a life that began before it was followed, and those of later ones.
     first_life: u64,
-    lives: BTreeMap<String, u64>,
+    lives: BTreeMap<Arc<str>, u64>,
     instances: Instances,
     lives_told: OrdMap<InstanceId, u64>,
     containers: Containers,
@@ -33,9 +34,9 @@ impl Roster {
         may_enter: bool,
         first_life: u64,
         containers: Containers,
-        known: BTreeMap<String, Container>,
+        known: Listed,
     ) -> Self {
-        let told = |(id, one): (String, Container)| (id, one.told(may_enter));
+        let told = |(id, one): (Arc<str>, Container)| (id, one.told(may_enter));
         let mut roster = Self {
             may_enter,
             known: known.into_iter().map(told).collect(),
@@ -59,7 +60,7 @@ impl Roster {
     }
 
     /// Takes in what a container is like now.
-    pub(super) fn put(&mut self, id: &str, container: Container) {
+    pub(super) fn put(&mut self, id: &Arc<str>, container: Container) {
         let container = container.told(self.may_enter);
         if self.known.get(id) == Some(&container) {
             return;
@@ -69,7 +70,7 @@ impl Roster {
         before.into_iter().for_each(|uuid| self.release(uuid));
         self.claim(container.report.id);
         let uuid = container.report.id;
-        self.known.insert(id.to_owned(), container);
+        self.known.insert(Arc::clone(id), container);
         if !(calm && self.contested == 0) {
             return self.tell_all();
         }
@@ -90,17 +91,17 @@ impl Roster {
 
     /// Takes in that a container does not run any more. Returns whether that is news.
     pub(super) fn ended(&mut self, id: &str) -> bool {
-        let Some(container) = self.known.get(id) else { return false };
+        let Some((id, container)) = self.known.get_key_value(id) else { return false };
         if container.report.state == InstanceState::Stopped {
             return false;
         }
-        let mut container = container.clone();
+        let (id, mut container) = (Arc::clone(id), container.clone());
         let report = Arc::make_mut(&mut container.report);
         report.state = InstanceState::Stopped;
         report.private_ip = None;
         report.interfaces.iter_mut().for_each(|one| one.private_ip = None);
-        *self.lives.entry(id.to_owned()).or_insert(self.first_life) += 1;
-        self.put(id, container);
+        *self.lives.entry(Arc::clone(&id)).or_insert(self.first_life) += 1;
+        self.put(&id, container);
         true
     }
 
@@ -121,12 +122,12 @@ impl Roster {
 
     /// Tells of a container whose UUID nobody else claims.
     fn tell(&mut self, id: &str) {
-        let Some(container) = self.known.get(id) else { return };
-        let report = Arc::clone(&container.report);
+        let Some((id, container)) = self.known.get_key_value(id) else { return };
+        let (id, report) = (Arc::clone(id), Arc::clone(&container.report));
         let uuid = report.id;
-        self.lives_told.insert(uuid, self.life(id));
+        self.lives_told.insert(uuid, self.life(&id));
         self.instances.insert(uuid, report);
-        self.containers().insert(uuid, id.to_owned());
+        self.containers().insert(uuid, id);
     }
 
     fn forget(&mut self, uuid: InstanceId) {
@@ -138,7 +139,7 @@ impl Roster {
     fn tell_all(&mut self) {
         let found = read::instances(&self.known);
         let lives = found.iter().map(|(report, id)| (report.id, self.life(id))).collect();
-        let containers = found.iter().map(|(report, id)| (report.id, (*id).clone())).collect();
+        let containers = found.iter().map(|(report, id)| (report.id, Arc::clone(id))).collect();
         let report = |(report, _): (Arc<InstanceReport>, _)| (report.id, report);
         self.instances = found.into_iter().map(report).collect();
         self.lives_told = lives;
@@ -149,7 +150,7 @@ impl Roster {
         self.lives.get(id).copied().unwrap_or(self.first_life)
     }
 
-    fn containers(&self) -> MutexGuard<'_, BTreeMap<InstanceId, String>> {
+    fn containers(&self) -> MutexGuard<'_, BTreeMap<InstanceId, Arc<str>>> {
         self.containers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -161,7 +162,7 @@ mod tests {
     use serde_json::json;
 
     /// Some claim a UUID by label, some the one that follows from the id of another.
-    fn container(id: u8, claim: u8, created: i64, state: &str) -> (String, Container) {
+    fn container(id: u8, claim: u8, created: i64, state: &str) -> (Arc<str>, Container) {
         let labels = match claim {
             0 => json!({}),
             1 => json!({"eip.instance-id": read::id_of("id-1").to_string()}),
@@ -172,7 +173,11 @@ mod tests {
             "State": state, "Labels": labels, "HostConfig": {"NetworkMode": "default"},
             "NetworkSettings": {"Networks": {"bridge": {"IPAddress": "172.17.0.2"}}},
         });
-        read::container(serde_json::from_value(told).unwrap()).unwrap()
+        read::container(serde_json::from_str(&told.to_string()).unwrap()).unwrap()
+    }
+
+    fn listed(roster: &Roster) -> Listed {
+        roster.known.iter().map(|(id, one)| (Arc::clone(id), one.clone())).collect()
     }
 
     proptest! {
@@ -181,7 +186,7 @@ mod tests {
             steps in prop::collection::vec((0..4_u8, 0..4_u8, 0..6_u8, 0..3_i64), 1..40)
         ) {
             let containers = Containers::default();
-            let mut roster = Roster::new(true, 7, Arc::clone(&containers), BTreeMap::new());
+            let mut roster = Roster::new(true, 7, Arc::clone(&containers), Vec::new());
             for (what, id, claim, created) in steps {
                 match what {
                     0 => roster.remove(&format!("id-{id}")),
@@ -191,7 +196,7 @@ mod tests {
                         roster.put(&id, container);
                     }
                 }
-                let mut anew = Roster::new(true, 7, Containers::default(), roster.known.clone());
+                let mut anew = Roster::new(true, 7, Containers::default(), listed(&roster));
                 anew.lives.clone_from(&roster.lives);
                 anew.tell_all();
                 prop_assert_eq!(roster.told(), anew.told());
@@ -206,7 +211,7 @@ mod tests {
     #[test]
     fn a_container_that_ends_begins_another_life() {
         let (id, running) = container(1, 0, 1, "running");
-        let known = BTreeMap::from([(id.clone(), running)]);
+        let known = vec![(Arc::clone(&id), running)];
         let mut roster = Roster::new(true, 7, Containers::default(), known);
         assert!(roster.ended(&id));
         assert!(!roster.ended(&id));
