@@ -164,23 +164,36 @@ fn state_of(word: &str) -> InstanceState {
     }
 }
 
-/// Returns all instances, sorted by id. Of several containers that claim one UUID by label the
-/// oldest has it; the others get the one that follows from their own id. With each comes the id of its
-/// container.
-pub(super) fn instances(
-    known: &BTreeMap<Arc<str>, Container>,
-) -> Vec<(Arc<InstanceReport>, &Arc<str>)> {
+/// A container as it is told.
+#[derive(Debug, Clone)]
+pub(super) struct Told<'k> {
+    pub(super) report: Arc<InstanceReport>,
+    pub(super) container: &'k Arc<str>,
+}
+
+/// Returns all instances, sorted by id, and whether several containers claim one UUID by label. Of these the
+/// oldest has it; the others get the one that follows from their own id.
+pub(super) fn instances(known: &BTreeMap<Arc<str>, Container>) -> (Vec<Told<'_>>, bool) {
+    let told =
+        |(container, one): (_, &Container)| Told { report: Arc::clone(&one.report), container };
+    let mut all: Vec<Told<'_>> = known.iter().map(told).collect();
+    all.sort_unstable_by_key(|one| one.report.id);
+    let contested = all.windows(2).any(|pair| pair[0].report.id == pair[1].report.id);
+    (if contested { settled(known) } else { all }, contested)
+}
+
+fn settled(known: &BTreeMap<Arc<str>, Container>) -> Vec<Told<'_>> {
     let mut by_age: Vec<(&Arc<str>, &Container)> = known.iter().collect();
     by_age.sort_by_key(|(id, container)| (container.created, *id));
-    let mut instances: BTreeMap<InstanceId, (Arc<InstanceReport>, &Arc<str>)> = BTreeMap::new();
-    for (container_id, container) in by_age {
-        let mut report = Arc::clone(&container.report);
-        if instances.contains_key(&report.id) {
-            Arc::make_mut(&mut report).id = id_of(container_id);
+    let mut told: BTreeMap<InstanceId, Told<'_>> = BTreeMap::new();
+    for (container, one) in by_age {
+        let mut report = Arc::clone(&one.report);
+        if told.contains_key(&report.id) {
+            Arc::make_mut(&mut report).id = id_of(container);
         }
-        instances.insert(report.id, (report, container_id));
+        told.insert(report.id, Told { report, container });
     }
-    instances.into_values().collect()
+    told.into_values().collect()
 }
 
 /// Returns the bridges of the engine with their IPv4 subnets, sorted.
@@ -278,9 +291,10 @@ mod tests {
         new["Created"] = json!(200);
         new["Id"] = json!("ffff");
         let known = BTreeMap::from([("ffff".into(), read(&new)), ("4c01".into(), read(&old))]);
-        let listed = instances(&known);
+        let (listed, contested) = instances(&known);
+        assert!(contested);
         assert_eq!(listed.len(), 2);
-        assert!(listed.iter().any(|(one, _)| one.id == id_of("ffff")));
+        assert!(listed.iter().any(|one| one.report.id == id_of("ffff")));
     }
 
     #[test]

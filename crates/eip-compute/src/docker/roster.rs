@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use eip_model::{InstanceId, InstanceReport, InstanceState, Instances, OrdMap};
+use eip_model::{InstanceId, InstanceState, Instances, OrdMap};
 
 use super::list::Listed;
-use super::read::{self, Container};
+use super::read::{self, Container, Told};
 
 /// Which container each instance is.
 pub(super) type Containers = Arc<Mutex<BTreeMap<InstanceId, Arc<str>>>>;
@@ -17,10 +17,8 @@ pub(super) struct Roster {
     may_enter: bool,
     /// By the container's id.
     known: BTreeMap<Arc<str>, Container>,
-    /// How many containers claim each UUID.
-    claims: BTreeMap<InstanceId, usize>,
-    /// How many UUIDs several claim: then who has which depends on all of them.
-    contested: usize,
+    /// Whether several claim one UUID: then who has which depends on all of them.
+    contested: bool,
     /// The number of a life that began before it was followed, and those of later ones.
     first_life: u64,
     lives: BTreeMap<Arc<str>, u64>,
@@ -40,16 +38,13 @@ impl Roster {
         let mut roster = Self {
             may_enter,
             known: known.into_iter().map(told).collect(),
-            claims: BTreeMap::new(),
-            contested: 0,
+            contested: false,
             first_life,
             lives: BTreeMap::new(),
             instances: Instances::new(),
             lives_told: OrdMap::new(),
             containers,
         };
-        let ids: Vec<InstanceId> = roster.known.values().map(|one| one.report.id).collect();
-        ids.into_iter().for_each(|id| roster.claim(id));
         roster.tell_all();
         roster
     }
@@ -62,16 +57,15 @@ impl Roster {
     /// Takes in what a container is like now.
     pub(super) fn put(&mut self, id: &Arc<str>, container: Container) {
         let container = container.told(self.may_enter);
-        if self.known.get(id) == Some(&container) {
+        let before = self.known.get(id);
+        if before == Some(&container) {
             return;
         }
-        let calm = self.contested == 0;
-        let before = self.known.get(id).map(|one| one.report.id);
-        before.into_iter().for_each(|uuid| self.release(uuid));
-        self.claim(container.report.id);
-        let uuid = container.report.id;
+        let (before, uuid) = (before.map(|one| one.report.id), container.report.id);
+        // While none is contested, who has a UUID is who claims it.
+        self.contested |= before != Some(uuid) && self.instances.contains_key(&uuid);
         self.known.insert(Arc::clone(id), container);
-        if !(calm && self.contested == 0) {
+        if self.contested {
             return self.tell_all();
         }
         if let Some(other) = before.filter(|other| *other != uuid) {
@@ -84,9 +78,7 @@ impl Roster {
     pub(super) fn remove(&mut self, id: &str) {
         self.lives.remove(id);
         let Some(container) = self.known.remove(id) else { return };
-        let calm = self.contested == 0;
-        self.release(container.report.id);
-        if calm { self.forget(container.report.id) } else { self.tell_all() }
+        if self.contested { self.tell_all() } else { self.forget(container.report.id) }
     }
 
     /// Takes in that a container does not run any more. Returns whether that is news.
@@ -103,21 +95,6 @@ impl Roster {
         *self.lives.entry(Arc::clone(&id)).or_insert(self.first_life) += 1;
         self.put(&id, container);
         true
-    }
-
-    fn claim(&mut self, uuid: InstanceId) {
-        let claims = self.claims.entry(uuid).or_default();
-        *claims += 1;
-        self.contested += usize::from(*claims == 2);
-    }
-
-    fn release(&mut self, uuid: InstanceId) {
-        let Some(claims) = self.claims.get_mut(&uuid) else { return };
-        *claims -= 1;
-        self.contested -= usize::from(*claims == 1);
-        if *claims == 0 {
-            self.claims.remove(&uuid);
-        }
     }
 
     /// Tells of a container whose UUID nobody else claims.
@@ -137,12 +114,16 @@ impl Roster {
     }
 
     fn tell_all(&mut self) {
-        let found = read::instances(&self.known);
-        let lives = found.iter().map(|(report, id)| (report.id, self.life(id))).collect();
-        let containers = found.iter().map(|(report, id)| (report.id, Arc::clone(id))).collect();
-        let report = |(report, _): (Arc<InstanceReport>, _)| (report.id, report);
+        let (found, contested) = read::instances(&self.known);
+        let life = |one: &Told<'_>| (one.report.id, self.life(one.container));
+        let lives = found.iter().map(life).collect();
+        let container = |one: &Told<'_>| (one.report.id, Arc::clone(one.container));
+        // From a sorted list the map is made at once.
+        let containers = found.iter().map(container).collect();
+        let report = |one: Told<'_>| (one.report.id, one.report);
         self.instances = found.into_iter().map(report).collect();
         self.lives_told = lives;
+        self.contested = contested;
         *self.containers() = containers;
     }
 
@@ -200,7 +181,6 @@ mod tests {
                 anew.lives.clone_from(&roster.lives);
                 anew.tell_all();
                 prop_assert_eq!(roster.told(), anew.told());
-                prop_assert_eq!(&roster.claims, &anew.claims);
                 prop_assert_eq!(roster.contested, anew.contested);
                 let kept = containers.lock().unwrap().clone();
                 prop_assert_eq!(kept, anew.containers().clone());
