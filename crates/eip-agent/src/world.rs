@@ -131,6 +131,14 @@ impl View {
     /// Takes a backend's list in the place of the one before. Costs what they differ in.
     fn take(&mut self, backend: Backend, listing: &Listing) {
         let before = self.listings.insert(backend, listing.clone()).unwrap_or_default();
+        if before.networks != listing.networks {
+            self.host.networks = networks(&self.listings);
+        }
+        if self.host.known.is_empty() {
+            // No other has any: what is known is this list, and costs nothing beside it.
+            (self.host.known, self.lives) = (listing.instances.clone(), listing.lives.clone());
+            return;
+        }
         let lives = differing(&before.lives, &listing.lives);
         for id in differing(&before.instances, &listing.instances).union(&lives) {
             match self.now(*id) {
@@ -146,9 +154,6 @@ impl View {
                     self.lives.remove(id);
                 }
             }
-        }
-        if before.networks != listing.networks {
-            self.host.networks = networks(&self.listings);
         }
     }
 
