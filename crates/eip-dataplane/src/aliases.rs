@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use eip_model::{AliasTarget, DiffItem, OrdMap};
 
 use crate::elements::{Element, alias_elements};
-use crate::table::{ALIASES, PAIRS, SPEAKERS};
+use crate::table::{ALIASES, SPEAKERS};
 
 /// By elastic IP.
 type Aliases = BTreeMap<Ipv4Addr, AliasTarget>;
@@ -40,12 +40,12 @@ impl AliasChanges {
 }
 
 /// Returns the elements of aliases, set by set.
-pub(crate) fn by_set<'a, I>(aliases: I) -> [(&'static str, Vec<Element>); 3]
+pub(crate) fn by_set<'a, I>(aliases: I) -> [(&'static str, Vec<Element>); 2]
 where
     I: IntoIterator<Item = (&'a Ipv4Addr, &'a AliasTarget)> + Copy,
 {
     let all = || aliases.into_iter().flat_map(|(public, alias)| alias_elements(*public, alias));
-    [ALIASES, SPEAKERS, PAIRS].map(|set| {
+    [ALIASES, SPEAKERS].map(|set| {
         let of_it = all().filter(|(of, _)| *of == set);
         (set, of_it.map(|(_, element)| element).collect())
     })

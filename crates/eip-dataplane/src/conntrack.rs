@@ -3,18 +3,23 @@
 //!
 //! The rules already hold the first back (see [`crate::table`]), and the others carry the host's address,
 //! which is nobody else's. So it is done by a thread of its own, a little behind the change: a look through
-//! a table of 250,000 flows takes a quarter of a second. It matters all the same: a flow that was begun
-//! without the elastic IP goes on without it, an established TCP flow is kept for 5 days, and the
-//! table is bounded for the whole host.
+//! a table of 250,000 flows takes a quarter of a second. It matters all the same: what is held back stays held
+//! back until it is gone, a flow that was begun without the elastic IP goes on without it, an established TCP flow is
+//! kept for 5 days, and the table is bounded for the whole host.
+//!
+//! A packet that was on its way during the change may make a stale flow after the look, so there is
+//! another one [`SETTLED`] later; what was held back until then is told as swept.
 //! Source: `linux/netfilter/nfnetlink_conntrack.h`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use eip_model::{DiffItem, OrdMap};
+use eip_model::{AliasTarget, DiffItem, OrdMap};
 use nix::sys::socket::SockProtocol;
 use tracing::{debug, warn};
 
@@ -37,19 +42,27 @@ const RETRY: Duration = Duration::from_millis(500);
 /// So many deletions go into one send.
 const AT_ONCE: usize = 1000;
 
+/// How long a packet may be on its way through the host, with a large margin: microseconds, as a rule.
+pub(crate) const SETTLED: Duration = Duration::from_secs(1);
+
 /// What the sweeper must know to tell a stale flow from a good one.
 #[derive(Debug)]
 enum News {
     Around(Around),
-    /// The elastic IP of each private address; all of it, if nothing is taken for known.
-    Holders {
-        now: Holders,
-        anew: bool,
-    },
+    Attached { now: Attached, anew: bool },
+    SweepNow(Sender<io::Result<()>>),
 }
 
 /// The elastic IP of each private address.
 type Holders = OrdMap<Ipv4Addr, Ipv4Addr>;
+
+/// What is in force since the change of that number. If nothing is taken for known, it is all news.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Attached {
+    pub(crate) number: u64,
+    pub(crate) holders: Holders,
+    pub(crate) aliases: OrdMap<Ipv4Addr, AliasTarget>,
+}
 
 /// The addresses that flows are told apart by, beside those of attachments.
 #[derive(Debug, Clone, Default)]
@@ -69,6 +82,7 @@ impl Around {
 #[derive(Debug)]
 pub(crate) struct Sweeper {
     news: Sender<News>,
+    swept: Arc<AtomicU64>,
 }
 
 impl Sweeper {
@@ -76,18 +90,37 @@ impl Sweeper {
     pub(crate) fn start() -> io::Result<Self> {
         let socket = Netlink::open(SockProtocol::NetlinkNetFilter, 0)?;
         let (news, inbox) = mpsc::channel();
-        std::thread::Builder::new()
-            .name("eip-sweep".into())
-            .spawn(move || Sweep { socket, flows: Flows::default() }.run(&inbox))?;
-        Ok(Self { news })
+        let swept = Arc::<AtomicU64>::default();
+        let sweep = Sweep {
+            socket,
+            flows: Flows::default(),
+            unsettled: Unsettled::default(),
+            swept: Arc::clone(&swept),
+            troubled: false,
+        };
+        std::thread::Builder::new().name("eip-sweep".into()).spawn(move || sweep.run(&inbox))?;
+        Ok(Self { news, swept })
     }
 
     pub(crate) fn around(&self, sets: &Sets) {
         self.tell(News::Around(Around::of(sets)));
     }
 
-    pub(crate) fn holders(&self, now: Holders, anew: bool) {
-        self.tell(News::Holders { now, anew });
+    pub(crate) fn attached(&self, now: Attached, anew: bool) {
+        self.tell(News::Attached { now, anew });
+    }
+
+    /// Returns the number of the newest change that has left no stale flow, nor has any change before it.
+    pub(crate) fn swept(&self) -> u64 {
+        self.swept.load(Ordering::Acquire)
+    }
+
+    /// Has the flows looked through, and waits until that is done.
+    pub(crate) fn sweep_now(&self) -> io::Result<()> {
+        let (done, waiting) = mpsc::channel();
+        self.tell(News::SweepNow(done));
+        let gone = |_| Err(io::Error::other("the thread that deletes stale flows is gone"));
+        waiting.recv().unwrap_or_else(gone)
     }
 
     fn tell(&self, news: News) {
@@ -100,42 +133,80 @@ impl Sweeper {
 struct Sweep {
     socket: Netlink,
     flows: Flows,
+    unsettled: Unsettled,
+    swept: Arc<AtomicU64>,
+    troubled: bool,
 }
 
 impl Sweep {
     fn run(mut self, inbox: &Receiver<News>) {
-        let mut troubled = false;
         loop {
-            let first = match troubled {
-                true => inbox.recv_timeout(RETRY),
-                false => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            let settled = self.unsettled.0.front().map(|first| first.0);
+            let look_at = if self.troubled { Some(Instant::now() + RETRY) } else { settled };
+            let first = match look_at {
+                Some(when) => inbox.recv_timeout(when.saturating_duration_since(Instant::now())),
+                None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
             };
-            let mut due = troubled;
-            match first {
-                Ok(news) => due |= self.flows.learn(news),
-                Err(RecvTimeoutError::Timeout) => {}
+            let mut asked = Vec::new();
+            let mut due = match first {
+                Ok(news) => self.learn(news, &mut asked),
+                Err(RecvTimeoutError::Timeout) => true,
                 Err(RecvTimeoutError::Disconnected) => return,
-            }
+            };
             // One look through the flows answers for everything that has come in by now.
             while let Ok(more) = inbox.try_recv() {
-                due |= self.flows.learn(more);
+                due |= self.learn(more, &mut asked);
             }
-            if !due {
-                continue;
-            }
-            let swept = self.sweep();
-            match &swept {
-                Ok(deleted) => debug!(deleted, "Deleted stale flows"),
-                Err(error) if !troubled => {
-                    warn!(%error, "Could not delete stale flows, which are held back; will retry");
+            if due {
+                let swept = self.sweep_and_say();
+                for done in asked {
+                    let outcome = swept.as_ref().map(drop).map_err(again);
+                    // Who asked may have gone.
+                    let _gone = done.send(outcome);
                 }
-                Err(_) => {}
-            }
-            troubled = swept.is_err();
-            if !troubled {
-                self.flows.fresh.clear();
             }
         }
+    }
+
+    /// Takes in news, and says whether they can have made a flow stale.
+    fn learn(&mut self, news: News, asked: &mut Vec<Sender<io::Result<()>>>) -> bool {
+        match news {
+            News::Around(around) => {
+                self.flows.around = around;
+                false
+            }
+            News::Attached { now, anew } => {
+                self.unsettled.put(now.number, Instant::now());
+                self.flows.learn(now, anew)
+            }
+            News::SweepNow(done) => {
+                asked.push(done);
+                true
+            }
+        }
+    }
+
+    fn sweep_and_say(&mut self) -> io::Result<usize> {
+        let begun = Instant::now();
+        let swept = self.sweep();
+        match &swept {
+            Ok(deleted) => {
+                debug!(deleted, "Deleted stale flows");
+                self.flows.fresh.clear();
+                if let Some(number) = self.unsettled.seen_by(begun) {
+                    self.swept.store(number, Ordering::Release);
+                }
+                if self.unsettled.0.is_empty() {
+                    self.flows.gone.clear();
+                }
+            }
+            Err(error) if !self.troubled => {
+                warn!(%error, "Could not delete stale flows, which are held back; will retry");
+            }
+            Err(_) => {}
+        }
+        self.troubled = swept.is_err();
+        swept
     }
 
     fn sweep(&mut self) -> io::Result<usize> {
@@ -182,44 +253,67 @@ fn deletion(attrs: &[u8]) -> Vec<u8> {
     buf
 }
 
-/// The attachments in force, as far as they decide about flows.
+/// The numbers of changes, and from when on the flows can be seen of packets that were on their way then.
+#[derive(Debug, Default)]
+struct Unsettled(VecDeque<(Instant, u64)>);
+
+impl Unsettled {
+    fn put(&mut self, number: u64, changed: Instant) {
+        self.0.push_back((changed + SETTLED, number));
+    }
+
+    /// Returns the newest change of which a look that began then has seen the end.
+    fn seen_by(&mut self, begun: Instant) -> Option<u64> {
+        let seen = self.0.iter().take_while(|(from, _)| *from <= begun).count();
+        self.0.drain(..seen).next_back().map(|(_, number)| number)
+    }
+}
+
+/// The same error for somebody else.
+fn again(error: &io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(code) => io::Error::from_raw_os_error(code),
+        None => io::Error::new(error.kind(), error.to_string()),
+    }
+}
+
+/// What is in force, as far as it decides about flows.
 #[derive(Debug, Default)]
 struct Flows {
     around: Around,
-    holders: Holders,
+    now: Attached,
     /// The private addresses that have got an elastic IP since the last sweep.
     fresh: BTreeSet<Ipv4Addr>,
+    /// The aliases that have gone, until their flows have.
+    gone: BTreeSet<Ipv4Addr>,
 }
 
 impl Flows {
-    /// Takes in news, and says whether they can have made a flow stale.
-    fn learn(&mut self, news: News) -> bool {
-        match news {
-            News::Around(around) => {
-                self.around = around;
-                false
-            }
-            News::Holders { now, anew } => {
-                let before = if anew { Holders::new() } else { std::mem::take(&mut self.holders) };
-                let mut differs = anew;
-                for item in before.diff(&now) {
-                    differs = true;
-                    match item {
-                        DiffItem::Add(private, _) | DiffItem::Update { new: (private, _), .. } => {
-                            self.fresh.insert(*private);
-                        }
-                        DiffItem::Remove(..) => {}
-                    }
-                }
-                self.holders = now;
-                differs
+    /// Takes in what is in force, and says whether that can have made a flow stale.
+    fn learn(&mut self, now: Attached, anew: bool) -> bool {
+        let before = if anew { Attached::default() } else { std::mem::take(&mut self.now) };
+        let mut differs = anew;
+        for item in before.holders.diff(&now.holders) {
+            differs = true;
+            if let DiffItem::Add(private, _) | DiffItem::Update { new: (private, _), .. } = item {
+                self.fresh.insert(*private);
             }
         }
+        for item in before.aliases.diff(&now.aliases) {
+            differs = true;
+            match item {
+                DiffItem::Remove(public, _) => drop(self.gone.insert(*public)),
+                DiffItem::Add(public, _) => drop(self.gone.remove(public)),
+                DiffItem::Update { .. } => {}
+            }
+        }
+        self.now = now;
+        differs
     }
 
     /// A flow is stale if it was rewritten between an address of the pool and anything but
-    /// the private address that the pool's address has now; or if it was begun by an instance that has
-    /// got an elastic IP since, and leaves the host as something else.
+    /// the private address that the pool's address has now; if one of its ends is an alias that is gone; or if
+    /// it was begun by an instance that has got an elastic IP since, and leaves the host as something else.
     fn is_stale(&self, attrs: &[u8]) -> bool {
         let ends = |tuple| {
             let addresses = wire::find(wire::find(attrs, tuple)?, 1)?;
@@ -229,7 +323,7 @@ impl Flows {
         let (Some(original), Some(reply)) = (ends(TUPLE_ORIGINAL), ends(TUPLE_REPLY)) else {
             return false;
         };
-        let holder = |private| self.holders.get(&private).copied();
+        let holder = |private| self.now.holders.get(&private).copied();
         let broken = |public: Ipv4Addr, private: Ipv4Addr| {
             public != private
                 && is_within(&self.around.pool, public)
@@ -240,7 +334,12 @@ impl Flows {
             && self.fresh.contains(&from)
             && holder(from).is_some_and(|public| public != seen_as)
             && !is_within(&self.around.near, to);
-        broken(to, reply.0) || broken(seen_as, from) || unfollowed
+        let left = |public, end| public == end && self.gone.contains(&public);
+        broken(to, reply.0)
+            || broken(seen_as, from)
+            || left(from, seen_as)
+            || left(to, reply.0)
+            || unfollowed
     }
 }
 
@@ -280,15 +379,15 @@ mod tests {
             pool: vec![(0x6440_0000, 0x647f_ffff)],
             near: vec![(0x0a00_0000, 0x0a00_00ff), (0xc000_0201, 0xc000_0201)],
         };
-        assert!(!flows.learn(News::Around(around)));
+        flows.around = around;
         assert!(holds(&mut flows, BEFORE, true));
         flows.fresh.clear();
         flows
     }
 
     fn holds(flows: &mut Flows, private: [u8; 4], anew: bool) -> bool {
-        let now = Holders::unit(private.into(), PUBLIC.into());
-        flows.learn(News::Holders { now, anew })
+        let holders = Holders::unit(private.into(), PUBLIC.into());
+        flows.learn(Attached { holders, ..Attached::default() }, anew)
     }
 
     #[test]
@@ -320,5 +419,37 @@ mod tests {
         assert!(!flows.is_stale(&flow([CLIENT, HOST], [NOW, CLIENT])));
         flows.fresh.clear();
         assert!(!flows.is_stale(&masqueraded), "another's rule gives it that address");
+    }
+
+    #[test]
+    fn flows_of_an_alias_are_stale_when_it_has_gone_and_until_it_comes_back() {
+        let mut flows = flows();
+        let alias = AliasTarget {
+            instance_id: eip_model::InstanceId::new(uuid::Uuid::nil()),
+            private_ip: NOW.into(),
+            speakers: BTreeSet::new(),
+        };
+        let there = Attached { aliases: OrdMap::unit(PUBLIC.into(), alias), ..Attached::default() };
+        let [begun, asked] =
+            [flow([PUBLIC, CLIENT], [CLIENT, PUBLIC]), flow([CLIENT, PUBLIC], [PUBLIC, HOST])];
+        assert!(flows.learn(there.clone(), true));
+        assert!(!flows.is_stale(&begun) && !flows.is_stale(&asked));
+        assert!(flows.learn(Attached::default(), false));
+        assert!(flows.is_stale(&begun) && flows.is_stale(&asked));
+        assert!(flows.learn(there, false));
+        assert!(!flows.is_stale(&begun) && !flows.is_stale(&asked));
+    }
+
+    #[test]
+    fn a_change_is_swept_by_a_look_that_begins_when_packets_of_before_have_arrived() {
+        let mut unsettled = Unsettled::default();
+        let begun = Instant::now();
+        unsettled.put(1, begun);
+        unsettled.put(2, begun + SETTLED / 2);
+        assert_eq!(unsettled.seen_by(begun + SETTLED / 2), None);
+        assert_eq!(unsettled.seen_by(begun + SETTLED), Some(1));
+        assert_eq!(unsettled.seen_by(begun + SETTLED), None);
+        assert_eq!(unsettled.seen_by(begun + 2 * SETTLED), Some(2));
+        assert_eq!(unsettled.0.front(), None);
     }
 }

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use eip_model::{AliasTarget, Ipv4Range, LocalNetwork, OrdMap};
 
-use crate::table::{ALIASES, DN, PAIRS, SN, SPEAKERS, TABLE, ZD};
+use crate::table::{ALIASES, DN, SN, SPEAKERS, TABLE, ZD};
 use crate::wire::{attr, attr_be32, attr_str, nest};
 
 /// A nested list is at most 64 KiB long (its length is 16 bits); an element takes up to 48 bytes.
@@ -87,13 +87,23 @@ pub(crate) type Pair = (Ipv4Addr, Ipv4Addr);
 
 type MakeElement = fn(Pair) -> Element;
 
-/// The four sets that hold an attachment, and the element of each.
-pub(crate) const ATTACHMENT_SETS: [(&str, MakeElement); 4] = [
+/// The maps that hold an attachment, and the element in each.
+pub(crate) const ATTACHMENT_SETS: [(&str, MakeElement); 3] = [
     (DN, |(public, private)| Element::map(&public.octets(), &private.octets())),
     (SN, |(public, private)| Element::map(&private.octets(), &public.octets())),
     (ZD, |pair| Element::map(&pair.0.octets(), &zone(pair).to_ne_bytes())),
-    (PAIRS, |(public, private)| Element::key(&[public.octets(), private.octets()].concat())),
 ];
+
+/// The set of attachments that are gone.
+pub(crate) fn stale_elements(pairs: impl Iterator<Item = Pair>) -> impl Iterator<Item = Element> {
+    pairs.map(|(public, private)| Element::key(&[public.octets(), private.octets()].concat()))
+}
+
+pub(crate) fn address_elements(
+    addresses: impl Iterator<Item = Ipv4Addr>,
+) -> impl Iterator<Item = Element> {
+    addresses.map(|address| Element::key(&address.octets()))
+}
 
 /// The sets that hold an elastic IP that is on its instance's own interface, and its elements there.
 pub(crate) fn alias_elements(
@@ -108,8 +118,7 @@ pub(crate) fn alias_elements(
         key[20..26].copy_from_slice(&one.mac.octets());
         (SPEAKERS, Element::key(&key))
     });
-    let itself = (PAIRS, Element::key(&[public, public].concat()));
-    [(ALIASES, Element::key(&public)), itself].into_iter().chain(speakers)
+    std::iter::once((ALIASES, Element::key(&public))).chain(speakers)
 }
 
 /// Returns the conntrack zone of an attachment: 1 to 65535, the same for the same pair for ever.
@@ -118,7 +127,7 @@ pub(crate) fn alias_elements(
 /// the flows of an attachment where they were, with no state kept and no map read back. An elastic
 /// IP that comes back to an instance finds its old flows again; that is harmless, since such
 /// a flow is rewritten to exactly the pair that is in force. Two attachments share a zone by
-/// chance once in 65,535; flows of such a move are stopped by `pairs` and deleted by the
+/// chance once in 65,535; flows of such a move are held back as stale and deleted by the
 /// sweep instead of moving at once. Changing this function cuts every running flow once.
 pub(crate) fn zone((public, private): Pair) -> u16 {
     // The finalizer of SplitMix64 (Steele, Lea, Flood 2014): every input bit reaches every output.

@@ -65,6 +65,12 @@ pub enum ApplyError {
         #[source]
         source: io::Error,
     },
+    /// The rules are in force, flows of attachments that are gone may still be.
+    #[error("cannot delete the flows of attachments that are gone")]
+    Flows {
+        #[source]
+        source: io::Error,
+    },
     #[error("cannot set {} to {value}", path.display())]
     Sysctl {
         path: PathBuf,
@@ -80,9 +86,11 @@ impl ApplyError {
     pub fn retryable(&self) -> bool {
         match self {
             Self::WrongNamespace | Self::SharedTarget { .. } => false,
-            Self::Look { .. } | Self::Rules { .. } | Self::Routes { .. } | Self::Sysctl { .. } => {
-                true
-            }
+            Self::Look { .. }
+            | Self::Rules { .. }
+            | Self::Routes { .. }
+            | Self::Flows { .. }
+            | Self::Sysctl { .. } => true,
         }
     }
 }

@@ -41,7 +41,7 @@ pub(crate) enum Expr {
     OifName,
     SourceAddress,
     DestinationAddress,
-    /// The interface, the source address and the MAC address that the packet came from.
+    /// The interface, the source address and the MAC address that the packet came from, if it came by Ethernet.
     Speaker,
     /// Goes on if the value is (not) in the set.
     In(&'static str),
@@ -54,10 +54,13 @@ pub(crate) enum Expr {
     DestinationRewritten,
     /// `ct status snat`.
     SourceRewritten,
-    /// `ct status & (snat | dnat) == dnat`: the destination of the flow was rewritten, the source was not.
-    DestinationAloneRewritten,
-    /// `ct status & (snat | dnat) == snat`.
-    SourceAloneRewritten,
+    /// `ct status snat,dnat`: one of the two was rewritten.
+    Rewritten,
+    /// `ct status & (seen-reply | snat | dnat) == seen-reply | dnat`: the destination of the flow was rewritten,
+    /// the source was not, and something has come back.
+    DestinationRewrittenAndAnswered,
+    /// The same with source and destination the other way round.
+    SourceRewrittenAndAnswered,
     /// `ct state new`: nothing has come back yet.
     IsNew,
     /// `ct direction original`.
@@ -87,6 +90,9 @@ const NFTA_DATA_VERDICT: u16 = 2;
 const META_MARK: u32 = 3;
 const META_IIFNAME: u32 = 6;
 const META_OIFNAME: u32 = 7;
+const META_IIFTYPE: u32 = 8;
+/// `linux/if_arp.h`
+const ARPHRD_ETHER: u16 = 1;
 const CT_STATE: u32 = 0;
 const NF_CT_STATE_NEW: u32 = 1 << 3;
 const CT_DIRECTION: u32 = 1;
@@ -94,6 +100,7 @@ const CT_STATUS: u32 = 2;
 const CT_ZONE: u32 = 17;
 const CT_SRC_IP: u32 = 19;
 const CT_DST_IP: u32 = 20;
+const IPS_SEEN_REPLY: u32 = 1 << 1;
 const IPS_SRC_NAT: u32 = 1 << 4;
 const IPS_DST_NAT: u32 = 1 << 5;
 const FIB_RESULT_OIF: u32 = 1;
@@ -122,8 +129,9 @@ impl Expr {
         match self {
             Self::DestinationRewritten
             | Self::SourceRewritten
-            | Self::DestinationAloneRewritten
-            | Self::SourceAloneRewritten
+            | Self::Rewritten
+            | Self::DestinationRewrittenAndAnswered
+            | Self::SourceRewrittenAndAnswered
             | Self::IsNew
             | Self::IsOriginal
             | Self::FlowSource(..)
@@ -157,6 +165,8 @@ impl Expr {
             Self::SourceAddress => load_header(buf, NETWORK_HEADER, 12, 4, Register::First),
             Self::DestinationAddress => load_header(buf, NETWORK_HEADER, 16, 4, Register::First),
             Self::Speaker => {
+                load_meta(buf, META_IIFTYPE);
+                compare(buf, CMP_EQ, &ARPHRD_ETHER.to_ne_bytes());
                 load_meta(buf, META_IIFNAME);
                 load_header(buf, NETWORK_HEADER, 12, 4, Register::Fifth);
                 load_header(buf, LINK_HEADER, 6, 6, Register::Sixth);
@@ -167,8 +177,9 @@ impl Expr {
             Self::NotLoopback => compare(buf, CMP_NEQ, b"lo\0"),
             Self::DestinationRewritten => has_any(buf, CT_STATUS, IPS_DST_NAT),
             Self::SourceRewritten => has_any(buf, CT_STATUS, IPS_SRC_NAT),
-            Self::DestinationAloneRewritten => rewritten_alone(buf, IPS_DST_NAT),
-            Self::SourceAloneRewritten => rewritten_alone(buf, IPS_SRC_NAT),
+            Self::DestinationRewrittenAndAnswered => answered(buf, IPS_DST_NAT),
+            Self::SourceRewrittenAndAnswered => answered(buf, IPS_SRC_NAT),
+            Self::Rewritten => has_any(buf, CT_STATUS, IPS_SRC_NAT | IPS_DST_NAT),
             Self::IsNew => has_any(buf, CT_STATE, NF_CT_STATE_NEW),
             Self::IsOriginal => {
                 load_ct(buf, CT_DIRECTION, None, Register::First);
@@ -183,7 +194,8 @@ impl Expr {
             }),
             Self::WouldTurnBack => {
                 fib(buf, FIB_RESULT_OIF, FIB_F_DADDR | FIB_F_IIF | FIB_F_PRESENT);
-                compare(buf, CMP_EQ, &[1]);
+                // A byte, and the rest of the register is zero; as wide as an interface, for nft to print it right.
+                compare(buf, CMP_EQ, &[1, 0, 0, 0]);
             }
             Self::AddMark(bits) => {
                 load_meta(buf, META_MARK);
@@ -289,10 +301,11 @@ fn has_any(buf: &mut Vec<u8>, key: u32, bits: u32) {
     compare(buf, CMP_NEQ, &0_u32.to_ne_bytes());
 }
 
-fn rewritten_alone(buf: &mut Vec<u8>, bit: u32) {
+/// Of the two rewritings it must be this one alone.
+fn answered(buf: &mut Vec<u8>, rewritten: u32) {
     load_ct(buf, CT_STATUS, None, Register::First);
-    bitwise(buf, IPS_SRC_NAT | IPS_DST_NAT, 0);
-    compare(buf, CMP_EQ, &bit.to_ne_bytes());
+    bitwise(buf, IPS_SEEN_REPLY | IPS_SRC_NAT | IPS_DST_NAT, 0);
+    compare(buf, CMP_EQ, &(IPS_SEEN_REPLY | rewritten).to_ne_bytes());
 }
 
 fn fib(buf: &mut Vec<u8>, result: u32, flags: u32) {

@@ -37,7 +37,7 @@ const OUR_TABLE: &str = "table eip (CONFIG_NF_TABLES, CONFIG_NF_TABLES_IPV4)";
 const LARGE: usize = 64 << 10;
 
 /// What the elements of one attachment take in a transaction, a little more than less.
-const ATTACHMENT_BYTES: usize = 136;
+const ATTACHMENT_BYTES: usize = 96;
 
 /// A transaction in the making: everything in it happens, or nothing does.
 #[derive(Debug)]

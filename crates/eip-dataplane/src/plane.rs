@@ -1,45 +1,35 @@
 //! The data plane: full set in, and the kernel converges on it whatever was there.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::MetadataExt;
 
-use eip_model::{AliasTarget, Change, LocalNetwork, OrdMap, changes};
+use eip_model::{Change, LocalNetwork, OrdMap};
 use tracing::{debug, warn};
 
 use crate::aliases::{AliasChanges, by_set};
 use crate::announce::Announcer;
 use crate::applied::{Applied, Warning};
 use crate::audit::{Audit, Auditor, Expected};
-use crate::conntrack::Sweeper;
+use crate::conntrack::{Attached, Sweeper};
 use crate::desired::DesiredState;
-use crate::elements::{ATTACHMENT_SETS, shared_target};
+use crate::elements::ATTACHMENT_SETS;
 use crate::error::{ApplyError, OpenError};
 use crate::hairpin::Hairpin;
 use crate::host::{Host, Lookout};
+use crate::in_force::{InForce, count, element_changes, steps};
 use crate::nft::{Batch, Nft, Refused};
 use crate::options::{Announce, Counters, Options};
 use crate::paths::{self, Paths};
 use crate::routes::{Held, Routes};
 use crate::sets::Sets;
+use crate::suspects::Suspects;
 use crate::sysctl;
 use crate::traffic::{Meter, TrafficReader};
 
 /// The least that the maps of the table are made for.
 const LEAST_CAPACITY: usize = 1024;
-
-/// What the kernel has, as we left it: the shadow that changes are worked out against.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct InForce {
-    sets: Sets,
-    targets: OrdMap<Ipv4Addr, Ipv4Addr>,
-    aliases: OrdMap<Ipv4Addr, AliasTarget>,
-    /// `targets` the other way round.
-    holders: OrdMap<Ipv4Addr, Ipv4Addr>,
-    /// How many elements a map can hold: sized maps load three times as fast, and cannot grow.
-    capacity: usize,
-}
 
 /// The kernel side of one host, in the network namespace in which it was opened.
 #[derive(Debug)]
@@ -56,6 +46,12 @@ pub struct DataPlane {
     hairpin: Hairpin,
     auditor: Auditor,
     in_force: Option<InForce>,
+    /// What is held back by the table that was made last.
+    suspects: Suspects,
+    /// How often attachments have changed.
+    changes: u64,
+    /// The table was replaced, and the flows have not been looked through since.
+    unswept: bool,
     /// The preferred source that our routes have, once they are known to be those of `in_force`.
     routed: Option<Option<Ipv4Addr>>,
     settled_networks: Option<Vec<LocalNetwork>>,
@@ -105,6 +101,9 @@ impl DataPlane {
             auditor: Auditor::start().map_err(io("speak rtnetlink"))?,
             meter,
             in_force: None,
+            suspects: Suspects::default(),
+            changes: 0,
+            unswept: false,
             routed: None,
             settled_networks: None,
             announced_beside: None,
@@ -163,6 +162,7 @@ impl DataPlane {
         }
         applied.refused = paths.refused;
         self.announce(&host, host_changed, desired, &fresh, &mut applied);
+        self.sweep_after_replacement()?;
         Ok(applied)
     }
 
@@ -304,42 +304,50 @@ impl DataPlane {
         let aliases = AliasChanges::between(in_force, &desired.aliases);
         applied.attached += aliases.new.len();
         applied.detached += aliases.gone.len();
-        if let Some(now) = self.in_force.take() {
-            let settled = now.sets == sets;
-            if steps.is_empty() && aliases.is_empty() && now.sets.looks_like(&sets) {
-                self.in_force = Some(InForce { sets, ..now });
-                self.tell_sweeper(settled, &steps);
-                return Ok(steps);
+        let (number, swept) = (self.changes + 1, self.sweeper.swept());
+        let Some(now) = self.in_force.take() else {
+            let suspects = self.suspects.of_pairs().after(number, swept, &steps, &aliases);
+            return self.replace_table(desired, sets, suspects, steps, applied);
+        };
+        let suspects = self.suspects.after(number, swept, &steps, &aliases);
+        let settled = now.sets == sets;
+        let changed = !(steps.is_empty() && aliases.is_empty());
+        if !changed && now.sets.looks_like(&sets) && self.suspects == suspects {
+            self.in_force = Some(InForce { sets, ..now });
+            self.tell_sweeper(settled, changed);
+            return Ok(steps);
+        }
+        let elements = now.targets.len() + now.aliases.len() + applied.attached;
+        if elements.max(suspects.len()) > now.capacity {
+            return self.replace_table(desired, sets, suspects, steps, applied);
+        }
+        let held = [&self.suspects, &suspects];
+        let batch = element_changes([&now.sets, &sets], held, &steps, &aliases);
+        match self.nft.commit_elements(batch) {
+            Ok(()) => {
+                self.in_force = Some(now.into_next(sets, &steps, desired));
+                self.suspects = suspects;
+                self.tell_sweeper(settled, changed);
+                Ok(steps)
             }
-            let elements = now.targets.len() + now.aliases.len() + applied.attached;
-            if elements <= now.capacity {
-                let batch = element_changes(&now.sets, &sets, &steps, &aliases);
-                match self.nft.commit_elements(batch) {
-                    Ok(()) => {
-                        self.in_force = Some(now.into_next(sets, &steps, desired));
-                        self.tell_sweeper(settled, &steps);
-                        return Ok(steps);
-                    }
-                    Err(Refused { tried, source }) => {
-                        // Someone changed the table in a way we did not hear of: make it anew.
-                        warn!(%tried, error = %source, "Element change refused; replacing the table");
-                        return self.replace_table(desired, sets, steps, applied);
-                    }
-                }
+            Err(Refused { tried, source }) => {
+                // Someone changed the table in a way we did not hear of: make it anew.
+                warn!(%tried, error = %source, "Element change refused; replacing the table");
+                self.replace_table(desired, sets, suspects, steps, applied)
             }
         }
-        self.replace_table(desired, sets, steps, applied)
     }
 
     fn replace_table(
         &mut self,
         desired: &DesiredState,
         sets: Sets,
+        suspects: Suspects,
         steps: Vec<Change>,
         applied: &mut Applied,
     ) -> Result<Vec<Change>, ApplyError> {
         let elements = desired.targets.len() + desired.aliases.len();
-        let capacity = (2 * elements).next_power_of_two().max(LEAST_CAPACITY);
+        let capacity = (2 * elements.max(suspects.len())).next_power_of_two().max(LEAST_CAPACITY);
         let holders = desired.targets.iter().map(|(public, private)| (*private, *public)).collect();
         let (targets, aliases) = (desired.targets.clone(), desired.aliases.clone());
         let next = InForce { sets, targets, aliases, holders, capacity };
@@ -358,24 +366,40 @@ impl DataPlane {
         for (set, elements) in by_set(&next.aliases) {
             batch.add(set, elements.into_iter());
         }
+        Suspects::default().change_to(&suspects, &mut batch);
         let refused = |Refused { tried, source }| ApplyError::Rules { tried, source };
         self.nft.commit_table(batch).map_err(refused)?;
         debug!(attachments = next.targets.len(), capacity, "Replaced the table");
         applied.replaced = true;
-        self.sweeper.around(&next.sets);
-        self.sweeper.holders(next.holders.clone(), true);
+        self.unswept = true;
         self.in_force = Some(next);
+        self.suspects = suspects;
+        self.tell_sweeper(false, true);
         Ok(steps)
     }
 
-    fn tell_sweeper(&self, settled: bool, steps: &[Change]) {
+    /// `settled` says that it knows the surroundings, `changed` that attachments have.
+    fn tell_sweeper(&mut self, settled: bool, changed: bool) {
         let Some(now) = &self.in_force else { return };
         if !settled {
             self.sweeper.around(&now.sets);
         }
-        if !steps.is_empty() {
-            self.sweeper.holders(now.holders.clone(), false);
+        if changed {
+            self.changes += 1;
+            let (holders, aliases) = (now.holders.clone(), now.aliases.clone());
+            let attached = Attached { number: self.changes, holders, aliases };
+            self.sweeper.attached(attached, self.unswept);
         }
+    }
+
+    /// What a table that was replaced may have let go of is in none of its sets: it is in force only when
+    /// no flow of that is left.
+    fn sweep_after_replacement(&mut self) -> Result<(), ApplyError> {
+        if self.unswept {
+            self.sweeper.sweep_now().map_err(|source| ApplyError::Flows { source })?;
+            self.unswept = false;
+        }
+        Ok(())
     }
 
     /// Brings the routes up to date, and returns the elastic IPs that had none before.
@@ -447,99 +471,6 @@ impl DataPlane {
         } else if !fresh.is_empty() {
             applied.announced = fresh.len();
             announcer.announce(fresh.iter().copied());
-        }
-    }
-}
-
-impl InForce {
-    /// Takes the small sets that are next, and the attachments, to which `steps` lead.
-    fn into_next(self, sets: Sets, steps: &[Change], desired: &DesiredState) -> Self {
-        let Self { mut holders, capacity, .. } = self;
-        for step in steps {
-            match *step {
-                Change::Detach { private_ip, .. } => holders.remove(&private_ip),
-                Change::Attach { public_ip, private_ip } => holders.insert(private_ip, public_ip),
-            };
-        }
-        let (targets, aliases) = (desired.targets.clone(), desired.aliases.clone());
-        Self { sets, targets, aliases, holders, capacity }
-    }
-}
-
-/// Works out the changes, and refuses those after which two elastic IPs would share a target.
-///
-fn steps(now: Option<&InForce>, desired: &DesiredState) -> Result<Vec<Change>, ApplyError> {
-    let Some(now) = now else {
-        return match shared_target(&desired.targets) {
-            None => Ok(changes(&OrdMap::new(), &desired.targets)),
-            Some(((second, private), first)) => {
-                Err(ApplyError::SharedTarget { first, second, private })
-            }
-        };
-    };
-    let steps = changes(&now.targets, &desired.targets);
-    let mut holders = BTreeMap::new();
-    for step in &steps {
-        match *step {
-            Change::Detach { private_ip, .. } => {
-                holders.insert(private_ip, None);
-            }
-            Change::Attach { public_ip, private_ip } => {
-                let standing = now.holders.get(&private_ip).copied();
-                let known = holders.insert(private_ip, Some(public_ip)).unwrap_or(standing);
-                if let Some(other) = known {
-                    let (first, second) = (other.min(public_ip), other.max(public_ip));
-                    return Err(ApplyError::SharedTarget { first, second, private: private_ip });
-                }
-            }
-        }
-    }
-    Ok(steps)
-}
-
-/// The transaction from one state to the next: what goes, goes first.
-fn element_changes(now: &Sets, next: &Sets, steps: &[Change], aliases: &AliasChanges) -> Batch {
-    let mut batch = Batch::new();
-    if now != next {
-        for ((set, old), (_, new)) in now.elements().into_iter().zip(next.elements()) {
-            if old != new {
-                batch.clear(set);
-                batch.add(set, new.into_iter());
-            }
-        }
-    }
-    let detached = || {
-        steps.iter().filter_map(|step| match *step {
-            Change::Detach { public_ip, private_ip } => Some((public_ip, private_ip)),
-            Change::Attach { .. } => None,
-        })
-    };
-    let attached = || {
-        steps.iter().filter_map(|step| match *step {
-            Change::Attach { public_ip, private_ip } => Some((public_ip, private_ip)),
-            Change::Detach { .. } => None,
-        })
-    };
-    for (set, element) in ATTACHMENT_SETS {
-        batch.delete(set, detached().map(element));
-    }
-    for (set, elements) in by_set(&aliases.gone) {
-        batch.delete(set, elements.into_iter());
-    }
-    for (set, element) in ATTACHMENT_SETS {
-        batch.add(set, attached().map(element));
-    }
-    for (set, elements) in by_set(&aliases.new) {
-        batch.add(set, elements.into_iter());
-    }
-    batch
-}
-
-fn count(steps: &[Change], applied: &mut Applied) {
-    for step in steps {
-        match step {
-            Change::Attach { .. } => applied.attached += 1,
-            Change::Detach { .. } => applied.detached += 1,
         }
     }
 }

@@ -10,9 +10,10 @@
 //! | `hidden` | those of them that are not routed beyond the host |
 //! | `dn`, `sn` | elastic IP to private address, and back |
 //! | `zd` | elastic IP to the conntrack zone of the attachment |
-//! | `pairs` | elastic IP . private address, for each attachment |
 //! | `aliases` | the elastic IPs that are on their instances' own interfaces |
 //! | `speakers` | interface . elastic IP . MAC address: who may send with such an address |
+//! | `stale` | elastic IP . private address of attachments that are gone, until their flows are, too |
+//! | `watched` | the addresses whose packets are looked at one by one: those of `stale`, and aliases |
 //!
 //! Five things are less than obvious.
 //!
@@ -24,22 +25,23 @@
 //! looked up without one, so that a reply is found whatever way the flow began: through the elastic
 //! IP, through a port that Docker publishes on the host, or from the host itself; and at the first look.
 //! What an instance begins itself has no zone: putting it in one would cost every *reply* of every
-//! instance a second look into conntrack's table, for what `pairs` and the sweep do as well.
+//! instance a second look into conntrack's table, for what `stale` and the sweep do as well.
 //!
-//! *Pairs.* What zones cannot hide (replies of the old instance; what it has begun; two attachments
-//! that share a zone by chance) is held to account packet by packet: a rewritten flow passes only while its
-//! elastic IP and its private address are a pair in force. What is held back is deleted by the sweep
-//! ([`crate::conntrack`]), and so is what an instance had begun before it had its elastic IP: its next packet
-//! begins a flow anew, with what it has now.
+//! *Stale pairs.* What zones cannot hide (replies of the old instance; what it has begun; two attachments
+//! that share a zone by chance) is held back by the transaction that ends an attachment: it puts the pair
+//! into `stale`, and from then on no packet of a flow that was rewritten between the two passes. The sweep
+//! ([`crate::conntrack`]) deletes these flows; only when none is left does the pair leave `stale`
+//! ([`crate::suspects`]). The sweep deletes, too, what an instance had begun before it had its elastic IP: its
+//! next packet begins a flow anew, with what it has now.
 //!
 //! *Aliases* are routed, not rewritten, so they are in none of the maps. An instance that sends with an
 //! elastic IP is who it says only if it is in `speakers`: the MAC address tells it from the instance
-//! on the same bridge that had the elastic IP before, and may not know yet that it has lost it. The
-//! pair of such an elastic IP is itself twice: a flow that it began may be rewritten in its port alone.
+//! on the same bridge that had the elastic IP before, and may not know yet that it has lost it.
 //!
-//! *Cost.* Every packet of every flow goes through `pre_raw` and `fwd_guard`, so a packet of a flow
-//! that is as it should be leaves both after a lookup or two. What takes longer (names of interfaces, the
-//! routing table) is asked of the first packet of a flow, and of what will be dropped.
+//! *Cost.* Every packet of every flow goes through `pre_raw` and `fwd_guard`. Nearly all of them belong to flows that
+//! are rewritten and answered: these leave both after a look into `zd` and two into `watched`, which is small: no other test is ahead of them.
+//! What takes longer (intervals, names of interfaces, the routing table) is asked of the first packet of a
+//! flow, of what is not rewritten, and of what is watched.
 //!
 //! *Order.* `dstnat - 10` and `srcnat - 10` are ahead of Docker's and libvirt's own NAT (the first
 //! NAT of a flow stands); `srcnat + 10` is behind it, for what nobody else has masqueraded.
@@ -60,9 +62,10 @@ pub(crate) const HIDDEN: &str = "hidden";
 pub(crate) const DN: &str = "dn";
 pub(crate) const SN: &str = "sn";
 pub(crate) const ZD: &str = "zd";
-pub(crate) const PAIRS: &str = "pairs";
 pub(crate) const ALIASES: &str = "aliases";
 pub(crate) const SPEAKERS: &str = "speakers";
+pub(crate) const STALE: &str = "stale";
+pub(crate) const WATCHED: &str = "watched";
 
 /// More bridges and other interfaces that lead to instances than a host ever has.
 const MOST_INTERFACES: u32 = 16_384;
@@ -82,7 +85,7 @@ pub(crate) enum SetKind {
     Speakers,
 }
 
-pub(crate) const SETS: [(&str, SetKind); 10] = [
+pub(crate) const SETS: [(&str, SetKind); 11] = [
     (INSIDE, SetKind::Interfaces),
     (POOL, SetKind::Intervals),
     (PRIVNETS, SetKind::Intervals),
@@ -90,9 +93,10 @@ pub(crate) const SETS: [(&str, SetKind); 10] = [
     (DN, SetKind::AddressToAddress),
     (SN, SetKind::AddressToAddress),
     (ZD, SetKind::AddressToZone),
-    (PAIRS, SetKind::AddressPairs),
     (ALIASES, SetKind::Addresses),
     (SPEAKERS, SetKind::Speakers),
+    (STALE, SetKind::AddressPairs),
+    (WATCHED, SetKind::Addresses),
 ];
 
 /// A chain that others jump to: only packets that are sent there meet its rules.
@@ -109,14 +113,57 @@ const SPEAKS: SubChain = SubChain {
     rules: &[&[IifName, NotIn(INSIDE), Return], &[Speaker, In(SPEAKERS), Return], &[Count, Drop]],
 };
 
-/// What is sent to an elastic IP and reaches its instance.
-const ARRIVES: SubChain = SubChain { name: "arrives", rules: &[&[IsNew, AddMark(ACCEPT_MARK)]] };
+/// Flows that were rewritten for an attachment which is gone. Both directions are held back.
+const HELD: SubChain = SubChain {
+    name: "held",
+    rules: &[
+        &[
+            DestinationRewritten,
+            FlowDestination(Original, First),
+            FlowSource(Reply, Second),
+            In(STALE),
+            Count,
+            Drop,
+        ],
+        &[
+            SourceRewritten,
+            FlowDestination(Reply, First),
+            FlowSource(Original, Second),
+            In(STALE),
+            Count,
+            Drop,
+        ],
+    ],
+};
 
-/// What an instance sends as its elastic IP: to another that is an alias it is marked until something
-/// has come back, since only then is the flow established for a firewall that accepts by mark.
-const LEAVES: SubChain = SubChain {
-    name: "leaves",
-    rules: &[&[IsNew, DestinationAddress, In(ALIASES), AddMark(ACCEPT_MARK)]],
+/// What nobody here has must not be handed back to the router it came from.
+const TURNS_BACK: &[Expr] =
+    &[IifName, NotIn(INSIDE), DestinationAddress, In(POOL), WouldTurnBack, Count, Drop];
+
+/// Packets of flows that were rewritten and that have a watched address at one end.
+const WATCH: SubChain = SubChain {
+    name: "watch",
+    rules: &[&[SourceAddress, In(POOL), Jump(SPEAKS.name)], TURNS_BACK, &[Jump(HELD.name)]],
+};
+
+/// The first packets of flows that were rewritten, until something comes back. They are marked for
+/// firewalls that accept by mark: what leads to an instance by its elastic IP.
+const BEGINS: SubChain = SubChain {
+    name: "begins",
+    rules: &[
+        &[SourceAddress, In(POOL), Jump(SPEAKS.name)],
+        &[DestinationRewritten, FlowDestination(Original, First), In(POOL), AddMark(ACCEPT_MARK)],
+        &[DestinationAddress, In(ALIASES), AddMark(ACCEPT_MARK)],
+    ],
+};
+
+/// Packets of flows that were rewritten, and answered: nearly all there are.
+const STEADY: SubChain = SubChain {
+    name: "steady",
+    rules: &[
+        &[SourceAddress, In(WATCHED), Goto(WATCH.name)],
+        &[DestinationAddress, In(WATCHED), Goto(WATCH.name)],
+    ],
 };
 
 /// Who an instance sees that is asked by its elastic IP.
@@ -131,7 +178,8 @@ const CALLER: SubChain = SubChain {
     ],
 };
 
-pub(crate) const SUB_CHAINS: [SubChain; 4] = [SPEAKS, ARRIVES, LEAVES, CALLER];
+/// Each behind those that it jumps to.
+pub(crate) const SUB_CHAINS: [SubChain; 6] = [SPEAKS, HELD, WATCH, BEGINS, STEADY, CALLER];
 
 /// A base chain: where it hooks in, and its rules.
 #[derive(Debug, Clone, Copy)]
@@ -152,28 +200,6 @@ enum Hook {
     Postrouting = 4,
 }
 
-/// The rules that hold rewritten flows to the pairs in force.
-const STALE_DESTINATION: &[Expr] = &[
-    DestinationRewritten,
-    FlowDestination(Original, First),
-    In(POOL),
-    FlowDestination(Original, First),
-    FlowSource(Reply, Second),
-    NotIn(PAIRS),
-    Count,
-    Drop,
-];
-const STALE_SOURCE: &[Expr] = &[
-    SourceRewritten,
-    FlowDestination(Reply, First),
-    In(POOL),
-    FlowDestination(Reply, First),
-    FlowSource(Original, Second),
-    NotIn(PAIRS),
-    Count,
-    Drop,
-];
-
 pub(crate) const CHAINS: [Chain; 9] = [
     // Behind Docker's raw chain (-300), ahead of conntrack (-200).
     Chain {
@@ -181,10 +207,7 @@ pub(crate) const CHAINS: [Chain; 9] = [
         kind: "filter",
         hook: Hook::Prerouting,
         priority: -290,
-        rules: &[
-            &[SourceAddress, In(POOL), Jump(SPEAKS.name)],
-            &[DestinationAddress, Map(ZD), SetOriginalZone],
-        ],
+        rules: &[&[DestinationAddress, Map(ZD), SetOriginalZone]],
     },
     Chain {
         name: "out_raw",
@@ -214,9 +237,10 @@ pub(crate) const CHAINS: [Chain; 9] = [
         hook: Hook::Input,
         priority: -10,
         rules: &[
+            &[SourceAddress, In(POOL), Jump(SPEAKS.name)],
             &[IsOriginal, DestinationAddress, In(POOL), Count, Drop],
             // What an instance that had the elastic IP still answers to the host itself.
-            STALE_DESTINATION,
+            &[SourceAddress, In(WATCHED), Jump(HELD.name)],
         ],
     },
     Chain {
@@ -225,33 +249,13 @@ pub(crate) const CHAINS: [Chain; 9] = [
         hook: Hook::Forward,
         priority: -10,
         rules: &[
-            // What is as it should be has nothing to do with the rest.
-            &[
-                DestinationAloneRewritten,
-                FlowDestination(Original, First),
-                FlowSource(Reply, Second),
-                In(PAIRS),
-                Goto(ARRIVES.name),
-            ],
-            &[
-                SourceAloneRewritten,
-                FlowDestination(Reply, First),
-                FlowSource(Original, Second),
-                In(PAIRS),
-                Goto(LEAVES.name),
-            ],
-            STALE_DESTINATION,
-            STALE_SOURCE,
-            &[
-                IsNew,
-                DestinationRewritten,
-                FlowDestination(Original, First),
-                In(POOL),
-                AddMark(ACCEPT_MARK),
-            ],
+            &[DestinationRewrittenAndAnswered, Goto(STEADY.name)],
+            &[SourceRewrittenAndAnswered, Goto(STEADY.name)],
+            &[Rewritten, IsNew, Jump(BEGINS.name)],
+            &[Rewritten, Goto(STEADY.name)],
+            &[SourceAddress, In(POOL), Jump(SPEAKS.name)],
             &[IsNew, DestinationAddress, In(ALIASES), AddMark(ACCEPT_MARK)],
-            // What nobody here has must not be handed back to the router it came from.
-            &[IifName, NotIn(INSIDE), DestinationAddress, In(POOL), WouldTurnBack, Count, Drop],
+            TURNS_BACK,
         ],
     },
     Chain {
@@ -259,7 +263,7 @@ pub(crate) const CHAINS: [Chain; 9] = [
         kind: "filter",
         hook: Hook::Output,
         priority: 0,
-        rules: &[STALE_DESTINATION],
+        rules: &[&[DestinationAddress, In(WATCHED), Jump(HELD.name)]],
     },
     Chain {
         name: "post",
@@ -332,12 +336,13 @@ pub(crate) fn encode_set(buf: &mut Vec<u8>, name: &str, kind: SetKind, id: u32, 
     attr_be32(buf, 10, id);
     match kind {
         // Without a size they grow as they need.
-        SetKind::Intervals | SetKind::Addresses | SetKind::Speakers => (),
+        SetKind::Intervals | SetKind::Speakers => (),
         // Every packet looks here, and a set of a fixed size is the faster one.
         SetKind::Interfaces => nest(buf, 9, |b| attr_be32(b, 1, MOST_INTERFACES)),
-        SetKind::AddressToAddress | SetKind::AddressToZone | SetKind::AddressPairs => {
-            nest(buf, 9, |b| attr_be32(b, 1, capacity));
-        }
+        SetKind::AddressToAddress
+        | SetKind::AddressToZone
+        | SetKind::AddressPairs
+        | SetKind::Addresses => nest(buf, 9, |b| attr_be32(b, 1, capacity)),
     }
 }
 
@@ -398,13 +403,13 @@ mod tests {
             rule_label(chain.name, number, chain.rules[number - 1])
         };
         assert_eq!(
-            label("pre_raw", 2),
-            "rule 2 of chain pre_raw (CONFIG_NFT_CT with CONFIG_NF_CONNTRACK_ZONES)"
+            label("pre_raw", 1),
+            "rule 1 of chain pre_raw (CONFIG_NFT_CT with CONFIG_NF_CONNTRACK_ZONES)"
         );
         assert_eq!(label("fwd_guard", 7), "rule 7 of chain fwd_guard (CONFIG_NFT_FIB_IPV4)");
         assert_eq!(label("pre", 1), "rule 1 of chain pre (CONFIG_NFT_NAT)");
         assert!(label("post_late", 1).ends_with("(CONFIG_NFT_MASQ)"));
-        assert_eq!(label("pre_raw", 1), "rule 1 of chain pre_raw");
+        assert_eq!(label("in_guard", 1), "rule 1 of chain in_guard");
         let nat = CHAINS.iter().find(|chain| chain.name == "post").expect("a chain");
         assert_eq!(chain_label(nat), "chain post (CONFIG_NFT_NAT)");
     }

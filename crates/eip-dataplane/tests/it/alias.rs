@@ -12,7 +12,7 @@ use crate::world::{
 };
 
 /// Puts an elastic IP on the interface of an instance, and has what it sends carry it.
-fn put_on(web: &Namespace, address: Ipv4Addr, gateway: &str) {
+pub(crate) fn put_on(web: &Namespace, address: Ipv4Addr, gateway: &str) {
     web.ip(&[
         &format!("addr add {address}/32 dev eth0"),
         &format!("route replace default via {gateway} src {address}"),

@@ -9,6 +9,7 @@ mod counting;
 mod faults;
 mod firewall;
 mod guard;
+mod held;
 mod helpers;
 mod libvirt;
 mod load;

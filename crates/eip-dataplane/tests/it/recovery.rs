@@ -12,6 +12,7 @@ use eip_testkit::eventually;
 use eip_testkit::netns::{Conversation, Namespace, ask_udp};
 use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
 
+use crate::alias::with_alias;
 use crate::world::{CLIENT, SOON, TCP, UDP, WEB_1, WEB_2, WEB_3, World, ask, eip, hears_nothing};
 
 #[test]
@@ -38,7 +39,7 @@ fn after_forgetting_a_smaller_set_leaves_nothing_behind() {
     let world = World::with(&[(eip(1), WEB_1), (eip(2), WEB_2)]);
     world.plane(DataPlane::forget);
     assert!(world.apply(&[(eip(2), WEB_2)]).replaced);
-    for set in ["dn", "sn", "zd", "pairs"] {
+    for set in ["dn", "sn", "zd"] {
         let elements = world.elements(set);
         assert!(!elements.contains("100.64.0.1") && !elements.contains("10.0.0.11"), "{elements}");
     }
@@ -102,6 +103,22 @@ fn replacing_the_table_under_fresh_flows_loses_none() {
     println!("{FLOWS} flows under {replaced} replacements of the table");
     assert!(replaced > 2);
     assert_eq!(client.join().expect("the client counts"), 0);
+}
+
+#[test]
+fn what_nft_shows_of_the_rules_can_be_loaded_again() {
+    let (world, _) = with_alias(&[(eip(3), WEB_3)]);
+    let shown = || world.host.sh("nft -s list ruleset");
+    let before = eventually("the counters to be there", SOON, || {
+        let text = shown();
+        (text.matches("100.64.0.3").count() == 5).then_some(text)
+    });
+    world
+        .host
+        .sh("f=$(mktemp) && nft list ruleset > $f && nft flush ruleset && nft -f $f && rm $f");
+    assert_eq!(shown(), before);
+    assert_eq!(ask(&world.client, eip(1)), "web-1 saw 192.0.2.2");
+    assert_eq!(ask(&world.client, eip(3)), "web-3 saw 192.0.2.2");
 }
 
 #[test]
