@@ -133,6 +133,17 @@ impl DockerBackend {
             .map_err(|source| Lost::Asking { what: "open its socket", source })
     }
 
+    /// Reads the whole list.
+    async fn read_roster(&self, life: u64) -> Result<Roster, Lost> {
+        const WHAT: &str = "list its containers";
+        let known = answer_within(WHOLE_ANSWER, WHAT, list::all(&self.socket)).await?;
+        let (may_enter, containers) = (may_enter(), Arc::clone(&self.containers));
+        // Of very many containers it takes long: nobody else should wait for it.
+        let roster = move || Roster::new(may_enter, life, containers, known);
+        let roster = tokio::task::spawn_blocking(roster).await;
+        roster.map_err(|error| (WHAT, ListError::NoThread(error)).into())
+    }
+
     /// Lists and follows until the engine is lost, and says how.
     async fn follow(&self, sight: &watch::Sender<Sight>) -> Lost {
         match self.try_follow(sight).await {
@@ -150,12 +161,11 @@ impl DockerBackend {
         let since = jiff::Timestamp::now().as_second() - 1;
         // What happened while nobody followed may have been a life's end.
         let life = u64::from(self.follows.fetch_add(1, Ordering::Relaxed)) << 32;
-        let listed = list::all(&self.socket);
-        let known = answer_within(WHOLE_ANSWER, "list its containers", listed).await?;
+        let roster = self.read_roster(life).await?;
         let mut engine = Engine {
             docker,
             socket: self.socket.clone(),
-            roster: Roster::new(may_enter(), life, Arc::clone(&self.containers), known),
+            roster,
             networks: Vec::new(),
             unsettled: BTreeSet::new(),
             look_again_at: None,

@@ -14,7 +14,8 @@ fn an_address_is_pointed_at_a_container_reached_moved_and_given_back() {
     let container_id = engine.web("web-1", "");
     engine.web("web-2", "");
     let labelled = "f47ac10b-58cc-4372-a567-0e02c7d2e3f4";
-    engine.web("labelled", &format!("--label eip.instance-id={labelled}"));
+    let note = r#"--label 'note=a "quoted" \ [{ü},'"#;
+    engine.web("labelled", &format!("--label eip.instance-id={labelled} {note}"));
     engine.docker("run -d --name on-host --network host eip-test httpd -f -p 8099");
     engine.docker("run -d --name alone --network none eip-test httpd -f");
     scene.known("on-host");
