@@ -1,6 +1,7 @@
 //! `eip agent` as a child process, beside a server that runs without one.
 
 use std::fs::{self, File};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 
@@ -34,13 +35,30 @@ impl AgentProgram {
     }
 
     pub(crate) fn start(&self) -> Result<Agent> {
+        self.start_by(&self.server)
+    }
+
+    /// Starts it as one that has never run, and that finds the server at another address.
+    pub(crate) fn start_afresh(&self, server: SocketAddr) -> Result<Agent> {
+        for kept in ["agent.json", "agent.log"] {
+            fs::remove_file(self.folder.join(kept)).ok();
+        }
+        self.start_by(&format!("http://{server}"))
+    }
+
+    fn start_by(&self, server: &str) -> Result<Agent> {
         let mut command = mortal(&self.eip);
         command.args(["agent", "--log-format", "json", "--host-name", HOST]);
-        command.args(["--server", &self.server, "--compute", &self.compute, "--data-dir"]);
+        command.args(["--server", server, "--compute", &self.compute, "--data-dir"]);
         command.arg(&self.folder).arg("--key-file").arg(self.folder.join("agent.key"));
         let log = File::options().create(true).append(true).open(self.log())?;
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         Ok(Agent { child: command.spawn().context("cannot start the agent")? })
+    }
+
+    /// How often it has listed all instances, this time and before.
+    pub(crate) fn listed(&self) -> usize {
+        fs::read_to_string(self.log()).unwrap_or_default().matches(r#""Listed""#).count()
     }
 
     pub(crate) fn log(&self) -> PathBuf {

@@ -9,6 +9,7 @@ mod benchmarks;
 mod callers;
 mod crowd;
 mod engine;
+mod gate;
 mod http;
 mod lab;
 mod latencies;

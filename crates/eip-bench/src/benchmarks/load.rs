@@ -12,6 +12,7 @@ use crate::agent::{Agent, AgentProgram};
 use crate::bench::{Bench, LARGE};
 use crate::callers::Each;
 use crate::crowd::{self, Crowd};
+use crate::gate::Gate;
 use crate::http::{Answer, field};
 use crate::lab::{Lab, overflowed};
 use crate::latencies::{median, micros};
@@ -55,6 +56,7 @@ pub(super) async fn run(bench: &mut Bench) -> Result<Vec<Table>> {
         table.tell("server: start to ready", time(ready));
         let (agent, told) = scene.first(bench, &mut table).await?;
         scene.again(bench, &mut table, agent, told).await?;
+        scene.record_to_kernel(bench, &mut table).await?;
         scene.server.stop().await?;
         drop((scene.crowd, scene.lab));
         bench.world.forget(Store::Postgres, &scene.record)?;
@@ -86,23 +88,43 @@ impl Scene {
         let begun = Instant::now();
         let agent = self.program.start()?;
         let told = self.until_told(begun).await?;
-        let seen = probe.finish()?;
-        let first = |packets: &Vec<Packet>| {
-            let mut answers = packets.iter().filter_map(|packet| packet.answer);
-            answers.find(|answer| answer.at > begun).map(|answer| answer.at - begun)
-        };
-        let firsts: Option<Vec<Duration>> = seen.iter().map(first).collect();
+        let all = last_first_answer(probe, begun)?;
         let what = "agent: start to the last association in force";
-        let all = firsts.and_then(|firsts| firsts.into_iter().max());
-        let figure = all.map_or(f64::INFINITY, |all| micros(all).into());
-        let text = told_or_not(all);
+        table.tell(what, told_or_not(all));
+        bench.note(&format!("{}: {what}", self.number), in_micros(all) / 1e6, "s")?;
+        table.tell("agent: start to all reported", told_or_not(told));
+        Ok((agent, told.is_some()))
+    }
+
+    /// An agent that knows what runs here, and nothing of associations, gets to the server. There is no table.
+    async fn record_to_kernel(&self, bench: &mut Bench, table: &mut Table) -> Result<()> {
+        let listed = self.program.listed();
+        let gate = Gate::before(self.server.at)?;
+        let agent = self.program.start_afresh(gate.at)?;
+        let begun = Instant::now();
+        while self.program.listed() == listed && begun.elapsed() < PATIENCE {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        until_it_rests(agent.pid(), PATIENCE).await?;
+        self.lab.host.sh("nft delete table ip eip");
+        let probe = Probe::start(&self.lab.client, &self.watched, RATE);
+        let begun = Instant::now();
+        gate.open();
+        // As long as there is no table it may well wait for the server.
+        let is_table = |line: &str| line == "table ip eip";
+        while !self.lab.host.sh("nft list tables").lines().any(is_table) {
+            ensure!(begun.elapsed() < PATIENCE, "no table: {}", end_of(&self.program.log()));
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        until_it_rests(agent.pid(), PATIENCE).await?;
+        let all = last_first_answer(probe, begun)?;
+        let what = "record to kernel: to the last association in force";
+        let (figure, text) = (in_micros(all), told_or_not(all));
         match WANTED.iter().find(|(number, _)| *number == self.number) {
             Some((_, wanted)) => table.judge(what, text, Target::within(figure, *wanted)),
             None => table.tell(what, text),
         }
-        bench.note(&format!("{}: {what}", self.number), figure / 1e6, "s")?;
-        table.tell("agent: start to all reported", told_or_not(told));
-        Ok((agent, told.is_some()))
+        bench.note(&format!("{}: {what}", self.number), figure / 1e6, "s")
     }
 
     /// Waits until the host has told that it has everything in force; gives up in the end.
@@ -234,6 +256,20 @@ impl Scene {
         }
         Ok(None)
     }
+}
+
+/// How long after that moment each target had answered once; none if one never has.
+fn last_first_answer(probe: Probe, begun: Instant) -> Result<Option<Duration>> {
+    let first = |packets: &Vec<Packet>| {
+        let mut answers = packets.iter().filter_map(|packet| packet.answer);
+        answers.find(|answer| answer.at > begun).map(|answer| answer.at - begun)
+    };
+    let firsts: Option<Vec<Duration>> = probe.finish()?.iter().map(first).collect();
+    Ok(firsts.and_then(|firsts| firsts.into_iter().max()))
+}
+
+fn in_micros(took: Option<Duration>) -> f64 {
+    took.map_or(f64::INFINITY, |took| micros(took).into())
 }
 
 fn told_or_not(took: Option<Duration>) -> String {
