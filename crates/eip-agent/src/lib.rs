@@ -105,6 +105,8 @@ pub async fn run(config: AgentConfig, server: ServerLink, stop: CancellationToke
         mends,
         resolver: Resolver::default(),
         resolved: None,
+        begun: std::time::Instant::now(),
+        untold: false,
     };
     tasks.spawn(turns.run(kernel, stop));
     tasks.close();

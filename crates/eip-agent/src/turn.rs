@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use eip_dataplane::DesiredState;
 use eip_model::{
@@ -44,6 +44,9 @@ pub(crate) struct Turns {
     pub(crate) resolver: Resolver,
     /// What came of them as they were last.
     pub(crate) resolved: Option<Resolved>,
+    pub(crate) begun: Instant,
+    /// There is news of what runs here that was not told yet.
+    pub(crate) untold: bool,
 }
 
 /// A desired set, and what it comes to on this host as it is.
@@ -130,11 +133,20 @@ impl Turns {
             };
             publish(&self.applied, sendable(report));
         }
-        if news {
+        self.untold |= news;
+        if self.untold && self.may_tell() {
             publish(&self.inventory, view.inventory.clone());
+            self.untold = false;
         }
         // After the change is in force and told: a crash in between costs one question.
         self.keep(view);
+    }
+
+    /// What runs here is told behind the first desired set, for which both sides have enough to do; but it is
+    /// told, whatever becomes of that.
+    fn may_tell(&self) -> bool {
+        let answered = self.resolved.is_some() || self.refused.borrow().is_some();
+        answered || self.begun.elapsed() > FIRST_LOOK
     }
 
     /// Resolves what is desired against what runs here, by what has changed in either: a generation

@@ -348,31 +348,29 @@ impl DataPlane {
     ) -> Result<Vec<Change>, ApplyError> {
         let elements = desired.targets.len() + desired.aliases.len();
         let capacity = (2 * elements.max(suspects.len())).next_power_of_two().max(LEAST_CAPACITY);
-        let holders = desired.targets.iter().map(|(public, private)| (*private, *public)).collect();
-        let (targets, aliases) = (desired.targets.clone(), desired.aliases.clone());
-        let next = InForce { sets, targets, aliases, holders, capacity };
         let mut batch = Batch::new();
         batch.reserve(elements);
         batch.replace_table(u32::try_from(capacity).unwrap_or(u32::MAX));
-        for (set, elements) in next.sets.elements() {
+        for (set, elements) in sets.elements() {
             batch.add(set, elements.into_iter());
         }
         for (set, element) in ATTACHMENT_SETS {
-            batch.add(
-                set,
-                next.targets.iter().map(|(public, private)| element((*public, *private))),
-            );
+            let pairs = desired.targets.iter().map(|(public, private)| (*public, *private));
+            batch.add(set, pairs.map(element));
         }
-        for (set, elements) in by_set(&next.aliases) {
+        for (set, elements) in by_set(&desired.aliases) {
             batch.add(set, elements.into_iter());
         }
         Suspects::default().change_to(&suspects, &mut batch);
         let refused = |Refused { tried, source }| ApplyError::Rules { tried, source };
         self.nft.commit_table(batch).map_err(refused)?;
-        debug!(attachments = next.targets.len(), capacity, "Replaced the table");
+        debug!(attachments = desired.targets.len(), capacity, "Replaced the table");
         applied.replaced = true;
         self.unswept = true;
-        self.in_force = Some(next);
+        // What takes a while with very many is done when they are in force.
+        let holders = desired.targets.iter().map(|(public, private)| (*private, *public)).collect();
+        let (targets, aliases) = (desired.targets.clone(), desired.aliases.clone());
+        self.in_force = Some(InForce { sets, targets, aliases, holders, capacity });
         self.suspects = suspects;
         self.tell_sweeper(false, true);
         Ok(steps)

@@ -31,6 +31,10 @@ pub struct Resolver {
 impl Resolver {
     /// Takes in what is desired and what the host is like now.
     pub fn update(&mut self, desired: &Desired, host: &Surroundings) {
+        if self.attachments.is_empty() {
+            // All of it is news: there is nothing to compare it with.
+            return self.begin(desired, host);
+        }
         let (mut due, in_one) = differing(&self.attachments, desired.attachments());
         let of = |id: InstanceId| desired.address_of(id);
         due.extend(changed(&self.host.known, &host.known).filter_map(of));
