@@ -1,6 +1,6 @@
 //! The whole table from the record to the kernel, and a thousand changes at once.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, UdpSocket};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use crate::callers::Each;
 use crate::crowd::{self, Crowd};
 use crate::gate::Gate;
 use crate::http::{Answer, field};
-use crate::lab::{Lab, overflowed};
+use crate::lab::{Lab, UDP, overflowed};
 use crate::latencies::{median, micros};
 use crate::load::{Caller, Until};
 use crate::probe::{Packet, Probe, lost};
@@ -110,11 +110,11 @@ impl Scene {
         let probe = Probe::start(&self.lab.client, &self.watched, RATE);
         let begun = Instant::now();
         gate.open();
-        // As long as there is no table it may well wait for the server.
-        let is_table = |line: &str| line == "table ip eip";
-        while !self.lab.host.sh("nft list tables").lines().any(is_table) {
-            ensure!(begun.elapsed() < PATIENCE, "no table: {}", end_of(&self.program.log()));
-            tokio::time::sleep(Duration::from_millis(100)).await;
+        // Before that it may well rest because it waits for the server.
+        let last = self.watched[2];
+        let answered = self.lab.client.spawn(move || until_answered(last, begun));
+        while !answered.is_finished() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
         until_it_rests(agent.pid(), PATIENCE).await?;
         let all = last_first_answer(probe, begun)?;
@@ -256,6 +256,22 @@ impl Scene {
         }
         Ok(None)
     }
+}
+
+/// Asks one target now and then until it answers; gives up in the end.
+fn until_answered(target: Ipv4Addr, begun: Instant) -> Result<()> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    socket.connect((target, UDP))?;
+    socket.set_read_timeout(Some(Duration::from_millis(50)))?;
+    while begun.elapsed() < PATIENCE {
+        // Refused or unanswered: it is asked again.
+        socket.send(b"?").ok();
+        if socket.recv(&mut [0; 64]).is_ok() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
 }
 
 /// How long after that moment each target had answered once; none if one never has.
