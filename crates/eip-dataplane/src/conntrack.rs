@@ -19,11 +19,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
-use eip_model::{AliasTarget, DiffItem, OrdMap};
+use eip_model::{DiffItem, OrdMap};
 use nix::sys::socket::SockProtocol;
 use tracing::{debug, warn};
 
-use crate::elements::Intervals;
+use crate::elements::{Intervals, merge};
 use crate::sets::Sets;
 use crate::socket::Netlink;
 use crate::wire::{self, NLM_F_DUMP, attr, nest};
@@ -61,7 +61,8 @@ type Holders = OrdMap<Ipv4Addr, Ipv4Addr>;
 pub(crate) struct Attached {
     pub(crate) number: u64,
     pub(crate) holders: Holders,
-    pub(crate) aliases: OrdMap<Ipv4Addr, AliasTarget>,
+    /// The aliases that have gone, each with the number of the change, until their flows have.
+    pub(crate) gone: OrdMap<Ipv4Addr, u64>,
 }
 
 /// The addresses that flows are told apart by, beside those of attachments.
@@ -94,6 +95,7 @@ impl Sweeper {
         let sweep = Sweep {
             socket,
             flows: Flows::default(),
+            latest: Around::default(),
             unsettled: Unsettled::default(),
             swept: Arc::clone(&swept),
             troubled: false,
@@ -133,6 +135,8 @@ impl Sweeper {
 struct Sweep {
     socket: Netlink,
     flows: Flows,
+    /// The surroundings as they are, while `flows` still knows those of what is unsettled.
+    latest: Around,
     unsettled: Unsettled,
     swept: Arc<AtomicU64>,
     troubled: bool,
@@ -141,7 +145,7 @@ struct Sweep {
 impl Sweep {
     fn run(mut self, inbox: &Receiver<News>) {
         loop {
-            let settled = self.unsettled.0.front().map(|first| first.0);
+            let settled = self.unsettled.look_at();
             let look_at = if self.troubled { Some(Instant::now() + RETRY) } else { settled };
             let first = match look_at {
                 Some(when) => inbox.recv_timeout(when.saturating_duration_since(Instant::now())),
@@ -172,7 +176,12 @@ impl Sweep {
     fn learn(&mut self, news: News, asked: &mut Vec<Sender<io::Result<()>>>) -> bool {
         match news {
             News::Around(around) => {
-                self.flows.around = around;
+                // What has ended in ranges that are no more is swept all the same.
+                let pool =
+                    if self.unsettled.0.is_empty() { &[] } else { &self.flows.around.pool[..] };
+                let pool = merge([&around.pool, pool].concat());
+                self.flows.around = Around { pool, near: around.near.clone() };
+                self.latest = around;
                 false
             }
             News::Attached { now, anew } => {
@@ -197,7 +206,7 @@ impl Sweep {
                     self.swept.store(number, Ordering::Release);
                 }
                 if self.unsettled.0.is_empty() {
-                    self.flows.gone.clear();
+                    self.flows.around.clone_from(&self.latest);
                 }
             }
             Err(error) if !self.troubled => {
@@ -221,17 +230,17 @@ impl Sweep {
                 doomed.push(deletion(attrs));
             }
         })?;
+        let mut failure = None;
         for chunk in doomed.chunks(AT_ONCE) {
-            let mut failure = None;
             self.socket.exchange(&chunk.concat(), |one| {
                 let code = one.errno().filter(|code| ![0, libc::ENOENT].contains(code));
                 failure = failure.or(code);
             })?;
-            if let Some(code) = failure {
-                return Err(io::Error::from_raw_os_error(code));
-            }
         }
-        Ok(doomed.len())
+        match failure {
+            Some(code) => Err(io::Error::from_raw_os_error(code)),
+            None => Ok(doomed.len()),
+        }
     }
 }
 
@@ -262,6 +271,12 @@ impl Unsettled {
         self.0.push_back((changed + SETTLED, number));
     }
 
+    /// When to look: once for all changes of a while, which is as long as the first of them has waited already.
+    fn look_at(&self) -> Option<Instant> {
+        let (first, last) = (self.0.front()?, self.0.back()?);
+        Some(last.0.min(first.0 + SETTLED))
+    }
+
     /// Returns the newest change of which a look that began then has seen the end.
     fn seen_by(&mut self, begun: Instant) -> Option<u64> {
         let seen = self.0.iter().take_while(|(from, _)| *from <= begun).count();
@@ -284,8 +299,6 @@ struct Flows {
     now: Attached,
     /// The private addresses that have got an elastic IP since the last sweep.
     fresh: BTreeSet<Ipv4Addr>,
-    /// The aliases that have gone, until their flows have.
-    gone: BTreeSet<Ipv4Addr>,
 }
 
 impl Flows {
@@ -299,14 +312,7 @@ impl Flows {
                 self.fresh.insert(*private);
             }
         }
-        for item in before.aliases.diff(&now.aliases) {
-            differs = true;
-            match item {
-                DiffItem::Remove(public, _) => drop(self.gone.insert(*public)),
-                DiffItem::Add(public, _) => drop(self.gone.remove(public)),
-                DiffItem::Update { .. } => {}
-            }
-        }
+        differs |= before.gone != now.gone;
         self.now = now;
         differs
     }
@@ -334,7 +340,7 @@ impl Flows {
             && self.fresh.contains(&from)
             && holder(from).is_some_and(|public| public != seen_as)
             && !is_within(&self.around.near, to);
-        let left = |public, end| public == end && self.gone.contains(&public);
+        let left = |public, end| public == end && self.now.gone.contains_key(&public);
         broken(to, reply.0)
             || broken(seen_as, from)
             || left(from, seen_as)
@@ -424,19 +430,16 @@ mod tests {
     #[test]
     fn flows_of_an_alias_are_stale_when_it_has_gone_and_until_it_comes_back() {
         let mut flows = flows();
-        let alias = AliasTarget {
-            instance_id: eip_model::InstanceId::new(uuid::Uuid::nil()),
-            private_ip: NOW.into(),
-            speakers: BTreeSet::new(),
-        };
-        let there = Attached { aliases: OrdMap::unit(PUBLIC.into(), alias), ..Attached::default() };
         let [begun, asked] =
             [flow([PUBLIC, CLIENT], [CLIENT, PUBLIC]), flow([CLIENT, PUBLIC], [PUBLIC, HOST])];
-        assert!(flows.learn(there.clone(), true));
         assert!(!flows.is_stale(&begun) && !flows.is_stale(&asked));
+        let left = Attached { gone: OrdMap::unit(PUBLIC.into(), 1), ..Attached::default() };
+        // Also to who knows nothing of what was before.
+        for anew in [false, true] {
+            assert!(flows.learn(left.clone(), anew));
+            assert!(flows.is_stale(&begun) && flows.is_stale(&asked));
+        }
         assert!(flows.learn(Attached::default(), false));
-        assert!(flows.is_stale(&begun) && flows.is_stale(&asked));
-        assert!(flows.learn(there, false));
         assert!(!flows.is_stale(&begun) && !flows.is_stale(&asked));
     }
 
@@ -446,6 +449,10 @@ mod tests {
         let begun = Instant::now();
         unsettled.put(1, begun);
         unsettled.put(2, begun + SETTLED / 2);
+        assert_eq!(unsettled.look_at(), Some(begun + SETTLED / 2 + SETTLED), "once for both");
+        unsettled.put(3, begun + 3 * SETTLED);
+        assert_eq!(unsettled.look_at(), Some(begun + 2 * SETTLED), "the first has waited enough");
+        unsettled.0.pop_back();
         assert_eq!(unsettled.seen_by(begun + SETTLED / 2), None);
         assert_eq!(unsettled.seen_by(begun + SETTLED), Some(1));
         assert_eq!(unsettled.seen_by(begun + SETTLED), None);

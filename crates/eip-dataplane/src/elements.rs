@@ -142,7 +142,7 @@ pub(crate) fn zone((public, private): Pair) -> u16 {
 pub(crate) type Intervals = Vec<(u32, u32)>;
 
 /// Joins what overlaps or touches: the kernel refuses overlapping intervals.
-fn merge(mut intervals: Intervals) -> Intervals {
+pub(crate) fn merge(mut intervals: Intervals) -> Intervals {
     intervals.sort_unstable();
     let mut merged: Intervals = Vec::new();
     for (first, last) in intervals {

@@ -65,6 +65,10 @@ pub(crate) enum Expr {
     IsNew,
     /// `ct direction original`.
     IsOriginal,
+    /// `ct direction reply`.
+    IsReply,
+    /// `ct state invalid,untracked`.
+    OfNoFlow,
     FlowSource(Direction, Register),
     FlowDestination(Direction, Register),
     /// Puts the packet's original direction into the conntrack zone just loaded.
@@ -94,7 +98,9 @@ const META_IIFTYPE: u32 = 8;
 /// `linux/if_arp.h`
 const ARPHRD_ETHER: u16 = 1;
 const CT_STATE: u32 = 0;
+const NF_CT_STATE_INVALID: u32 = 1;
 const NF_CT_STATE_NEW: u32 = 1 << 3;
+const NF_CT_STATE_UNTRACKED: u32 = 1 << 6;
 const CT_DIRECTION: u32 = 1;
 const CT_STATUS: u32 = 2;
 const CT_ZONE: u32 = 17;
@@ -134,6 +140,8 @@ impl Expr {
             | Self::SourceRewrittenAndAnswered
             | Self::IsNew
             | Self::IsOriginal
+            | Self::IsReply
+            | Self::OfNoFlow
             | Self::FlowSource(..)
             | Self::FlowDestination(..) => Some("CONFIG_NFT_CT"),
             Self::SetOriginalZone => Some("CONFIG_NFT_CT with CONFIG_NF_CONNTRACK_ZONES"),
@@ -181,10 +189,9 @@ impl Expr {
             Self::SourceRewrittenAndAnswered => answered(buf, IPS_SRC_NAT),
             Self::Rewritten => has_any(buf, CT_STATUS, IPS_SRC_NAT | IPS_DST_NAT),
             Self::IsNew => has_any(buf, CT_STATE, NF_CT_STATE_NEW),
-            Self::IsOriginal => {
-                load_ct(buf, CT_DIRECTION, None, Register::First);
-                compare(buf, CMP_EQ, &[Direction::Original as u8]);
-            }
+            Self::IsOriginal => is_direction(buf, Direction::Original),
+            Self::IsReply => is_direction(buf, Direction::Reply),
+            Self::OfNoFlow => has_any(buf, CT_STATE, NF_CT_STATE_INVALID | NF_CT_STATE_UNTRACKED),
             Self::FlowSource(direction, to) => load_ct(buf, CT_SRC_IP, Some(direction), to),
             Self::FlowDestination(direction, to) => load_ct(buf, CT_DST_IP, Some(direction), to),
             Self::SetOriginalZone => expression(buf, "ct", |b| {
@@ -299,6 +306,11 @@ fn has_any(buf: &mut Vec<u8>, key: u32, bits: u32) {
     load_ct(buf, key, None, Register::First);
     bitwise(buf, bits, 0);
     compare(buf, CMP_NEQ, &0_u32.to_ne_bytes());
+}
+
+fn is_direction(buf: &mut Vec<u8>, direction: Direction) {
+    load_ct(buf, CT_DIRECTION, None, Register::First);
+    compare(buf, CMP_EQ, &[direction as u8]);
 }
 
 /// Of the two rewritings it must be this one alone.

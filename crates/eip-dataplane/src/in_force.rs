@@ -24,12 +24,14 @@ pub(crate) struct InForce {
     pub(crate) holders: OrdMap<Ipv4Addr, Ipv4Addr>,
     /// How many elements a map can hold: sized maps load three times as fast, and cannot grow.
     pub(crate) capacity: usize,
+    /// The same of the sets of suspects and of aliases.
+    pub(crate) held: usize,
 }
 
 impl InForce {
     /// Takes the small sets that are next, and the attachments, to which `steps` lead.
     pub(crate) fn into_next(self, sets: Sets, steps: &[Change], desired: &DesiredState) -> Self {
-        let Self { mut holders, capacity, .. } = self;
+        let Self { mut holders, capacity, held, .. } = self;
         for step in steps {
             match *step {
                 Change::Detach { private_ip, .. } => holders.remove(&private_ip),
@@ -37,7 +39,7 @@ impl InForce {
             };
         }
         let (targets, aliases) = (desired.targets.clone(), desired.aliases.clone());
-        Self { sets, targets, aliases, holders, capacity }
+        Self { sets, targets, aliases, holders, capacity, held }
     }
 }
 

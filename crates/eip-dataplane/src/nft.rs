@@ -9,8 +9,8 @@ use nix::sys::socket::SockProtocol;
 use crate::elements::{Element, encode_elements, encode_set_name};
 use crate::expr::Expr;
 use crate::socket::Netlink;
-use crate::table::{self, CHAINS, SETS, SUB_CHAINS, TABLE};
-use crate::wire::{self, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLMSG_ERROR, Received};
+use crate::table::{self, CHAINS, Room, SETS, SUB_CHAINS, TABLE};
+use crate::wire::{self, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NLMSG_ERROR, Received};
 
 const NFPROTO_UNSPEC: u8 = 0;
 pub(crate) const NFPROTO_IPV4: u8 = 2;
@@ -23,6 +23,7 @@ pub(crate) const NEWCHAIN: u16 = 3;
 pub(crate) const NEWRULE: u16 = 6;
 pub(crate) const NEWSET: u16 = 9;
 pub(crate) const NEWSETELEM: u16 = 12;
+pub(crate) const GETSETELEM: u16 = 13;
 pub(crate) const DELSETELEM: u16 = 14;
 const NEWGEN: u16 = 15;
 const GETGEN: u16 = 16;
@@ -88,17 +89,17 @@ impl Batch {
         });
     }
 
-    /// Replaces the whole table, whether there is one or not; maps hold up to `capacity` elements.
+    /// Replaces the whole table, whether there is one or not.
     ///
     /// The deletion of a table that is not there fails, so it is added first. `flush` would not
     /// do: it keeps the elements of maps.
-    pub(crate) fn replace_table(&mut self, capacity: u32) {
+    pub(crate) fn replace_table(&mut self, room: Room) {
         self.push(NEWTABLE, NLM_F_CREATE, OUR_TABLE.into(), table::encode_table);
         self.push(DELTABLE, 0, "removal of table eip".into(), table::encode_table);
         self.push(NEWTABLE, NLM_F_CREATE, OUR_TABLE.into(), table::encode_table);
         for (id, (name, kind)) in (1..).zip(SETS) {
             self.push(NEWSET, NLM_F_CREATE, format!("set {name}").into(), |m| {
-                table::encode_set(m, name, kind, id, capacity);
+                table::encode_set(m, name, kind, id, room);
             });
         }
         // Ahead of those that jump to them.
@@ -206,7 +207,7 @@ impl Nft {
     /// A batch without an end is checked in full and then undone.
     pub(crate) fn rehearse(&mut self) -> Result<(), Refused> {
         let mut batch = Batch::new();
-        batch.replace_table(1);
+        batch.replace_table(Room { attachments: 1, suspects: 1 });
         batch.acknowledge_last();
         self.exchange(&batch).map(|_| ())
     }
@@ -297,6 +298,26 @@ impl Nft {
             _ => (),
         })?;
         answer
+    }
+
+    /// Returns the keys of a set of the table, as it is; none if there is no such set or table. Not for a large one.
+    pub(crate) fn keys(&mut self, set: &str) -> io::Result<Vec<Vec<u8>>> {
+        let mut request = Vec::new();
+        wire::message(&mut request, SUBSYSTEM << 8 | GETSETELEM, NLM_F_DUMP, 1, |m| {
+            m.extend_from_slice(&[NFPROTO_IPV4, 0, 0, 0]);
+            encode_set_name(m, set);
+        });
+        let mut found = Vec::new();
+        let listed = self.commands.dump(&request, |one| {
+            let list = one.body.get(4..).and_then(|attrs| wire::find(attrs, 3)).unwrap_or_default();
+            let key = |element| wire::find(wire::find(element, 1)?, 1).map(<[u8]>::to_vec);
+            found.extend(wire::attrs(list).filter_map(|(_, element)| key(element)));
+        });
+        match listed {
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(Vec::new()),
+            Err(error) => Err(error),
+            Ok(()) => Ok(found),
+        }
     }
 
     /// Sends a batch and reads all that is said about it. `Ok(true)` if it was acknowledged.

@@ -5,7 +5,7 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::MetadataExt;
 
-use eip_model::{Change, LocalNetwork, OrdMap};
+use eip_model::{AliasTarget, Change, LocalNetwork, OrdMap, changes};
 use tracing::{debug, warn};
 
 use crate::aliases::{AliasChanges, by_set};
@@ -26,10 +26,14 @@ use crate::routes::{Held, Routes};
 use crate::sets::Sets;
 use crate::suspects::Suspects;
 use crate::sysctl;
+use crate::table::{ALIASES, Room, STALE};
 use crate::traffic::{Meter, TrafficReader};
+use crate::wire;
 
 /// The least that the maps of the table are made for.
 const LEAST_CAPACITY: usize = 1024;
+/// The least that the sets are made for of what is held back: so many may end at once before the table is replaced.
+const LEAST_HELD: usize = 16_384;
 
 /// The kernel side of one host, in the network namespace in which it was opened.
 #[derive(Debug)]
@@ -48,6 +52,8 @@ pub struct DataPlane {
     in_force: Option<InForce>,
     /// What is held back by the table that was made last.
     suspects: Suspects,
+    /// The targets and aliases of that table, whether they are known to be in force or not.
+    last: (OrdMap<Ipv4Addr, Ipv4Addr>, OrdMap<Ipv4Addr, AliasTarget>),
     /// How often attachments have changed.
     changes: u64,
     /// The table was replaced, and the flows have not been looked through since.
@@ -102,6 +108,7 @@ impl DataPlane {
             meter,
             in_force: None,
             suspects: Suspects::default(),
+            last: Default::default(),
             changes: 0,
             unswept: false,
             routed: None,
@@ -306,7 +313,7 @@ impl DataPlane {
         applied.detached += aliases.gone.len();
         let (number, swept) = (self.changes + 1, self.sweeper.swept());
         let Some(now) = self.in_force.take() else {
-            let suspects = self.suspects.of_pairs().after(number, swept, &steps, &aliases);
+            let suspects = self.suspects_of_unknown(number, swept, desired)?;
             return self.replace_table(desired, sets, suspects, steps, applied);
         };
         let suspects = self.suspects.after(number, swept, &steps, &aliases);
@@ -318,7 +325,7 @@ impl DataPlane {
             return Ok(steps);
         }
         let elements = now.targets.len() + now.aliases.len() + applied.attached;
-        if elements.max(suspects.len()) > now.capacity {
+        if elements > now.capacity || suspects.len() > now.held {
             return self.replace_table(desired, sets, suspects, steps, applied);
         }
         let held = [&self.suspects, &suspects];
@@ -326,6 +333,7 @@ impl DataPlane {
         match self.nft.commit_elements(batch) {
             Ok(()) => {
                 self.in_force = Some(now.into_next(sets, &steps, desired));
+                self.last = (desired.targets.clone(), desired.aliases.clone());
                 self.suspects = suspects;
                 self.tell_sweeper(settled, changed);
                 Ok(steps)
@@ -338,6 +346,31 @@ impl DataPlane {
         }
     }
 
+    /// What is held back by a table that is made because nobody knows what the one that is there is like: it
+    /// may have been made by a process before this one, or changed by a stranger.
+    fn suspects_of_unknown(
+        &mut self,
+        number: u64,
+        swept: u64,
+        desired: &DesiredState,
+    ) -> Result<Suspects, ApplyError> {
+        if self.changes == 0 {
+            let look = |source| ApplyError::Look { what: "what is held back", source };
+            let pairs = self.nft.keys(STALE).map_err(look)?;
+            let aliases = self.nft.keys(ALIASES).map_err(look)?;
+            let pair = |key: &Vec<u8>| {
+                Some((wire::address(key.get(..4)?)?, wire::address(key.get(4..)?)?))
+            };
+            let pairs = pairs.iter().filter_map(pair);
+            let aliases = aliases.iter().filter_map(|key| wire::address(key));
+            self.suspects = Suspects::left(number, pairs, aliases);
+        }
+        let (targets, aliases) = &self.last;
+        let steps = changes(targets, &desired.targets);
+        let aliases = AliasChanges::between(aliases, &desired.aliases);
+        Ok(self.suspects.after(number, swept, &steps, &aliases))
+    }
+
     fn replace_table(
         &mut self,
         desired: &DesiredState,
@@ -347,10 +380,13 @@ impl DataPlane {
         applied: &mut Applied,
     ) -> Result<Vec<Change>, ApplyError> {
         let elements = desired.targets.len() + desired.aliases.len();
-        let capacity = (2 * elements.max(suspects.len())).next_power_of_two().max(LEAST_CAPACITY);
+        let capacity = (2 * elements).next_power_of_two().max(LEAST_CAPACITY);
+        let held = (2 * suspects.len()).next_power_of_two().max(LEAST_HELD);
+        let [attachments, room] =
+            [capacity, held].map(|one| u32::try_from(one).unwrap_or(u32::MAX));
         let mut batch = Batch::new();
         batch.reserve(elements);
-        batch.replace_table(u32::try_from(capacity).unwrap_or(u32::MAX));
+        batch.replace_table(Room { attachments, suspects: room });
         for (set, elements) in sets.elements() {
             batch.add(set, elements.into_iter());
         }
@@ -370,7 +406,8 @@ impl DataPlane {
         // What takes a while with very many is done when they are in force.
         let holders = desired.targets.iter().map(|(public, private)| (*private, *public)).collect();
         let (targets, aliases) = (desired.targets.clone(), desired.aliases.clone());
-        self.in_force = Some(InForce { sets, targets, aliases, holders, capacity });
+        self.last = (targets.clone(), aliases.clone());
+        self.in_force = Some(InForce { sets, targets, aliases, holders, capacity, held });
         self.suspects = suspects;
         self.tell_sweeper(false, true);
         Ok(steps)
@@ -379,14 +416,15 @@ impl DataPlane {
     /// `settled` says that it knows the surroundings, `changed` that attachments have.
     fn tell_sweeper(&mut self, settled: bool, changed: bool) {
         let Some(now) = &self.in_force else { return };
-        if !settled {
-            self.sweeper.around(&now.sets);
-        }
+        // In this order: what has ended may have been in a range that is no more.
         if changed {
             self.changes += 1;
-            let (holders, aliases) = (now.holders.clone(), now.aliases.clone());
-            let attached = Attached { number: self.changes, holders, aliases };
+            let (holders, gone) = (now.holders.clone(), self.suspects.aliases().clone());
+            let attached = Attached { number: self.changes, holders, gone };
             self.sweeper.attached(attached, self.unswept);
+        }
+        if !settled {
+            self.sweeper.around(&now.sets);
         }
     }
 

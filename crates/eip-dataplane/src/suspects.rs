@@ -63,11 +63,27 @@ impl Suspects {
         next
     }
 
-    /// Returns the stale pairs of these: what is watched for other reasons is not known to whoever begins anew.
-    pub(crate) fn of_pairs(&self) -> Self {
-        let mut suspects = Self { pairs: self.pairs.clone(), ..Self::default() };
-        self.pairs.keys().for_each(|pair| suspects.watch(pair.1));
+    /// What a process that was here before has left in the table, until the change of that number has been swept.
+    pub(crate) fn left(
+        number: u64,
+        pairs: impl Iterator<Item = Pair>,
+        aliases: impl Iterator<Item = Ipv4Addr>,
+    ) -> Self {
+        let mut suspects = Self::default();
+        for pair in pairs {
+            suspects.pairs.insert(pair, number);
+            suspects.watch(pair.1);
+        }
+        for public in aliases {
+            suspects.aliases.insert(public, number);
+            suspects.watch(public);
+        }
         suspects
+    }
+
+    /// The elastic IPs that have left an interface, each with the number of the change.
+    pub(crate) fn aliases(&self) -> &OrdMap<Ipv4Addr, u64> {
+        &self.aliases
     }
 
     fn release(&mut self, swept: u64) {

@@ -39,9 +39,9 @@
 //! on the same bridge that had the elastic IP before, and may not know yet that it has lost it.
 //!
 //! *Cost.* Every packet of every flow goes through `pre_raw` and `fwd_guard`. Nearly all of them belong to flows that
-//! are rewritten and answered: these leave both after a look into `zd` and two into `watched`, which is small: no other test is ahead of them.
-//! What takes longer (intervals, names of interfaces, the routing table) is asked of the first packet of a
-//! flow, of what is not rewritten, and of what is watched.
+//! are rewritten and answered: these leave both after a look into `zd`, two into `watched`, which is small, and, in the direction in which somebody else's
+//! address is the source, one into `pool`. What takes longer (names of interfaces, the routing table) is asked
+//! of the first packet of a flow, of what is not rewritten, and of what is watched.
 //!
 //! *Order.* `dstnat - 10` and `srcnat - 10` are ahead of Docker's and libvirt's own NAT (the first
 //! NAT of a flow stands); `srcnat + 10` is behind it, for what nobody else has masqueraded.
@@ -151,19 +151,30 @@ const WATCH: SubChain = SubChain {
 const BEGINS: SubChain = SubChain {
     name: "begins",
     rules: &[
-        &[SourceAddress, In(POOL), Jump(SPEAKS.name)],
         &[DestinationRewritten, FlowDestination(Original, First), In(POOL), AddMark(ACCEPT_MARK)],
         &[DestinationAddress, In(ALIASES), AddMark(ACCEPT_MARK)],
     ],
 };
 
-/// Packets of flows that were rewritten, and answered: nearly all there are.
+/// Packets of flows that were rewritten.
 const STEADY: SubChain = SubChain {
     name: "steady",
     rules: &[
         &[SourceAddress, In(WATCHED), Goto(WATCH.name)],
         &[DestinationAddress, In(WATCHED), Goto(WATCH.name)],
     ],
+};
+
+/// Those that are answered, of flows to an instance: what the caller sends comes from where it says.
+const ASKED: SubChain = SubChain {
+    name: "asked",
+    rules: &[&[IsOriginal, SourceAddress, In(POOL), Jump(SPEAKS.name)], &[Goto(STEADY.name)]],
+};
+
+/// Those that are answered, of flows from an instance: so does what comes back.
+const ASKING: SubChain = SubChain {
+    name: "asking",
+    rules: &[&[IsReply, SourceAddress, In(POOL), Jump(SPEAKS.name)], &[Goto(STEADY.name)]],
 };
 
 /// Who an instance sees that is asked by its elastic IP.
@@ -179,7 +190,8 @@ const CALLER: SubChain = SubChain {
 };
 
 /// Each behind those that it jumps to.
-pub(crate) const SUB_CHAINS: [SubChain; 6] = [SPEAKS, HELD, WATCH, BEGINS, STEADY, CALLER];
+pub(crate) const SUB_CHAINS: [SubChain; 8] =
+    [SPEAKS, HELD, WATCH, BEGINS, STEADY, ASKED, ASKING, CALLER];
 
 /// A base chain: where it hooks in, and its rules.
 #[derive(Debug, Clone, Copy)]
@@ -239,6 +251,8 @@ pub(crate) const CHAINS: [Chain; 9] = [
         rules: &[
             &[SourceAddress, In(POOL), Jump(SPEAKS.name)],
             &[IsOriginal, DestinationAddress, In(POOL), Count, Drop],
+            // What conntrack makes nothing of was not rewritten: the host would answer with a reset.
+            /*&[OfNoFlow, DestinationAddress, In(POOL), Count, Drop],[OfNoFlow, DestinationAddress, In(POOL), Count, Drop],*/
             // What an instance that had the elastic IP still answers to the host itself.
             &[SourceAddress, In(WATCHED), Jump(HELD.name)],
         ],
@@ -249,11 +263,11 @@ pub(crate) const CHAINS: [Chain; 9] = [
         hook: Hook::Forward,
         priority: -10,
         rules: &[
-            &[DestinationRewrittenAndAnswered, Goto(STEADY.name)],
-            &[SourceRewrittenAndAnswered, Goto(STEADY.name)],
+            &[DestinationRewrittenAndAnswered, Goto(ASKED.name)],
+            &[SourceRewrittenAndAnswered, Goto(ASKING.name)],
+            &[SourceAddress, In(POOL), Jump(SPEAKS.name)],
             &[Rewritten, IsNew, Jump(BEGINS.name)],
             &[Rewritten, Goto(STEADY.name)],
-            &[SourceAddress, In(POOL), Jump(SPEAKS.name)],
             &[IsNew, DestinationAddress, In(ALIASES), AddMark(ACCEPT_MARK)],
             TURNS_BACK,
         ],
@@ -294,12 +308,21 @@ pub(crate) const CHAINS: [Chain; 9] = [
     },
 ];
 
+/// How many elements the sets are made for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Room {
+    /// In each of the maps.
+    pub(crate) attachments: u32,
+    /// In each of the sets of what is held back, watched, or an alias.
+    pub(crate) suspects: u32,
+}
+
 pub(crate) fn encode_table(buf: &mut Vec<u8>) {
     attr_str(buf, 1, TABLE);
 }
 
 /// Appends the attributes of `NFT_MSG_NEWSET`; `id` tells the sets of one transaction apart.
-pub(crate) fn encode_set(buf: &mut Vec<u8>, name: &str, kind: SetKind, id: u32, capacity: u32) {
+pub(crate) fn encode_set(buf: &mut Vec<u8>, name: &str, kind: SetKind, id: u32, room: Room) {
     const INTERVAL: u32 = 4;
     const MAP: u32 = 8;
     const IPV4: u32 = 7;
@@ -339,10 +362,12 @@ pub(crate) fn encode_set(buf: &mut Vec<u8>, name: &str, kind: SetKind, id: u32, 
         SetKind::Intervals | SetKind::Speakers => (),
         // Every packet looks here, and a set of a fixed size is the faster one.
         SetKind::Interfaces => nest(buf, 9, |b| attr_be32(b, 1, MOST_INTERFACES)),
-        SetKind::AddressToAddress
-        | SetKind::AddressToZone
-        | SetKind::AddressPairs
-        | SetKind::Addresses => nest(buf, 9, |b| attr_be32(b, 1, capacity)),
+        SetKind::AddressToAddress | SetKind::AddressToZone => {
+            nest(buf, 9, |b| attr_be32(b, 1, room.attachments));
+        }
+        SetKind::AddressPairs | SetKind::Addresses => {
+            nest(buf, 9, |b| attr_be32(b, 1, room.suspects));
+        }
     }
 }
 

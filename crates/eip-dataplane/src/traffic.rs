@@ -23,7 +23,8 @@ use tracing::{debug, warn};
 
 use crate::expr::Expr;
 use crate::nft::{
-    Batch, DELSETELEM, DELTABLE, NEWCHAIN, NEWRULE, NEWSET, NEWSETELEM, NEWTABLE, SUBSYSTEM,
+    Batch, DELSETELEM, DELTABLE, GETSETELEM, NEWCHAIN, NEWRULE, NEWSET, NEWSETELEM, NEWTABLE,
+    SUBSYSTEM,
 };
 use crate::socket::Netlink;
 use crate::wanted;
@@ -33,7 +34,6 @@ const TABLE: &str = "eip_traffic";
 const IN: &str = "in";
 const OUT: &str = "out";
 const SETS: [&str; 2] = [IN, OUT];
-const GETSETELEM: u16 = 13;
 const NFPROTO_IPV4: u8 = 2;
 const IPV4: u32 = 7;
 const NF_ACCEPT: u32 = 1;

@@ -2,8 +2,11 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 
+use eip_testkit::netns::{Conversation, Namespace};
+
 use crate::world::{
-    CLIENT, HOST, NEVER, TCP, UDP, WEB_1, World, ask, ask_over_tcp, desired, eip, hears_nothing,
+    CLIENT, HOST, NEVER, SOON, TCP, UDP, WEB_1, World, ask, ask_over_tcp, desired, eip,
+    hears_nothing,
 };
 
 /// In the pool, and sent to the host by the client's own routing.
@@ -55,6 +58,48 @@ fn an_instance_cannot_speak_as_an_elastic_ip_by_itself() {
     }
     let dropped = world.host.sh("nft list chain ip eip speaks");
     assert!(dropped.contains("counter packets 2"), "{dropped}");
+}
+
+#[test]
+fn nobody_answers_in_place_of_an_elastic_ip_in_a_flow_that_an_instance_began() {
+    const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(100, 64, 9, 9);
+    let world = World::with(&[(eip(1), WEB_1)]);
+    let socket = |web: &Namespace, address: Ipv4Addr| {
+        let socket =
+            web.run(move || UdpSocket::bind((address, 7000)).expect("an address of its own"));
+        socket.set_read_timeout(Some(NEVER)).expect("a timeout");
+        socket
+    };
+    let asking = socket(&world.web_1, WEB_1);
+    world.web_2.ip(&[&format!("addr add {ELSEWHERE}/32 dev eth0")]);
+    let forging = socket(&world.web_2, ELSEWHERE);
+    for round in ["the first answer", "another"] {
+        asking.send_to(b"hello", (ELSEWHERE, 7000)).expect("a route");
+        forging.send_to(b"forged", (eip(1), 7000)).expect("a route");
+        let heard = asking.recv_from(&mut [0; 64]);
+        assert!(heard.is_err(), "{round}: {heard:?}");
+    }
+    // Who is really there is heard.
+    world.client.ip(&[&format!("addr add {ELSEWHERE}/32 dev eth0")]);
+    let real = socket(&world.client, ELSEWHERE);
+    asking.send_to(b"hello", (ELSEWHERE, 7000)).expect("a route");
+    real.send_to(b"real", (eip(1), 7000)).expect("a route");
+    assert_eq!(asking.recv_from(&mut [0; 64]).expect("an answer").0, 4);
+}
+
+#[test]
+fn the_host_does_not_reset_a_connection_that_conntrack_makes_nothing_of() {
+    let world = World::with(&[(eip(1), WEB_1)]);
+    let mut talking = world
+        .client
+        .run(|| Conversation::open(SocketAddrV4::new(eip(1), TCP), SOON).expect("a connection"));
+    talking.ask().expect("an answer");
+    // From here on a connection has to be seen from its beginning.
+    world.host.sh("echo 0 > /proc/sys/net/netfilter/nf_conntrack_tcp_loose");
+    world.host.sh("conntrack -F 2>/dev/null");
+    talking.wait_at_most(NEVER);
+    let heard = talking.ask().expect_err("nobody is there");
+    assert_ne!(heard.kind(), std::io::ErrorKind::ConnectionReset, "{heard}");
 }
 
 #[test]

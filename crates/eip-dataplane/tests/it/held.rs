@@ -3,8 +3,8 @@
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::time::{Duration, Instant};
 
-use eip_dataplane::ApplyError;
 use eip_dataplane::faults::{When, arm_helper, disarm_helper};
+use eip_dataplane::{ApplyError, DataPlane};
 use eip_testkit::eventually;
 use eip_testkit::netns::{Namespace, ask_udp};
 
@@ -127,6 +127,47 @@ fn an_alias_that_has_gone_is_not_spoken_as_in_flows_that_are_rewritten() {
         (held(&world) == [NOTHING, NOTHING]).then_some(())
     });
     ask_udp(&begun, NEVER).expect_err("it is not its any more");
+}
+
+#[test]
+fn what_a_process_before_held_back_is_held_back_by_the_next() {
+    let world = World::with(&[(eip(1), WEB_1)]);
+    let asking = flow(&world.web_1, (Ipv4Addr::UNSPECIFIED, 0), CLIENT);
+    assert_eq!(ask_udp(&asking, SOON).expect("an answer"), "client saw 100.64.0.1");
+    no_sweep(&world);
+    world.apply(&[(eip(1), WEB_2)]);
+    let now = held(&world);
+    assert!(now[0].contains("10.0.0.11"), "{now:?}");
+    world.restart();
+    no_sweep(&world);
+    let refused = world.apply_state(desired(&[(eip(1), WEB_2)]));
+    assert!(matches!(refused, Err(ApplyError::Flows { .. })), "{refused:?}");
+    assert_eq!(held(&world), now);
+    ask_udp(&asking, NEVER).expect_err("it is not its any more");
+    sweep_again(&world);
+    eventually("it to be let go of", SOON, || {
+        world.apply(&[(eip(1), WEB_2)]);
+        (held(&world) == [NOTHING, NOTHING]).then_some(())
+    });
+}
+
+#[test]
+fn an_alias_that_goes_while_the_table_is_replaced_is_not_spoken_as_any_more() {
+    for what in ["restart", "tamper", "forget"] {
+        let (world, _) = with_alias(&[(eip(3), WEB_3)]);
+        let begun = flow(&world.web_1, (eip(1), 7000), eip(3));
+        assert_eq!(ask_udp(&begun, SOON).expect("an answer"), "web-3 saw 100.64.0.1");
+        match what {
+            "restart" => world.restart(),
+            "tamper" => drop(world.host.sh("nft add rule ip eip pre_raw accept")),
+            _ => world.plane(DataPlane::forget),
+        }
+        assert!(world.apply(&[(eip(3), WEB_3)]).replaced, "{what}");
+        assert_eq!(held(&world), [NOTHING, r#"["100.64.0.1"]"#], "{what}");
+        let flows = world.host.sh("conntrack -L 2>/dev/null");
+        assert!(!flows.contains("src=100.64.0.1"), "{what}: {flows}");
+        ask_udp(&begun, NEVER).expect_err(what);
+    }
 }
 
 /// How many packets have come to an instance.
