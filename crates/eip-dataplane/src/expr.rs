@@ -41,6 +41,8 @@ pub(crate) enum Expr {
     OifName,
     SourceAddress,
     DestinationAddress,
+    /// `ip saddr & 255.255.0.0`.
+    SourceBlock,
     /// The interface, the source address and the MAC address that the packet came from, if it came by Ethernet.
     Speaker,
     /// Goes on if the value is (not) in the set.
@@ -65,8 +67,6 @@ pub(crate) enum Expr {
     IsNew,
     /// `ct direction original`.
     IsOriginal,
-    /// `ct direction reply`.
-    IsReply,
     /// `ct state invalid,untracked`.
     OfNoFlow,
     FlowSource(Direction, Register),
@@ -140,7 +140,6 @@ impl Expr {
             | Self::SourceRewrittenAndAnswered
             | Self::IsNew
             | Self::IsOriginal
-            | Self::IsReply
             | Self::OfNoFlow
             | Self::FlowSource(..)
             | Self::FlowDestination(..) => Some("CONFIG_NFT_CT"),
@@ -151,6 +150,7 @@ impl Expr {
             Self::IifName
             | Self::OifName
             | Self::SourceAddress
+            | Self::SourceBlock
             | Self::DestinationAddress
             | Self::In(_)
             | Self::NotIn(_)
@@ -172,6 +172,10 @@ impl Expr {
             Self::OifName => load_meta(buf, META_OIFNAME),
             Self::SourceAddress => load_header(buf, NETWORK_HEADER, 12, 4, Register::First),
             Self::DestinationAddress => load_header(buf, NETWORK_HEADER, 16, 4, Register::First),
+            Self::SourceBlock => {
+                load_header(buf, NETWORK_HEADER, 12, 4, Register::First);
+                bitwise(buf, u32::from_ne_bytes([255, 255, 0, 0]), 0);
+            }
             Self::Speaker => {
                 load_meta(buf, META_IIFTYPE);
                 compare(buf, CMP_EQ, &ARPHRD_ETHER.to_ne_bytes());
@@ -189,8 +193,10 @@ impl Expr {
             Self::SourceRewrittenAndAnswered => answered(buf, IPS_SRC_NAT),
             Self::Rewritten => has_any(buf, CT_STATUS, IPS_SRC_NAT | IPS_DST_NAT),
             Self::IsNew => has_any(buf, CT_STATE, NF_CT_STATE_NEW),
-            Self::IsOriginal => is_direction(buf, Direction::Original),
-            Self::IsReply => is_direction(buf, Direction::Reply),
+            Self::IsOriginal => {
+                load_ct(buf, CT_DIRECTION, None, Register::First);
+                compare(buf, CMP_EQ, &[Direction::Original as u8]);
+            }
             Self::OfNoFlow => has_any(buf, CT_STATE, NF_CT_STATE_INVALID | NF_CT_STATE_UNTRACKED),
             Self::FlowSource(direction, to) => load_ct(buf, CT_SRC_IP, Some(direction), to),
             Self::FlowDestination(direction, to) => load_ct(buf, CT_DST_IP, Some(direction), to),
@@ -306,11 +312,6 @@ fn has_any(buf: &mut Vec<u8>, key: u32, bits: u32) {
     load_ct(buf, key, None, Register::First);
     bitwise(buf, bits, 0);
     compare(buf, CMP_NEQ, &0_u32.to_ne_bytes());
-}
-
-fn is_direction(buf: &mut Vec<u8>, direction: Direction) {
-    load_ct(buf, CT_DIRECTION, None, Register::First);
-    compare(buf, CMP_EQ, &[direction as u8]);
 }
 
 /// Of the two rewritings it must be this one alone.

@@ -6,6 +6,7 @@
 //! |---|---|
 //! | `inside` | interfaces that lead to instances; every other interface is outside |
 //! | `pool` | the ranges, less the host's own addresses and the instances' subnets |
+//! | `blocks` | the first halves of the addresses in `pool`: the blocks of 65,536 that it has a part in |
 //! | `privnets` | the subnets of the instances |
 //! | `hidden` | those of them that are not routed beyond the host |
 //! | `dn`, `sn` | elastic IP to private address, and back |
@@ -39,9 +40,9 @@
 //! on the same bridge that had the elastic IP before, and may not know yet that it has lost it.
 //!
 //! *Cost.* Every packet of every flow goes through `pre_raw` and `fwd_guard`. Nearly all of them belong to flows that
-//! are rewritten and answered: these leave both after a look into `zd`, two into `watched`, which is small, and, in the direction in which somebody else's
-//! address is the source, one into `pool`. What takes longer (names of interfaces, the routing table) is asked
-//! of the first packet of a flow, of what is not rewritten, and of what is watched.
+//! are rewritten and answered: these leave both after a look into `zd`, two into `watched` and one into `blocks`, which are small. What takes longer (intervals, names of
+//! interfaces, the routing table) is asked of the first packet of a flow, of what is not rewritten, of what is watched,
+//! and of what may come from an address of the pool.
 //!
 //! *Order.* `dstnat - 10` and `srcnat - 10` are ahead of Docker's and libvirt's own NAT (the first
 //! NAT of a flow stands); `srcnat + 10` is behind it, for what nobody else has masqueraded.
@@ -57,6 +58,7 @@ use crate::wire::{attr, attr_be32, attr_str, nest};
 pub(crate) const TABLE: &str = "eip";
 pub(crate) const INSIDE: &str = "inside";
 pub(crate) const POOL: &str = "pool";
+pub(crate) const BLOCKS: &str = "blocks";
 pub(crate) const PRIVNETS: &str = "privnets";
 pub(crate) const HIDDEN: &str = "hidden";
 pub(crate) const DN: &str = "dn";
@@ -69,6 +71,8 @@ pub(crate) const WATCHED: &str = "watched";
 
 /// More bridges and other interfaces that lead to instances than a host ever has.
 const MOST_INTERFACES: u32 = 16_384;
+/// As many blocks of 65,536 addresses as there are.
+const ALL_BLOCKS: u32 = 65_536;
 
 /// Set on packets that begin a flow to an elastic IP, for firewalls that accept by mark.
 pub const ACCEPT_MARK: u32 = 0x1_0000;
@@ -82,12 +86,14 @@ pub(crate) enum SetKind {
     AddressToZone,
     AddressPairs,
     Addresses,
+    Blocks,
     Speakers,
 }
 
-pub(crate) const SETS: [(&str, SetKind); 11] = [
+pub(crate) const SETS: [(&str, SetKind); 12] = [
     (INSIDE, SetKind::Interfaces),
     (POOL, SetKind::Intervals),
+    (BLOCKS, SetKind::Blocks),
     (PRIVNETS, SetKind::Intervals),
     (HIDDEN, SetKind::Intervals),
     (DN, SetKind::AddressToAddress),
@@ -156,25 +162,18 @@ const BEGINS: SubChain = SubChain {
     ],
 };
 
-/// Packets of flows that were rewritten.
+/// What may come from an address of the pool, as its first half says.
+const FROM_POOL: SubChain =
+    SubChain { name: "from_pool", rules: &[&[SourceAddress, In(POOL), Jump(SPEAKS.name)]] };
+
+/// Packets of flows that were rewritten, and answered.
 const STEADY: SubChain = SubChain {
     name: "steady",
     rules: &[
         &[SourceAddress, In(WATCHED), Goto(WATCH.name)],
         &[DestinationAddress, In(WATCHED), Goto(WATCH.name)],
+        &[SourceBlock, In(BLOCKS), Jump(FROM_POOL.name)],
     ],
-};
-
-/// Those that are answered, of flows to an instance: what the caller sends comes from where it says.
-const ASKED: SubChain = SubChain {
-    name: "asked",
-    rules: &[&[IsOriginal, SourceAddress, In(POOL), Jump(SPEAKS.name)], &[Goto(STEADY.name)]],
-};
-
-/// Those that are answered, of flows from an instance: so does what comes back.
-const ASKING: SubChain = SubChain {
-    name: "asking",
-    rules: &[&[IsReply, SourceAddress, In(POOL), Jump(SPEAKS.name)], &[Goto(STEADY.name)]],
 };
 
 /// Who an instance sees that is asked by its elastic IP.
@@ -190,8 +189,8 @@ const CALLER: SubChain = SubChain {
 };
 
 /// Each behind those that it jumps to.
-pub(crate) const SUB_CHAINS: [SubChain; 8] =
-    [SPEAKS, HELD, WATCH, BEGINS, STEADY, ASKED, ASKING, CALLER];
+pub(crate) const SUB_CHAINS: [SubChain; 7] =
+    [SPEAKS, HELD, WATCH, BEGINS, FROM_POOL, STEADY, CALLER];
 
 /// A base chain: where it hooks in, and its rules.
 #[derive(Debug, Clone, Copy)]
@@ -252,7 +251,7 @@ pub(crate) const CHAINS: [Chain; 9] = [
             &[SourceAddress, In(POOL), Jump(SPEAKS.name)],
             &[IsOriginal, DestinationAddress, In(POOL), Count, Drop],
             // What conntrack makes nothing of was not rewritten: the host would answer with a reset.
-            /*&[OfNoFlow, DestinationAddress, In(POOL), Count, Drop],[OfNoFlow, DestinationAddress, In(POOL), Count, Drop],*/
+            &[OfNoFlow, DestinationAddress, In(POOL), Count, Drop],
             // What an instance that had the elastic IP still answers to the host itself.
             &[SourceAddress, In(WATCHED), Jump(HELD.name)],
         ],
@@ -263,8 +262,8 @@ pub(crate) const CHAINS: [Chain; 9] = [
         hook: Hook::Forward,
         priority: -10,
         rules: &[
-            &[DestinationRewrittenAndAnswered, Goto(ASKED.name)],
-            &[SourceRewrittenAndAnswered, Goto(ASKING.name)],
+            &[DestinationRewrittenAndAnswered, Goto(STEADY.name)],
+            &[SourceRewrittenAndAnswered, Goto(STEADY.name)],
             &[SourceAddress, In(POOL), Jump(SPEAKS.name)],
             &[Rewritten, IsNew, Jump(BEGINS.name)],
             &[Rewritten, Goto(STEADY.name)],
@@ -333,7 +332,7 @@ pub(crate) fn encode_set(buf: &mut Vec<u8>, name: &str, kind: SetKind, id: u32, 
         SetKind::Intervals => (INTERVAL, IPV4, 4),
         SetKind::AddressToAddress | SetKind::AddressToZone => (MAP, IPV4, 4),
         SetKind::AddressPairs => (0, IPV4 << 6 | IPV4, 8),
-        SetKind::Addresses => (0, IPV4, 4),
+        SetKind::Addresses | SetKind::Blocks => (0, IPV4, 4),
         // The six bytes of a MAC address take two registers.
         SetKind::Speakers => (0, (IFNAME << 6 | IPV4) << 6 | ETHER, 28),
     };
@@ -354,7 +353,11 @@ pub(crate) fn encode_set(buf: &mut Vec<u8>, name: &str, kind: SetKind, id: u32, 
         }
         // The key is in host order, says the user data: nft would print it backwards else.
         SetKind::Interfaces => attr(buf, 13, &[0x00, 0x04, 0x01, 0, 0, 0]),
-        SetKind::Intervals | SetKind::AddressPairs | SetKind::Addresses | SetKind::Speakers => (),
+        SetKind::Intervals
+        | SetKind::AddressPairs
+        | SetKind::Addresses
+        | SetKind::Blocks
+        | SetKind::Speakers => (),
     }
     attr_be32(buf, 10, id);
     match kind {
@@ -362,6 +365,7 @@ pub(crate) fn encode_set(buf: &mut Vec<u8>, name: &str, kind: SetKind, id: u32, 
         SetKind::Intervals | SetKind::Speakers => (),
         // Every packet looks here, and a set of a fixed size is the faster one.
         SetKind::Interfaces => nest(buf, 9, |b| attr_be32(b, 1, MOST_INTERFACES)),
+        SetKind::Blocks => nest(buf, 9, |b| attr_be32(b, 1, ALL_BLOCKS)),
         SetKind::AddressToAddress | SetKind::AddressToZone => {
             nest(buf, 9, |b| attr_be32(b, 1, room.attachments));
         }
