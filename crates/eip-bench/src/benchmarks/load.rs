@@ -269,7 +269,7 @@ fn until_answered(target: Ipv4Addr, begun: Instant) -> Result<()> {
         if socket.recv(&mut [0; 64]).is_ok() {
             break;
         }
-        std::thread::sleep(Duration::from_millis(10));
+        std::thread::park_timeout(Duration::from_millis(10));
     }
     Ok(())
 }
