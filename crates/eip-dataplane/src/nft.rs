@@ -10,7 +10,9 @@ use crate::elements::{Element, encode_elements, encode_set_name};
 use crate::expr::Expr;
 use crate::socket::Netlink;
 use crate::table::{self, CHAINS, Room, SETS, SUB_CHAINS, TABLE};
-use crate::wire::{self, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NLMSG_ERROR, Received};
+use crate::wire::{
+    self, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NLMSG_ERROR, Received, attr_str,
+};
 
 const NFPROTO_UNSPEC: u8 = 0;
 pub(crate) const NFPROTO_IPV4: u8 = 2;
@@ -23,7 +25,7 @@ pub(crate) const NEWCHAIN: u16 = 3;
 pub(crate) const NEWRULE: u16 = 6;
 pub(crate) const NEWSET: u16 = 9;
 pub(crate) const NEWSETELEM: u16 = 12;
-pub(crate) const GETSETELEM: u16 = 13;
+const GETSETELEM: u16 = 13;
 pub(crate) const DELSETELEM: u16 = 14;
 const NEWGEN: u16 = 15;
 const GETGEN: u16 = 16;
@@ -302,21 +304,9 @@ impl Nft {
 
     /// Returns the keys of a set of the table, as it is; none if there is no such set or table. Not for a large one.
     pub(crate) fn keys(&mut self, set: &str) -> io::Result<Vec<Vec<u8>>> {
-        let mut request = Vec::new();
-        wire::message(&mut request, SUBSYSTEM << 8 | GETSETELEM, NLM_F_DUMP, 1, |m| {
-            m.extend_from_slice(&[NFPROTO_IPV4, 0, 0, 0]);
-            encode_set_name(m, set);
-        });
-        let mut found = Vec::new();
-        let listed = self.commands.dump(&request, |one| {
-            let list = one.body.get(4..).and_then(|attrs| wire::find(attrs, 3)).unwrap_or_default();
-            let key = |element| wire::find(wire::find(element, 1)?, 1).map(<[u8]>::to_vec);
-            found.extend(wire::attrs(list).filter_map(|(_, element)| key(element)));
-        });
-        match listed {
+        match keys(&mut self.commands, TABLE, set) {
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(Vec::new()),
-            Err(error) => Err(error),
-            Ok(()) => Ok(found),
+            listed => listed,
         }
     }
 
@@ -355,6 +345,39 @@ impl Nft {
             None => Err(io::Error::from_raw_os_error(libc::ENOBUFS)),
         }
     }
+}
+
+/// A question for elements of a set.
+pub(crate) fn question(flags: u16, body: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    let mut request = Vec::new();
+    wire::message(&mut request, SUBSYSTEM << 8 | GETSETELEM, flags, 1, |m| {
+        m.extend_from_slice(&[NFPROTO_IPV4, 0, 0, 0]);
+        body(m);
+    });
+    request
+}
+
+/// Lists the keys of a set.
+pub(crate) fn keys(socket: &mut Netlink, table: &str, set: &str) -> io::Result<Vec<Vec<u8>>> {
+    let request = question(NLM_F_DUMP, |m| {
+        attr_str(m, 1, table);
+        attr_str(m, 2, set);
+    });
+    let mut found = Vec::new();
+    socket.dump(&request, |one| {
+        found.extend(elements(one.body).filter_map(|element| key(element).map(<[u8]>::to_vec)));
+    })?;
+    Ok(found)
+}
+
+/// The elements that a message tells of.
+pub(crate) fn elements(body: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let list = body.get(4..).and_then(|attrs| wire::find(attrs, 3)).unwrap_or_default();
+    wire::attrs(list).map(|(_, element)| element)
+}
+
+pub(crate) fn key(element: &[u8]) -> Option<&[u8]> {
+    wire::find(wire::find(element, 1)?, 1)
 }
 
 fn listen() -> io::Result<Netlink> {

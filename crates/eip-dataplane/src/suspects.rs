@@ -42,16 +42,10 @@ impl Suspects {
         for step in steps {
             match *step {
                 Change::Detach { public_ip, private_ip } => {
-                    if next.pairs.insert((public_ip, private_ip), number).is_none() {
-                        next.watch(private_ip);
-                    }
+                    next.hold((public_ip, private_ip), number);
                 }
                 // Its flows are as they should be again.
-                Change::Attach { public_ip, private_ip } => {
-                    if next.pairs.remove(&(public_ip, private_ip)).is_some() {
-                        next.unwatch(private_ip);
-                    }
-                }
+                Change::Attach { public_ip, private_ip } => next.let_go((public_ip, private_ip)),
             }
         }
         next.aliases.extend(aliases.gone.keys().map(|public| (*public, number)));
@@ -70,10 +64,7 @@ impl Suspects {
         aliases: impl Iterator<Item = Ipv4Addr>,
     ) -> Self {
         let mut suspects = Self::default();
-        for pair in pairs {
-            suspects.pairs.insert(pair, number);
-            suspects.watch(pair.1);
-        }
+        pairs.for_each(|pair| suspects.hold(pair, number));
         for public in aliases {
             suspects.aliases.insert(public, number);
             suspects.watch(public);
@@ -90,13 +81,24 @@ impl Suspects {
         let over = |number: &u64| *number <= swept;
         let pairs = self.pairs.iter().filter(|(_, number)| over(number)).map(|(pair, _)| *pair);
         for pair in pairs.take(RELEASED_AT_ONCE).collect::<Vec<_>>() {
-            self.pairs.remove(&pair);
-            self.unwatch(pair.1);
+            self.let_go(pair);
         }
         let aliases = self.aliases.iter().filter(|(_, number)| over(number)).map(|(one, _)| *one);
         for public in aliases.take(RELEASED_AT_ONCE).collect::<Vec<_>>() {
             self.aliases.remove(&public);
             self.unwatch(public);
+        }
+    }
+
+    fn hold(&mut self, pair: Pair, number: u64) {
+        if self.pairs.insert(pair, number).is_none() {
+            self.watch(pair.1);
+        }
+    }
+
+    fn let_go(&mut self, pair: Pair) {
+        if self.pairs.remove(&pair).is_some() {
+            self.unwatch(pair.1);
         }
     }
 

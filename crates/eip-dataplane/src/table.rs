@@ -40,9 +40,9 @@
 //! on the same bridge that had the elastic IP before, and may not know yet that it has lost it.
 //!
 //! *Cost.* Every packet of every flow goes through `pre_raw` and `fwd_guard`. Nearly all of them belong to flows that
-//! are rewritten and answered: these leave both after a look into `zd`, two into `watched` and one into `blocks`, which are small. What takes longer (intervals, names of
-//! interfaces, the routing table) is asked of the first packet of a flow, of what is not rewritten, of what is watched,
-//! and of what may come from an address of the pool.
+//! are rewritten and answered: these leave both after a look into `zd`, two into `watched` and one into `blocks`,
+//! which are small. What takes longer (intervals, names of interfaces, the routing table) is asked of the first packet
+//! of a flow, of what is not rewritten, of what is watched, and of what may come from an address of the pool.
 //!
 //! *Order.* `dstnat - 10` and `srcnat - 10` are ahead of Docker's and libvirt's own NAT (the first
 //! NAT of a flow stands); `srcnat + 10` is behind it, for what nobody else has masqueraded.
@@ -119,6 +119,9 @@ const SPEAKS: SubChain = SubChain {
     rules: &[&[IifName, NotIn(INSIDE), Return], &[Speaker, In(SPEAKERS), Return], &[Count, Drop]],
 };
 
+/// What comes from an address of the pool must be from who may speak as it.
+const FROM_POOL: &[Expr] = &[SourceAddress, In(POOL), Jump(SPEAKS.name)];
+
 /// Flows that were rewritten for an attachment which is gone. Both directions are held back.
 const HELD: SubChain = SubChain {
     name: "held",
@@ -147,10 +150,8 @@ const TURNS_BACK: &[Expr] =
     &[IifName, NotIn(INSIDE), DestinationAddress, In(POOL), WouldTurnBack, Count, Drop];
 
 /// Packets of flows that were rewritten and that have a watched address at one end.
-const WATCH: SubChain = SubChain {
-    name: "watch",
-    rules: &[&[SourceAddress, In(POOL), Jump(SPEAKS.name)], TURNS_BACK, &[Jump(HELD.name)]],
-};
+const WATCH: SubChain =
+    SubChain { name: "watch", rules: &[FROM_POOL, TURNS_BACK, &[Jump(HELD.name)]] };
 
 /// The first packets of flows that were rewritten, until something comes back. They are marked for
 /// firewalls that accept by mark: what leads to an instance by its elastic IP.
@@ -163,8 +164,7 @@ const BEGINS: SubChain = SubChain {
 };
 
 /// What may come from an address of the pool, as its first half says.
-const FROM_POOL: SubChain =
-    SubChain { name: "from_pool", rules: &[&[SourceAddress, In(POOL), Jump(SPEAKS.name)]] };
+const PERHAPS_FROM_POOL: SubChain = SubChain { name: "from_pool", rules: &[FROM_POOL] };
 
 /// Packets of flows that were rewritten, and answered.
 const STEADY: SubChain = SubChain {
@@ -172,7 +172,7 @@ const STEADY: SubChain = SubChain {
     rules: &[
         &[SourceAddress, In(WATCHED), Goto(WATCH.name)],
         &[DestinationAddress, In(WATCHED), Goto(WATCH.name)],
-        &[SourceBlock, In(BLOCKS), Jump(FROM_POOL.name)],
+        &[SourceBlock, In(BLOCKS), Jump(PERHAPS_FROM_POOL.name)],
     ],
 };
 
@@ -190,7 +190,7 @@ const CALLER: SubChain = SubChain {
 
 /// Each behind those that it jumps to.
 pub(crate) const SUB_CHAINS: [SubChain; 7] =
-    [SPEAKS, HELD, WATCH, BEGINS, FROM_POOL, STEADY, CALLER];
+    [SPEAKS, HELD, WATCH, BEGINS, PERHAPS_FROM_POOL, STEADY, CALLER];
 
 /// A base chain: where it hooks in, and its rules.
 #[derive(Debug, Clone, Copy)]
@@ -248,7 +248,7 @@ pub(crate) const CHAINS: [Chain; 9] = [
         hook: Hook::Input,
         priority: -10,
         rules: &[
-            &[SourceAddress, In(POOL), Jump(SPEAKS.name)],
+            FROM_POOL,
             &[IsOriginal, DestinationAddress, In(POOL), Count, Drop],
             // What conntrack makes nothing of was not rewritten: the host would answer with a reset.
             &[OfNoFlow, DestinationAddress, In(POOL), Count, Drop],
@@ -264,7 +264,7 @@ pub(crate) const CHAINS: [Chain; 9] = [
         rules: &[
             &[DestinationRewrittenAndAnswered, Goto(STEADY.name)],
             &[SourceRewrittenAndAnswered, Goto(STEADY.name)],
-            &[SourceAddress, In(POOL), Jump(SPEAKS.name)],
+            FROM_POOL,
             &[Rewritten, IsNew, Jump(BEGINS.name)],
             &[Rewritten, Goto(STEADY.name)],
             &[IsNew, DestinationAddress, In(ALIASES), AddMark(ACCEPT_MARK)],

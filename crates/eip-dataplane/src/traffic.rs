@@ -23,18 +23,17 @@ use tracing::{debug, warn};
 
 use crate::expr::Expr;
 use crate::nft::{
-    Batch, DELSETELEM, DELTABLE, GETSETELEM, NEWCHAIN, NEWRULE, NEWSET, NEWSETELEM, NEWTABLE,
-    SUBSYSTEM,
+    Batch, DELSETELEM, DELTABLE, NEWCHAIN, NEWRULE, NEWSET, NEWSETELEM, NEWTABLE, elements, key,
+    keys, question,
 };
 use crate::socket::Netlink;
 use crate::wanted;
-use crate::wire::{self, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, attr, attr_be32, attr_str, nest};
+use crate::wire::{self, NLM_F_APPEND, NLM_F_CREATE, attr, attr_be32, attr_str, nest};
 
 const TABLE: &str = "eip_traffic";
 const IN: &str = "in";
 const OUT: &str = "out";
 const SETS: [&str; 2] = [IN, OUT];
-const NFPROTO_IPV4: u8 = 2;
 const IPV4: u32 = 7;
 const NF_ACCEPT: u32 = 1;
 
@@ -318,17 +317,8 @@ impl Counting {
     }
 
     fn list(&mut self, set: &str) -> io::Result<BTreeSet<Ipv4Addr>> {
-        let request = question(NLM_F_DUMP, |m| {
-            attr_str(m, 1, TABLE);
-            attr_str(m, 2, set);
-        });
-        let mut found = BTreeSet::new();
-        self.socket.dump(&request, |one| {
-            each_element(one.body, |address, _| {
-                found.insert(address);
-            });
-        })?;
-        Ok(found)
+        let keys = keys(&mut self.socket, TABLE, set)?;
+        Ok(keys.iter().filter_map(|key| wire::address(key)).collect())
     }
 
     fn read(&mut self) -> io::Result<()> {
@@ -439,26 +429,15 @@ fn element(m: &mut Vec<u8>, address: Ipv4Addr) {
     nest(m, 1, |m| nest(m, 1, |m| attr(m, 1, &address.octets())));
 }
 
-fn question(flags: u16, body: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
-    let mut request = Vec::new();
-    wire::message(&mut request, SUBSYSTEM << 8 | GETSETELEM, flags, 1, |m| {
-        m.extend_from_slice(&[NFPROTO_IPV4, 0, 0, 0]);
-        body(m);
-    });
-    request
-}
-
 /// Hands each element of a message on, with the packets and the bytes that it has counted.
 fn each_element(body: &[u8], mut each: impl FnMut(Ipv4Addr, (u64, u64))) {
-    let list = body.get(4..).and_then(|attrs| wire::find(attrs, 3)).unwrap_or_default();
-    for (_, element) in wire::attrs(list) {
-        let key = wire::find(element, 1).and_then(|key| wire::find(key, 1));
+    for element in elements(body) {
         let counter = wire::find(element, 7).and_then(|expr| wire::find(expr, 2));
         let number = |kind| {
             let value = counter.and_then(|data| wire::find(data, kind))?;
             value.first_chunk::<8>().map(|bytes| u64::from_be_bytes(*bytes))
         };
-        if let Some(address) = key.and_then(wire::address) {
+        if let Some(address) = key(element).and_then(wire::address) {
             each(address, (number(2).unwrap_or_default(), number(1).unwrap_or_default()));
         }
     }
